@@ -1,0 +1,1 @@
+"""Barlow Twins self-supervised learning for Keras 3 and TensorFlow."""

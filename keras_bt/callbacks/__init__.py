@@ -1,0 +1,1 @@
+"""Keras callbacks, usable with plain `model.fit`."""
