@@ -1,12 +1,14 @@
 """A strict test world: warnings are errors, two logical CPU devices, fixed seeds."""
 
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -20,3 +22,15 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def fixture_arrays():
+    """Reads `fixtures/NAME.npz`, or the part of it below `PREFIX/`."""
+
+    def read(name, prefix=""):
+        prefix = f"{prefix}/" if prefix else ""
+        with np.load(pathlib.Path(__file__).parent / "fixtures" / f"{name}.npz") as arrays:
+            return {key[len(prefix) :]: arrays[key] for key in arrays if key.startswith(prefix)}
+
+    return read

@@ -1,0 +1,244 @@
+"""The Barlow Twins model: a backbone and a projector, trained on pairs of views."""
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_bt import objective
+from keras_bt.strategy import current_replicas, synchronise_batch_normalisation
+
+
+def projector(widths=(8192, 8192, 8192), input_dim=2048, name="projector"):
+    """The projector: linear layers, with BatchNormalization and ReLU after all but the last.
+
+    No layer has a bias; the objective standardises what comes out. Initialisation is PyTorch's
+    default for linear layers, as in the published code.
+
+    >>> projector((8192, 8192, 8192), input_dim=2048).count_params()
+    151060480
+
+    Args:
+        widths: ints, outputs of each linear layer, at least one.
+        input_dim: int, length of the backbone's features.
+        name: string.
+
+    Returns:
+        A built `keras.Sequential`, (b, input_dim) → (b, widths[-1]).
+
+    Raises:
+        ValueError: if a width is missing or not a positive integer.
+
+    Source: section 2.2 of the paper, "Architecture".
+    """
+    widths = tuple(widths)
+    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
+        raise ValueError(f"widths must be positive integers, at least one. Received: {widths}.")
+    model = keras.Sequential([layers.Input((input_dim,))], name=name)
+    for index, width in enumerate(widths):
+        if index > 0:
+            model.add(layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"bn{index}"))
+            model.add(layers.ReLU(name=f"relu{index}"))
+        model.add(
+            layers.Dense(
+                width,
+                use_bias=False,
+                kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+                name=f"linear{index + 1}",
+            )
+        )
+    return model
+
+
+@keras.saving.register_keras_serializable("keras_bt")
+class BarlowTwins(keras.Model):
+    """Barlow Twins, trained with plain `compile` and `fit` on pairs of views.
+
+    `fit` and `evaluate` take batches (view_a, view_b) of two augmented versions of the same images,
+    `predict` and calls take images and return the backbone's features.
+
+    >>> model = BarlowTwins(backbone, projector((512, 512), input_dim=128))
+    >>> model.compile(optimizer=LARS(warmup_cosine(0.2, steps=1000, warmup_steps=100)))
+    >>> model.fit(views, epochs=10)          # tf.data of (view_a, view_b), each (n, h, w, 3)
+    >>> features = model.predict(images)     # (m, 128)
+
+    Metrics: `loss`; `on_diagonal` and `off_diagonal`, its two terms unweighted; and `excess`, the
+    loss over the smallest value it can have for this batch and width (see `loss_floor`).
+
+    Under `strategy.scope()` with several replicas, statistics in every BatchNormalization and in
+    the objective are those of the global batch, and the gradient is the true one of its loss: the
+    same training as on one device. For that, the BatchNormalization layers of the models passed
+    in are switched to `synchronized`.
+
+    Args:
+        backbone: a built `keras.Model`, (b, h, w, c) → (b, features).
+        projector: a built `keras.Model`, (b, features) → (b, d).
+        redundancy_weight: float ≥ 0, the λ of the objective.
+        form: `"auto"`, `"correlation"` or `"gram"`, see `barlow_twins_loss`.
+        **kwargs: those of `keras.Model`.
+
+    Raises:
+        ValueError: if a model is not built, does not return one vector per image, or the two do
+            not fit together; or if λ or the form is out of range.
+    """
+
+    def __init__(self, backbone, projector, redundancy_weight=5.1e-3, form="auto", **kwargs):
+        super().__init__(**kwargs)
+        features = _vector_length(backbone, "backbone")
+        self.embedding_dim = _vector_length(projector, "projector")
+        if projector.input_shape[-1] != features:
+            raise ValueError(
+                "The projector must take what the backbone returns. Received: a backbone with "
+                f"{features} features, a projector for {projector.input_shape[-1]}."
+            )
+        objective.check_redundancy_weight(redundancy_weight)
+        objective.choose_form(None, self.embedding_dim, form)
+        synchronise_batch_normalisation(backbone, projector)
+        self.backbone = backbone
+        self.projector = projector
+        self.redundancy_weight = redundancy_weight
+        self.form = form
+        self._trackers = [
+            keras.metrics.Mean(name=name)
+            for name in ("loss", "on_diagonal", "off_diagonal", "excess")
+        ]
+        # Both parts are built, so nothing has to be inferred from a first batch, which under a
+        # strategy Keras cannot do.
+        self.built = True
+
+    def call(self, images, training=None):
+        """Returns the backbone's features, (b, features), of images (b, h, w, c)."""
+        return self.backbone(images, training=training)
+
+    def embed(self, images, training=None):
+        """Returns the embeddings z, (b, d), before standardisation."""
+        return self.projector(self.backbone(images, training=training), training=training)
+
+    def compile(self, optimizer="rmsprop", **kwargs):
+        """Configures training. The loss is the objective, so only the optimizer is to be chosen.
+
+        Args:
+            optimizer: any Keras optimizer; `LARS` is the published one.
+            **kwargs: those of `keras.Model.compile`, except a loss and metrics.
+
+        Raises:
+            ValueError: for a loss or metrics, which would have no labels to compare with, and for
+                gradient accumulation, which would correlate features over the small batches.
+        """
+        for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"BarlowTwins brings its own loss and metrics. Received: {name}={kwargs[name]}."
+                )
+        optimizer = keras.optimizers.get(optimizer)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if inner.gradient_accumulation_steps:
+            raise ValueError(
+                "gradient_accumulation_steps must be None: the loss of a batch is not the sum of "
+                "the losses of its parts. "
+                f"Received: gradient_accumulation_steps={inner.gradient_accumulation_steps}."
+            )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` recorded, when the model is loaded from a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self):
+        """The running means that `fit` and `evaluate` report and reset."""
+        return self._trackers
+
+    def train_step(self, data):
+        """One step on (view_a, view_b): two forward passes, the objective, one update."""
+        replicas = current_replicas()
+        with tf.GradientTape() as tape:
+            loss, logs = self._loss_and_logs(data, replicas, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled_loss, variables)
+        if replicas.count > 1 and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = _agree_on_overflow(gradients, replicas)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return logs
+
+    def test_step(self, data):
+        """The objective on (view_a, view_b) in inference mode."""
+        return self._loss_and_logs(data, current_replicas(), training=False)[1]
+
+    def _loss_and_logs(self, data, replicas, training):
+        """Returns this replica's share of the loss, and the metrics of the global batch."""
+        view_a, view_b = _two_views(data)
+        # Two passes: each view has its own batch statistics.
+        za = self.embed(view_a, training=training)
+        zb = self.embed(view_b, training=training)
+        shares = objective.barlow_twins_terms(za, zb, self.form, replicas)
+        penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularisers
+
+        on_diagonal, off_diagonal = shares
+        share = on_diagonal + self.redundancy_weight * off_diagonal + penalty / replicas.count
+        on_diagonal, off_diagonal, n = ops.unstack(
+            replicas.sum(ops.stack([*shares, ops.cast(ops.shape(za)[0], shares[0].dtype)]))
+        )
+        loss = on_diagonal + self.redundancy_weight * off_diagonal
+        floor = objective.loss_floor(n, self.embedding_dim, self.redundancy_weight)
+        values = (loss + penalty, on_diagonal, off_diagonal, loss - floor)
+        for tracker, value in zip(self._trackers, values, strict=True):
+            tracker.update_state(value)
+        return share, {tracker.name: tracker.result() for tracker in self._trackers}
+
+    def get_config(self):
+        """Returns the constructor's arguments, models serialised."""
+        return super().get_config() | {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "projector": keras.saving.serialize_keras_object(self.projector),
+            "redundancy_weight": self.redundancy_weight,
+            "form": self.form,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the model from `get_config`'s result."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("backbone", "projector")
+        }
+        return cls(**(config | parts))
+
+
+def _two_views(data):
+    """Unpacks a batch, which `fit` has read as inputs and targets."""
+    view_a, view_b, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if view_b is None or weight is not None:
+        raise ValueError(
+            "Training data must be batches (view_a, view_b), two views of the same images. "
+            f"Received: {len(data) if isinstance(data, (tuple, list)) else 1} arrays."
+        )
+    return view_a, view_b
+
+
+def _vector_length(model, role):
+    """Checks that a model returns one vector per image, and returns the vector's length."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"The {role} must be a built keras.Model. Received: {model!r}.")
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[-1], int):
+        raise ValueError(
+            f"The {role} must return one vector per image, a shape (None, length). "
+            f"Received: a model whose output shape is {shape}."
+            + (" Its pooling may be missing." if isinstance(shape, tuple) else "")
+        )
+    return shape[-1]
+
+
+def _agree_on_overflow(gradients, replicas):
+    """Makes an overflow on any replica visible on all.
+
+    `LossScaleOptimizer` looks at the local gradients of the first replica only. Skipping the step
+    there and not elsewhere would let the replicas' weights drift apart.
+    """
+    finite = [ops.all(ops.isfinite(g)) for g in gradients if g is not None]
+    overflows = replicas.sum(1.0 - ops.cast(ops.all(ops.stack(finite)), "float32"))
+    first = next(i for i, g in enumerate(gradients) if g is not None)
+    gradients[first] = ops.where(overflows > 0, float("nan"), gradients[first])
+    return gradients

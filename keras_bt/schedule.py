@@ -1,0 +1,49 @@
+"""The learning rate: linear warm-up, then half a cosine."""
+
+import keras
+
+FINAL_FRACTION = 0.001  # of the peak, as published
+
+
+def warmup_cosine(peak, steps, warmup_steps):
+    """The published schedule, per step: from 0 linearly to the peak, then a cosine to 0.001 peak.
+
+    With w = warmup_steps, at step t the rate is
+
+        peak · t / w                                                       for t < w,
+        peak · (q + 0.001 (1 − q)),  q = (1 + cos(π (t − w) / (steps − w))) / 2  from there on.
+
+    The published rate of kernels is `peak = 0.2 * batch_size / 256`; that of biases and
+    BatchNormalization parameters follows from it by the `bias_rate_ratio` of `LARS`.
+
+    >>> rate = warmup_cosine(1.6, steps=1000, warmup_steps=100)
+    >>> [round(float(rate(t)), 4) for t in (0, 50, 100, 550, 1000)]
+    [0.0, 0.8, 1.6, 0.8008, 0.0016]
+
+    Args:
+        peak: float > 0, the highest rate.
+        steps: int, training steps in total.
+        warmup_steps: int, 0 ≤ warmup_steps < steps.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`, constant after the last step.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Source: `adjust_learning_rate` of the published code; section 2.2 of the paper.
+    """
+    if not peak > 0:
+        raise ValueError(f"peak must be > 0. Received: peak={peak}.")
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(
+            "warmup_steps must be at least 0 and less than steps. "
+            f"Received: warmup_steps={warmup_steps}, steps={steps}."
+        )
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup_steps else peak,
+        decay_steps=steps - warmup_steps,
+        alpha=FINAL_FRACTION,
+        warmup_target=peak if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )

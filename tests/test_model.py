@@ -1,0 +1,356 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from oracles import barlow_twins_terms as oracle_terms
+from oracles import load_formula_weights, weights_formula
+
+from keras_bt import LARS, BarlowTwins, loss_floor, projector, resnet, warmup_cosine
+from keras_bt.strategy import choose_strategy
+
+
+def small_model(form="auto", seed=0, **kwargs):
+    keras.utils.set_random_seed(seed)
+    backbone = resnet(18, stem="small", width=8, input_shape=(16, 16, 3))
+    return BarlowTwins(backbone, projector((48, 48), input_dim=64), form=form, **kwargs)
+
+
+def smooth_model(form="auto", redundancy_weight=0.01):
+    """Small, and without the kinks of a ReLU, whose flips are noise on top of what is compared."""
+    keras.utils.set_random_seed(0)
+    backbone = keras.Sequential([keras.layers.Input((16, 16, 3))])
+    for filters in (8, 16):
+        backbone.add(keras.layers.Conv2D(filters, 3, strides=2, use_bias=False))
+        backbone.add(keras.layers.BatchNormalization(momentum=0.9))
+        backbone.add(keras.layers.Activation("softplus"))
+    backbone.add(keras.layers.GlobalAveragePooling2D())
+    return BarlowTwins(backbone, projector((32, 48), input_dim=16), redundancy_weight, form)
+
+
+def pairs(count, seed=0):
+    """`count` pairs of related images that differ as much as real ones, (2, count, 16, 16, 3)."""
+    rng = np.random.default_rng(seed)
+    colour = rng.normal(size=(count, 1, 1, 3))
+    patches = rng.normal(size=(count, 4, 4, 3)) * rng.uniform(0.2, 2, size=(count, 1, 1, 1))
+    images = colour + patches.repeat(4, axis=1).repeat(4, axis=2)
+    return (images + 0.2 * rng.normal(size=(2, count, 16, 16, 3))).astype("float32")
+
+
+def batches(count, batch_size, seed=0):
+    return tf.data.Dataset.from_tensor_slices(tuple(pairs(count, seed))).batch(
+        batch_size, drop_remainder=True
+    )
+
+
+@pytest.fixture
+def policy(request):
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy("float32")
+
+
+class StepLosses(keras.callbacks.Callback):
+    """The loss of every step, from the running means that Keras reports."""
+
+    def on_train_begin(self, logs=None):
+        self.losses = []
+
+    def on_train_batch_end(self, batch, logs):
+        # Only right within one epoch, which is all that these tests train.
+        self.losses.append(float(logs["loss"]) * (batch + 1) - sum(self.losses))
+
+
+class Loads(keras.optimizers.schedules.LearningRateSchedule):
+    """The fixture's rate of kernels, 0.2 (t + 1) / 40."""
+
+    def __call__(self, step):
+        return 0.2 * (tf.cast(step, "float32") + 1) / 40
+
+
+def test_five_steps_equal_pytorch(fixture_arrays):
+    reference = fixture_arrays("trajectory")
+    backbone = resnet(18, input_shape=(64, 64, 3))
+    head = projector((64, 64, 64), input_dim=512)
+    positions = {f"linear{i + 1}": 3 * i for i in range(3)} | {"bn1": 1, "bn2": 4}
+    load_formula_weights(backbone, "backbone.")
+    load_formula_weights(head, "projector.", lambda name: str(positions[name]))
+    model = BarlowTwins(backbone, head, redundancy_weight=0.0051)
+    model.compile(LARS(Loads(), bias_rate_ratio=0.024, weight_decay=1e-6))
+
+    # What PyTorch's own float32 leaves between itself and these float64 numbers grows like this.
+    for t, tolerance in enumerate((1e-5, 1e-4, 2e-3, 5e-3, 3e-2)):
+        view_a = weights_formula(f"view_a{t}", (16, 64, 64, 3))
+        view_b = 0.9 * view_a + 0.4 * weights_formula(f"view_b{t}", (16, 64, 64, 3))
+        logs = model.train_on_batch(
+            view_a.astype("float32"), view_b.astype("float32"), return_dict=True
+        )
+        assert logs["loss"] == pytest.approx(reference["loss"][t], rel=tolerance)
+        assert logs["on_diagonal"] == pytest.approx(reference["on_diagonal"][t], rel=tolerance)
+        assert logs["off_diagonal"] == pytest.approx(reference["off_diagonal"][t], rel=tolerance)
+
+    kernel = backbone.get_layer("conv1").kernel.numpy()
+    assert np.linalg.norm(kernel) == pytest.approx(
+        reference["final_norm/backbone.conv1.weight"], rel=1.5e-3
+    )
+    torch_order = kernel.transpose(3, 2, 0, 1).ravel()[:8]
+    np.testing.assert_allclose(
+        torch_order, reference["final_head/backbone.conv1.weight"], rtol=2e-2, atol=2e-4
+    )
+    statistics = backbone.get_layer("bn1")
+    np.testing.assert_allclose(
+        statistics.moving_mean.numpy()[:8],
+        reference["final_head/backbone.bn1.running_mean"],
+        rtol=2e-2,
+        atol=2e-4,
+    )
+    gamma = backbone.get_layer("layer4_1_bn2").gamma.numpy()
+    assert np.linalg.norm(gamma) == pytest.approx(
+        reference["final_norm/backbone.layer4.1.bn2.weight"], rel=1.5e-3
+    )
+    beta = head.get_layer("bn1").beta.numpy()
+    assert np.linalg.norm(beta) == pytest.approx(reference["final_norm/projector.1.bias"], rel=5e-3)
+
+
+def test_metrics_are_the_terms_of_the_objective():
+    model = small_model(redundancy_weight=0.02)
+    model.compile("sgd")
+    view_a, view_b = pairs(24)
+    on_diagonal, off_diagonal = oracle_terms(
+        *(model.embed(view, training=True).numpy() for view in (view_a, view_b))
+    )
+    logs = model.train_on_batch(view_a, view_b, return_dict=True)
+    loss = on_diagonal + 0.02 * off_diagonal
+    assert logs["on_diagonal"] == pytest.approx(on_diagonal, rel=1e-4)
+    assert logs["off_diagonal"] == pytest.approx(off_diagonal, rel=1e-4)
+    assert logs["loss"] == pytest.approx(loss, rel=1e-4)
+    assert logs["excess"] == pytest.approx(loss - loss_floor(24, 48, 0.02), rel=1e-3)
+
+
+def test_each_view_has_its_own_batch_statistics():
+    # One pass over both views together would move the running means once, to the mean of both.
+    model = small_model()
+    model.compile(keras.optimizers.SGD(0.0))
+    view_a, view_b = pairs(16)
+    layer = model.backbone.get_layer("bn1")
+    convolution = model.backbone.get_layer("conv1")
+    means = [np.mean(convolution(view), axis=(0, 1, 2)) for view in (view_a, view_b + 1)]
+    model.train_on_batch(view_a, view_b + 1)
+    expected = 0.9 * (0.1 * means[0]) + 0.1 * means[1]
+    np.testing.assert_allclose(layer.moving_mean.numpy(), expected, atol=1e-5)
+
+
+def train(build, strategy, batch_size=24, steps=5):
+    with strategy.scope():
+        model = build()
+        model.compile(LARS(warmup_cosine(0.5, 20, 2), weight_decay=1e-4))
+    record = StepLosses()
+    data = batches(steps * batch_size, batch_size)
+    model.fit(data, shuffle=False, callbacks=[record], verbose=0)
+    evaluation = model.evaluate(batches(48, 24, seed=1), verbose=0)
+    return model, record.losses, evaluation
+
+
+def assert_trained_alike(build, loss_tolerance, weight_tolerance):
+    one, losses, evaluation = train(build, tf.distribute.get_strategy())
+    two, losses_of_two, evaluation_of_two = train(build, choose_strategy("mirrored"))
+    assert two.distribute_strategy.num_replicas_in_sync == 2
+    np.testing.assert_allclose(losses_of_two, losses, rtol=loss_tolerance)
+    np.testing.assert_allclose(evaluation_of_two, evaluation, rtol=10 * loss_tolerance)
+    start = np.concatenate([v.numpy().ravel() for v in build().weights])
+    end = np.concatenate([v.numpy().ravel() for v in one.weights])
+    assert np.linalg.norm(end - start) > 1e-2 * np.linalg.norm(start)  # it does train
+    for ours, theirs in zip(two.weights, one.weights, strict=True):  # moving statistics included
+        difference = np.linalg.norm(ours.numpy() - theirs.numpy())
+        assert difference <= weight_tolerance * np.linalg.norm(theirs.numpy()), ours.path
+
+
+@pytest.mark.parametrize("form", ["correlation", "gram"])
+def test_two_replicas_equal_one(form):
+    assert_trained_alike(lambda: smooth_model(form), loss_tolerance=1e-5, weight_tolerance=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_two_replicas_equal_one_for_a_resnet(policy):
+    # In float64, because five steps of a ResNet on two dozen images multiply a rounding error by
+    # 1e5: in float32 one device differs from itself as much when its weights are shaken by 1e-7.
+    assert_trained_alike(lambda: small_model("gram"), loss_tolerance=1e-6, weight_tolerance=1e-6)
+
+
+def test_batch_normalisation_is_synchronised_only_on_several_replicas():
+    def flags(model):
+        return {
+            layer.synchronized
+            for layer in model._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization)
+        }
+
+    with choose_strategy("mirrored").scope():
+        assert flags(small_model()) == {True}
+    assert flags(small_model()) == {False}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", LARS()])
+def test_any_optimizer(optimizer):
+    model = smooth_model()
+    model.compile(optimizer)
+    before = [v.numpy() for v in model.trainable_variables]
+    history = model.fit(batches(48, 16), shuffle=False, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    # Adam and SGD move every variable at once; so does LARS.
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        assert not np.array_equal(old, variable.numpy()), variable.path
+
+
+def test_fit_takes_arrays_and_predict_gives_features():
+    model = smooth_model()
+    model.compile("adam")
+    view_a, view_b = pairs(32)
+    model.fit(view_a, view_b, batch_size=16, verbose=0)
+    features = model.predict(view_a, batch_size=10, verbose=0)
+    assert features.shape == (32, 16)
+    np.testing.assert_allclose(features, model.backbone(view_a), rtol=1e-4, atol=1e-5)
+    assert set(model.evaluate(view_a, view_b, verbose=0, return_dict=True)) == {
+        "loss",
+        "on_diagonal",
+        "off_diagonal",
+        "excess",
+    }
+
+
+def test_a_loaded_model_continues_exactly(tmp_path):
+    model = smooth_model(form="gram", redundancy_weight=0.013)
+    model.compile(LARS(warmup_cosine(0.5, 20, 2)))
+    model.fit(batches(48, 16), shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert (loaded.form, loaded.redundancy_weight) == ("gram", 0.013)
+    assert int(loaded.optimizer.iterations) == 3
+    histories = [
+        m.fit(batches(48, 16, seed=1), shuffle=False, epochs=2, verbose=0) for m in (model, loaded)
+    ]
+    assert histories[0].history == histories[1].history
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_steps_per_execution_changes_nothing():
+    results = []
+    for steps_per_execution in (1, 4):
+        model = smooth_model()
+        model.compile(LARS(0.2), steps_per_execution=steps_per_execution)
+        history = model.fit(batches(8 * 16, 16), shuffle=False, epochs=2, verbose=0)
+        results.append((history.history["loss"], model.get_weights()))
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
+    for ours, theirs in zip(results[1][1], results[0][1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_mixed_precision(policy, tmp_path):
+    model = smooth_model()
+    model.compile(LARS(0.2))
+    assert model.backbone.layers[0].compute_dtype == policy.removeprefix("mixed_")
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+    history = model.fit(batches(64, 16), shuffle=False, epochs=3, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["loss"][-1] < history["loss"][0]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    again = [
+        m.fit(batches(64, 16), shuffle=False, verbose=0).history["loss"] for m in (model, loaded)
+    ]
+    assert again[0] == again[1]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
+def test_an_overflow_on_one_replica_skips_the_step_on_all(policy):
+    with choose_strategy("mirrored").scope():
+        model = smooth_model()
+        model.compile(LARS(0.2))
+    view_a, view_b = pairs(32)
+    data = tf.data.Dataset.from_tensor_slices((view_a, view_b)).batch(16, drop_remainder=True)
+    model.fit(data, shuffle=False, verbose=0)
+    before = [v.numpy() for v in model.trainable_variables]
+    scale = float(keras.ops.convert_to_numpy(model.optimizer.dynamic_scale))
+    # An infinite pixel reaches the synchronised statistics and so every replica; to hit the
+    # second only, spoil its gradients.
+    clean = tf.GradientTape.gradient
+
+    def spoiled(tape, target, sources):
+        gradients = clean(tape, target, sources)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        gradients[3] += tf.where(replica == 1, float("inf"), 0.0)
+        return gradients
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.GradientTape, "gradient", spoiled)
+        model.make_train_function(force=True)
+        model.fit(data, shuffle=False, verbose=0)
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        for copy in model.distribute_strategy.experimental_local_results(variable.value):
+            np.testing.assert_array_equal(copy.numpy(), old)
+    assert (
+        float(keras.ops.convert_to_numpy(model.optimizer.dynamic_scale)) == scale / 4
+    )  # halved by each of two steps
+
+
+def test_backbone_of_keras_applications():
+    backbone = keras.applications.MobileNetV2(
+        input_shape=(32, 32, 3), alpha=0.35, include_top=False, weights=None, pooling="avg"
+    )
+    model = BarlowTwins(backbone, projector((32, 32), input_dim=1280))
+    model.compile("adam")
+    view_a, view_b = np.random.default_rng(0).normal(size=(2, 8, 32, 32, 3)).astype("float32")
+    history = model.fit(view_a, view_b, batch_size=8, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert model.predict(view_a, verbose=0).shape == (8, 1280)
+
+
+def test_regularisers_of_the_backbone_count():
+    images = keras.layers.Input((16, 16, 3))
+    features = keras.layers.Flatten()(images)
+    features = keras.layers.Dense(8, kernel_regularizer=keras.regularizers.L2(0.5))(features)
+    backbone = keras.Model(images, features)
+    model = BarlowTwins(backbone, projector((8,), input_dim=8))
+    model.compile(keras.optimizers.SGD(0.0))
+    logs = model.train_on_batch(*pairs(16), return_dict=True)
+    penalty = 0.5 * float(keras.ops.sum(backbone.layers[-1].kernel ** 2))
+    terms = logs["on_diagonal"] + 5.1e-3 * logs["off_diagonal"]
+    assert logs["loss"] == pytest.approx(terms + penalty, rel=1e-5)
+
+
+def flat_backbone():
+    return keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: BarlowTwins(flat_backbone(), projector((4,), 4)), "one vector per image"),
+        (lambda: BarlowTwins(keras.Sequential(), projector((4,), 4)), "must be a built"),
+        (
+            lambda: BarlowTwins(resnet(18, width=8), projector((4,), input_dim=32)),
+            "64 features, a projector for 32",
+        ),
+        (lambda: small_model(redundancy_weight=-1), "redundancy_weight must be"),
+        (lambda: small_model(form="full"), "form must be one of"),
+        (lambda: projector(()), "at least one"),
+        (lambda: projector((64, 0)), r"positive integers.* Received: \(64, 0\)"),
+        (lambda: small_model().compile("adam", loss="mse"), "brings its own loss"),
+        (
+            lambda: small_model().compile(keras.optimizers.SGD(gradient_accumulation_steps=2)),
+            "gradient_accumulation_steps must be None.*=2",
+        ),
+    ],
+)
+def test_bad_arguments(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_single_images_instead_of_pairs():
+    model = smooth_model()
+    model.compile("adam")
+    with pytest.raises(ValueError, match=r"batches \(view_a, view_b\).*Received: 1"):
+        model.fit(pairs(16)[0], verbose=0)
