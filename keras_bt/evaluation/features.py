@@ -1,0 +1,110 @@
+"""Features of a frozen backbone, extracted once and kept in memory as NumPy arrays."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def inference_function(backbone):
+    """Returns the backbone in inference mode as one `tf.function` with float32 output.
+
+    `extract_features` builds it by itself. Build it once and hand it over instead of the backbone
+    where features are extracted again and again, say after every epoch: it is traced once.
+
+    Args:
+        backbone: Keras model (b, h, w, c) -> (b, d).
+
+    Returns:
+        `tf.function` (b, h, w, c) -> float32 (b, d). It reads the backbone's current weights.
+    """
+
+    # reduce_retracing is not enough here: it would trace a full batch and then the short last one.
+    # `extract_features` fixes the signature to "any number of images" before the first call.
+    @tf.function
+    def forward(images):
+        return tf.cast(backbone(images, training=False), tf.float32)
+
+    return forward
+
+
+def extract_features(backbone, batches, progress=False):
+    """Runs a frozen backbone over a whole data set.
+
+    The backbone runs in inference mode (moving statistics, no dropout), so a feature does not
+    depend on the other images of its batch. Memory: the returned arrays and about one batch more.
+
+    Args:
+        backbone: Keras model (b, h, w, c) -> (b, d), or what `inference_function` made of one.
+        batches: Finite `tf.data.Dataset` of `(images, labels)` or of `images` alone. `images` is
+            what the backbone takes, in batches of any size; `labels` are integers, (b,) or, with
+            several labels per image, (b, classes).
+        progress: Whether to show a progress bar, counted in batches.
+
+    Returns:
+        `(features, labels)`: float32 (n, d) and int64 (n,) or (n, classes), in the order of
+        `batches`; labels is None where the data set has none.
+
+    Raises:
+        ValueError: If `batches` is not a finite, non-empty `tf.data.Dataset`, or if the backbone
+            returns anything but one vector per image.
+    """
+    image_spec, labelled = _read_spec(batches)
+    forward = inference_function(backbone) if isinstance(backbone, keras.Layer) else backbone
+    # One trace for every batch size: the short last batch must not compile the network again.
+    any_batch = tf.TensorSpec([None, *image_spec.shape[1:]], image_spec.dtype)
+    forward = forward.get_concrete_function(any_batch)
+    if forward.output_shapes.rank not in (2, None):
+        raise ValueError(
+            "backbone must return one vector per image, of shape (batch, d). "
+            f"Received: output shape {tuple(forward.output_shapes)}."
+        )
+
+    num_batches = int(batches.cardinality())
+    bar = None
+    if progress:
+        bar = keras.utils.Progbar(num_batches if num_batches >= 0 else None, unit_name="batch")
+    features, labels = [], []
+    for batch in batches:
+        images = batch[0] if labelled else _only(batch)
+        features.append(forward(images).numpy())
+        if labelled:
+            labels.append(batch[1].numpy().astype(np.int64))
+        if bar is not None:
+            bar.update(len(features), finalize=False)
+    if sum(map(len, features)) == 0:
+        raise ValueError("batches must hold at least one image. Received: an empty data set.")
+    if bar is not None:
+        bar.target = len(features)
+        bar.update(len(features), finalize=True)
+    return _join(features), _join(labels) if labelled else None
+
+
+def _read_spec(batches):
+    """Returns the images' TensorSpec and whether labels come with them."""
+    rule = "batches must be a finite tf.data.Dataset of (images, labels) or of images. Received: "
+    if not isinstance(batches, tf.data.Dataset):
+        raise ValueError(f"{rule}{type(batches).__name__}.")
+    if int(batches.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"{rule}an infinite data set.")
+    spec = batches.element_spec
+    parts = spec if isinstance(spec, tuple) else (spec,)
+    if len(parts) not in (1, 2) or not all(isinstance(part, tf.TensorSpec) for part in parts):
+        raise ValueError(f"{rule}elements {spec}.")
+    if not parts[0].shape.rank:
+        raise ValueError(f"{rule}images of shape {parts[0].shape}.")
+    return parts[0], len(parts) == 2
+
+
+def _only(batch):
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
+def _join(parts):
+    """Concatenates, letting go of each part once copied: one copy in memory instead of two."""
+    joined = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    row = len(joined)
+    while parts:
+        part = parts.pop()
+        joined[row - len(part) : row] = part
+        row -= len(part)
+    return joined

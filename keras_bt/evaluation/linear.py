@@ -1,0 +1,318 @@
+"""Linear classification of features: multinomial logistic regression, all labels or a few."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+# scikit-learn's C, the inverse of the L2 penalty, for standardised features. Searched upwards.
+SEARCH_C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# For few labels, where nothing can be searched. On handwritten digits with 5 labels per class,
+# accuracy changes by less than 0.01 from 0.1 to 100, for raw pixels as for learned features.
+FEW_LABEL_C = 1.0
+_MAX_ITERATIONS = 2000
+# Multiply-adds of one iteration from which several threads are worth their hand-over. Below, they
+# spend their time waiting for each other: 8 s against 0.1 s was measured for 1,400 x 128 features
+# on two busy cores, and 80 s against 6 s for 60,000 x 512.
+_THREADED_WORK = 1e9
+# Improvements stop at some C; what lies beyond two that bring none is not worth the iterations.
+_PATIENCE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeResult:
+    """What a logistic probe reached on the test features.
+
+    Attributes:
+        top1: Accuracy, 0 to 1.
+        top5: Share of test images whose class is among the five likeliest; None for 5 classes or
+            fewer, where it would say nothing.
+        chosen_c: scikit-learn's C (inverse L2 penalty on standardised features) of the final fit.
+        converged: Whether the final fit met its tolerance within 2000 iterations.
+        search: `(C, accuracy on the held-out part)` of each C tried; empty without a search.
+        predictions: int64 (m,), the predicted class of each test image.
+    """
+
+    top1: float
+    top5: float | None
+    chosen_c: float
+    converged: bool
+    search: tuple[tuple[float, float], ...]
+    predictions: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class FewLabelResult:
+    """Accuracy from a few labels per class, over several draws of them.
+
+    Attributes:
+        mean: Mean accuracy of the draws, 0 to 1.
+        standard_deviation: Between draws (with n - 1 in the denominator); 0 for a single draw.
+        accuracies: The accuracy of each draw.
+        labels_per_class: Number of labels per class.
+    """
+
+    mean: float
+    standard_deviation: float
+    accuracies: tuple[float, ...]
+    labels_per_class: int
+
+
+def logistic_probe(
+    train_features, train_labels, test_features, test_labels, regularisation=None, seed=0
+):
+    """Fits a multinomial logistic regression on frozen features and measures it.
+
+    Features are standardised with the training features' mean and deviation. C is searched on a
+    held-out fifth of every class of the *training* set, from strong to weak regularisation, each
+    fit starting from the last, until two in a row are no better than the best; of equally good ones
+    the strongest is taken. The final fit uses all training features. With one image per class
+    nothing can be held out, and C is 1.
+
+    Time with ten classes: about 0.1 s for 1,400 x 128 features, 5 to 15 s for 60,000 x 512, on one
+    core. Time and memory grow with n * d * classes: for ImageNet-sized data use the
+    stochastic-gradient linear protocol instead.
+
+    Args:
+        train_features: Floats (n, d).
+        train_labels: Integers (n,), of at least two classes.
+        test_features: Floats (m, d).
+        test_labels: Integers (m,). A class without training images counts as wrong.
+        regularisation: scikit-learn's C, the *inverse* L2 penalty: one number to use it as it is,
+            several to search those, None to search 1e-4, 1e-3, ... 10.
+        seed: Seed of the held-out part.
+
+    Returns:
+        A `ProbeResult`.
+
+    Raises:
+        ValueError: If labels are missing or of one class only, shapes do not fit, a feature is not
+            finite, or C is not above 0.
+    """
+    train_features, train_labels = _check_features(train_features, train_labels, "train")
+    test_features, test_labels = _check_features(test_features, test_labels, "test")
+    _check_pair(train_features, train_labels, test_features)
+    candidates = SEARCH_C if regularisation is None else np.unique(regularisation).tolist()
+    if not candidates or not all(0 < c < np.inf for c in candidates):
+        raise ValueError(
+            "regularisation must be None, a number above 0 or several of them. "
+            f"Received: {regularisation}."
+        )
+
+    train_features, test_features = _standardise(train_features, test_features)
+    work = train_features.size * len(np.unique(train_labels))
+    with threadpool_limits(limits=1 if work < _THREADED_WORK else None):
+        chosen_c, search = _search(train_features, train_labels, candidates, seed)
+        classifier, converged = _fit(train_features, train_labels, _classifier(chosen_c))
+    scores = classifier.decision_function(test_features)
+    if scores.ndim == 1:  # scikit-learn returns only the second class's score if there are two
+        scores = np.stack([-scores, scores], axis=1)
+    classes = classifier.classes_
+    # Position of each test label among the classes; one that was never trained is at -1.
+    position = np.searchsorted(classes, test_labels).clip(max=len(classes) - 1)
+    position = np.where(classes[position] == test_labels, position, -1)
+    return ProbeResult(
+        top1=top_k_accuracy(scores, position, 1),
+        top5=top_k_accuracy(scores, position, 5) if len(classes) > 5 else None,
+        chosen_c=chosen_c,
+        converged=converged,
+        search=search,
+        predictions=classes[scores.argmax(axis=1)],
+    )
+
+
+def few_label_probe(
+    train_features,
+    train_labels,
+    test_features,
+    test_labels,
+    labels_per_class=5,
+    draws=10,
+    seed=0,
+    regularisation=FEW_LABEL_C,
+):
+    """Fits logistic probes on a few labels per class, drawn several times.
+
+    Each draw takes the same number of random training images of every class and fits on these
+    alone, their standardisation included. C is fixed, for five labels per class cannot be split
+    to search it.
+
+    Args:
+        train_features: Floats (n, d).
+        train_labels: Integers (n,), of at least two classes.
+        test_features: Floats (m, d).
+        test_labels: Integers (m,).
+        labels_per_class: Training images drawn of each class.
+        draws: Number of draws. Draw i is the same whatever the number of draws.
+        seed: Seed of the draws: the same seed draws the same images for other features.
+        regularisation: scikit-learn's C, the *inverse* L2 penalty, on standardised features.
+
+    Returns:
+        A `FewLabelResult`.
+
+    Raises:
+        ValueError: As `logistic_probe`, and if a class has too few images or `draws` is below 1.
+    """
+    train_features, train_labels = _check_features(train_features, train_labels, "train")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1. Received: draws={draws}.")
+    accuracies = []
+    for draw in range(draws):
+        chosen = balanced_subset(train_labels, labels_per_class, seed=(seed, draw))
+        result = logistic_probe(
+            train_features[chosen],
+            train_labels[chosen],
+            test_features,
+            test_labels,
+            regularisation=float(regularisation),
+        )
+        accuracies.append(result.top1)
+    return FewLabelResult(
+        mean=float(np.mean(accuracies)),
+        standard_deviation=float(np.std(accuracies, ddof=1)) if draws > 1 else 0.0,
+        accuracies=tuple(accuracies),
+        labels_per_class=labels_per_class,
+    )
+
+
+def balanced_subset(labels, per_class, seed):
+    """Draws the same number of examples of every class, without replacement.
+
+    Args:
+        labels: Integers (n,).
+        per_class: Examples of each class.
+        seed: Integer or sequence of integers.
+
+    Returns:
+        int64 (classes * per_class,), ascending indices into `labels`.
+
+    Raises:
+        ValueError: If a class has fewer examples or `per_class` is below 1.
+    """
+    if per_class < 1:
+        raise ValueError(f"Labels per class must be at least 1. Received: {per_class}.")
+    random = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < per_class:
+            raise ValueError(
+                "Every class must have as many training images as labels are drawn of it. "
+                f"Received: {len(members)} of class {label}, {per_class} wanted."
+            )
+        chosen.append(random.permutation(members)[:per_class])
+    return np.sort(np.concatenate(chosen))
+
+
+def top_k_accuracy(scores, labels, k):
+    """Share of examples whose class is among the k highest scores.
+
+    Of equal scores the lower class ranks higher, as in `argmax`.
+
+    Args:
+        scores: Floats (n, classes).
+        labels: Integers (n,), columns of `scores`; -1 is never right.
+        k: Number of guesses.
+
+    Returns:
+        Accuracy, 0 to 1.
+    """
+    labels = np.asarray(labels)
+    own = np.take_along_axis(scores, np.maximum(labels, 0)[:, None], axis=1)
+    lower_class = np.arange(scores.shape[1]) < labels[:, None]
+    rank = np.sum((scores > own) | ((scores == own) & lower_class), axis=1)
+    return float(np.mean((rank < k) & (labels >= 0)))
+
+
+def _check_features(features, labels, name):
+    """Returns features (n, d) and labels (n,) as arrays, or says what is wrong with them."""
+    features = np.asarray(features)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(
+            f"{name}_features must have shape (number, d), neither of them 0. "
+            f"Received: shape {features.shape}."
+        )
+    if labels is None or np.shape(labels) != (len(features),):
+        received = "no labels" if labels is None else f"labels of shape {np.shape(labels)}"
+        raise ValueError(
+            f"{name}_labels must hold one class per {name} feature ({len(features)}). "
+            f"Received: {received}."
+        )
+    if not np.isfinite(features).all():
+        raise ValueError(f"{name}_features must be finite. Received: NaN or infinity.")
+    return features, np.asarray(labels)
+
+
+def _check_pair(train_features, train_labels, test_features):
+    if train_features.shape[1] != test_features.shape[1]:
+        raise ValueError(
+            "train_features and test_features must be equally wide. "
+            f"Received: widths {train_features.shape[1]} and {test_features.shape[1]}."
+        )
+    if train_labels.min() == train_labels.max():
+        raise ValueError(
+            "train_labels must hold at least two classes. "
+            f"Received: only class {train_labels.min()}."
+        )
+
+
+def _standardise(train, test):
+    """Gives every training feature mean 0 and deviation 1, and the test features the same map."""
+    scaler = StandardScaler().fit(train)
+    train, test = scaler.transform(train), scaler.transform(test)
+    # A deviation this small is the rounding of a constant feature. Scaled up to 1 it would be
+    # noise in training and of any size in the test set. As zeros in training it gets no weight.
+    train[:, np.sqrt(scaler.var_) <= 1e-6 * np.abs(scaler.mean_)] = 0
+    return train, test
+
+
+def _classifier(c):
+    return LogisticRegression(C=c, max_iter=_MAX_ITERATIONS, warm_start=True)
+
+
+def _fit(features, labels, classifier):
+    """Fits; returns the classifier and whether it converged, in place of scikit-learn's warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        classifier.fit(features, labels)
+    others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return classifier, len(caught) == len(others)
+
+
+def _search(features, labels, candidates, seed):
+    """Chooses C on a held-out fifth of each class; returns it and what was measured."""
+    held_out = _held_out(labels, seed)
+    if len(candidates) == 1:
+        return candidates[0], ()
+    if not held_out.any():  # one image per class: nothing to measure on
+        return FEW_LABEL_C, ()
+    results, best, worse = [], -1.0, 0
+    classifier = _classifier(candidates[0])
+    for c in candidates:
+        classifier.set_params(C=c)
+        _fit(features[~held_out], labels[~held_out], classifier)
+        accuracy = float(np.mean(classifier.predict(features[held_out]) == labels[held_out]))
+        results.append((c, accuracy))
+        if accuracy > best:
+            chosen, best, worse = c, accuracy, 0
+        else:
+            worse += 1
+        if worse == _PATIENCE:
+            break
+    return chosen, tuple(results)
+
+
+def _held_out(labels, seed):
+    """Marks a random fifth of each class, at least one of a class with two or more."""
+    random = np.random.default_rng(seed)
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        held_out[members[: max(len(members) // 5, min(1, len(members) - 1))]] = True
+    return held_out

@@ -1,0 +1,62 @@
+"""What a backbone has learned, beside raw pixels and an untrained backbone."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_bt.evaluation.knn import knn_accuracy
+from keras_bt.evaluation.linear import few_label_probe, logistic_probe
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracies:
+    """Test accuracies of one kind of features, 0 to 1; None where there are too few labels.
+
+    Attributes:
+        knn: weighted nearest neighbours, k = 20 (or the number of training images).
+        probe: linear probe with all labels of the training set.
+        few_labels: linear probe with 5 labels per class, mean over ten draws of them.
+        few_labels_deviation: standard deviation over these draws.
+    """
+
+    knn: float
+    probe: float
+    few_labels: float | None
+    few_labels_deviation: float | None
+
+
+def measure(train_features, train_labels, test_features, test_labels, labels_per_class=5, seed=0):
+    """Measures features by the three quick protocols.
+
+    Args:
+        train_features: float array (n, d).
+        train_labels: int array (n,).
+        test_features: float array (m, d).
+        test_labels: int array (m,).
+        labels_per_class: int, for the probe with few labels.
+        seed: int, of the draws of few labels: the same for all features that are compared.
+
+    Returns:
+        An `Accuracies`.
+    """
+    data = (train_features, train_labels, test_features, test_labels)
+    few = None
+    if np.unique(train_labels, return_counts=True)[1].min() >= labels_per_class:
+        few = few_label_probe(*data, labels_per_class=labels_per_class, seed=seed)
+    return Accuracies(
+        knn=knn_accuracy(*data, k=min(20, len(train_features))),
+        probe=logistic_probe(*data).top1,
+        few_labels=few and few.mean,
+        few_labels_deviation=few and few.standard_deviation,
+    )
+
+
+def table(accuracies):
+    """Formats a dict from name to `Accuracies` as a table for the terminal, in percent."""
+    lines = [f"{'':24}{'kNN':>8}{'probe, all labels':>20}{'probe, 5 per class':>22}"]
+    for name, row in accuracies.items():
+        few = "–"
+        if row.few_labels is not None:
+            few = f"{100 * row.few_labels:.1f} ± {100 * row.few_labels_deviation:.1f}"
+        lines.append(f"{name:24}{100 * row.knn:8.1f}{100 * row.probe:20.1f}{few:>22}")
+    return "\n".join(lines)

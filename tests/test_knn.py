@@ -1,0 +1,250 @@
+"""Oracle: every similarity as its own float64 sum, sorted by Python, votes counted one by one."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from keras_bt.evaluation import knn
+
+
+def brute_force(train, queries, k):
+    """Neighbours by sorting (-similarity, index); sums in one order, so that equals are equal."""
+
+    def cosine(a, b):
+        lengths = math.sqrt(math.fsum(a * a)) * math.sqrt(math.fsum(b * b))
+        return math.fsum(a * b) / lengths if lengths > 0 else 0.0
+
+    train, queries = np.asarray(train, np.float64), np.asarray(queries, np.float64)
+    similarities, indices = [], []
+    for query in queries:
+        s = [cosine(query, vector) for vector in train]
+        order = sorted(range(len(s)), key=lambda i: (-s[i], i))[:k]
+        similarities.append([s[i] for i in order])
+        indices.append(order)
+    return np.array(similarities), np.array(indices)
+
+
+def brute_force_vote(similarities, labels, temperature, num_classes):
+    scores = np.zeros((len(similarities), num_classes))
+    for row, (neighbours, classes) in enumerate(zip(similarities, labels, strict=True)):
+        for s, c in zip(neighbours, classes, strict=True):
+            scores[row, c] += math.exp((s - 1) / temperature)
+    return scores / scores.sum(axis=1, keepdims=True)
+
+
+def random_data(n=300, m=40, d=24, classes=5, seed=0):
+    random = np.random.default_rng(seed)
+    train = random.standard_normal((n, d)).astype(np.float32)
+    queries = random.standard_normal((m, d)).astype(np.float32)
+    return train, random.integers(0, classes, n), queries
+
+
+@pytest.mark.parametrize("k", [1, 20, 200, 299, 300])
+def test_scores_and_labels_equal_brute_force(k):
+    train, labels, queries = random_data()
+    scores, predictions = knn.knn_predict(
+        train, labels, queries, k, 0.07, query_chunk_size=16, train_chunk_size=64
+    )
+    similarities, indices = brute_force(train, queries, k)
+    expected = brute_force_vote(similarities, labels[indices], 0.07, 5)
+    assert scores.dtype == np.float32
+    assert predictions.dtype == np.int64
+    np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(predictions, expected.argmax(axis=1))
+
+
+@pytest.mark.parametrize("query_chunk_size", [1, 7, 40, 1000])
+@pytest.mark.parametrize("train_chunk_size", [1, 10, 299, 300, 4096])
+def test_neighbours_do_not_depend_on_chunks(query_chunk_size, train_chunk_size):
+    train, _, queries = random_data()
+    found = knn.nearest_neighbours(
+        train, queries, 10, query_chunk_size=query_chunk_size, train_chunk_size=train_chunk_size
+    )
+    similarities, indices = brute_force(train, queries, 10)
+    np.testing.assert_array_equal(found[1], indices)
+    np.testing.assert_allclose(found[0], similarities, rtol=0, atol=2e-12)
+
+
+@pytest.mark.parametrize("train_chunk_size", [1, 7, 64, 4096])
+def test_of_equal_similarities_the_lowest_index_wins(train_chunk_size):
+    # Rows of ones and zeros with four ones each: similarities are multiples of 1/4, so nearly all
+    # are ties, and across every chunk border. More ties than the search keeps candidates.
+    random = np.random.default_rng(1)
+    rows = np.array([random.permutation([1.0] * 4 + [0.0] * 8) for _ in range(400)], np.float32)
+    train, queries = rows[:380], rows[380:]
+    found = knn.nearest_neighbours(train, queries, 30, train_chunk_size=train_chunk_size)
+    np.testing.assert_array_equal(found[1], brute_force(train, queries, 30)[1])
+
+
+@pytest.mark.parametrize("train_chunk_size", [13, 399, 4096])
+def test_copies_of_training_vectors_are_ties(train_chunk_size):
+    # Unlike above, float32 rounding differs between the copies' places in the matrix product.
+    random = np.random.default_rng(2)
+    some = random.standard_normal((40, 33)).astype(np.float32)
+    train = np.tile(some, (10, 1))[random.permutation(400)]
+    queries = random.standard_normal((20, 33)).astype(np.float32)
+    # k ends in the middle of a group of ten copies.
+    found = knn.nearest_neighbours(train, queries, 25, train_chunk_size=train_chunk_size)
+    np.testing.assert_array_equal(found[1], brute_force(train, queries, 25)[1])
+
+
+@pytest.mark.parametrize("train_chunk_size", [13, 399, 4096])
+def test_sums_of_the_same_numbers_in_another_order_are_ties(train_chunk_size):
+    random = np.random.default_rng(2)
+    numbers = random.standard_normal(33)
+    train = np.array([random.permutation(numbers) for _ in range(400)])
+    queries = np.ones((3, 33))
+    assert len(np.unique(train @ queries[0])) > 5  # to rounding they are not
+    found = knn.nearest_neighbours(train, queries, 25, train_chunk_size=train_chunk_size)
+    np.testing.assert_array_equal(found[1], np.tile(np.arange(25), (3, 1)))
+
+
+def test_constant_features_give_the_first_indices():
+    train = np.full((500, 7), 0.1, np.float32)
+    _, indices = knn.nearest_neighbours(train, 3 * train[:4], 40, train_chunk_size=100)
+    np.testing.assert_array_equal(indices, np.tile(np.arange(40), (4, 1)))
+
+
+def test_differences_below_float32_are_seen():
+    # Similarities 1 - O(1e-9): all the same in float32.
+    random = np.random.default_rng(3)
+    train = 1 + 3e-5 * random.standard_normal((300, 16))
+    queries = 1 + 3e-5 * random.standard_normal((6, 16))
+    _, indices = knn.nearest_neighbours(train, queries, 5, train_chunk_size=50)
+    exact = brute_force(train, queries, 300)
+    # Those 1e-11 apart are ordered as the oracle orders them; nearer ones are close to a tie.
+    settled = (exact[0][:, 4] - exact[0][:, 5]) > 1e-11
+    assert settled.sum() >= 4
+    for row in np.flatnonzero(settled):
+        assert set(indices[row]) == set(exact[1][row, :5])
+
+
+@pytest.mark.parametrize("train_chunk_size", [128, 1300, 4096])
+def test_training_data_sorted_towards_the_queries(train_chunk_size):
+    # Each chunk is nearer than the last, so the running best is replaced over and over.
+    angles = np.linspace(3, 0, 2000)
+    train = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    similarities, indices = knn.nearest_neighbours(
+        train, np.array([[5.0, 0.0]]), 50, train_chunk_size=train_chunk_size
+    )
+    np.testing.assert_array_equal(indices[0], np.arange(1999, 1949, -1))
+    np.testing.assert_allclose(similarities[0], np.cos(angles[indices[0]]), atol=1e-12)
+
+
+def test_scale_of_features_does_not_matter_even_where_squares_overflow():
+    train, _, queries = random_data()
+    expected = knn.nearest_neighbours(train, queries, 5)[1]
+    for factor in (1e-30, 1e30):
+        scaled = (train * np.float32(factor)).astype(np.float32)
+        np.testing.assert_array_equal(knn.nearest_neighbours(scaled, queries, 5)[1], expected)
+
+
+def test_a_vector_of_zeros_is_similar_to_nothing():
+    train = np.array([[0, 0], [1, 0], [-1, 0.1]], np.float32)
+    similarities, indices = knn.nearest_neighbours(train, np.array([[1.0, 0], [0, 0]]), 3)
+    np.testing.assert_array_equal(indices, [[1, 0, 2], [0, 1, 2]])
+    np.testing.assert_array_equal(similarities[:, :2], [[1, 0], [0, 0]])
+
+
+def test_low_temperature_does_not_overflow_and_follows_the_nearest():
+    train, labels, queries = random_data()
+    scores, predictions = knn.knn_predict(train, labels, queries, 20, 1e-4)
+    assert np.isfinite(scores).all()
+    nearest = brute_force(train, queries, 1)[1][:, 0]
+    np.testing.assert_array_equal(predictions, labels[nearest])
+
+
+def test_equal_votes_go_to_the_lowest_class():
+    train = np.eye(4, dtype=np.float32)
+    scores, predictions = knn.knn_predict(train, np.array([3, 2, 1, 2]), np.ones((1, 4)), 3)
+    np.testing.assert_allclose(scores, [[0, 1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert predictions == [1]
+
+
+def test_first_columns_of_a_large_search_are_a_smaller_search():
+    train, labels, queries = random_data()
+    similarities, indices = knn.nearest_neighbours(train, queries, 200)
+    for k in (1, 20):
+        scores, predictions = knn.knn_vote(similarities[:, :k], labels[indices[:, :k]], 0.07, 5)
+        expected = knn.knn_predict(train, labels, queries, k)
+        np.testing.assert_array_equal(scores, expected[0])
+        np.testing.assert_array_equal(predictions, expected[1])
+
+
+def test_more_queries_than_one_piece_of_the_vote():
+    train, labels, queries = random_data(n=50, m=2100, d=4)
+    scores, _ = knn.knn_predict(train, labels, queries, 5)
+    alone, _ = knn.knn_predict(train, labels, queries[2000:], 5)
+    np.testing.assert_array_equal(scores[2000:], alone)
+
+
+def test_accuracy():
+    train = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]])
+    labels = np.array([0, 0, 1, 1])
+    test = np.array([[2, 0.3], [0.1, 5], [1, 0], [0, 1]])
+    assert knn.knn_accuracy(train, labels, test, np.array([0, 1, 0, 0]), k=2) == 0.75
+    # A class that has no training images is never right.
+    assert knn.knn_accuracy(train, labels, test, np.array([7, 1, 7, 1]), k=2) == 0.5
+
+
+@pytest.mark.parametrize("data", ["random", "constant", "sorted"])
+def test_memory_stays_within_the_formula(data, monkeypatch):
+    # The documented constant is far more than this small search would need.
+    monkeypatch.setattr(knn, "_REFINE_BYTES", 4 * 2**20)
+    n, m, d, k, q, t = 20_000, 600, 256, 200, 300, 1024
+    random = np.random.default_rng(0)
+    train = random.standard_normal((n, d), dtype=np.float32)
+    queries = random.standard_normal((m, d), dtype=np.float32)
+    if data == "constant":  # every query is searched a second time in float64
+        train, queries = np.ones_like(train), np.ones_like(queries)
+    elif data == "sorted":  # the running best is replaced as often as possible
+        train, queries = train[np.argsort(train @ queries[0])], np.repeat(queries[:1], m, axis=0)
+    tracemalloc.start()
+    try:
+        result = knn.nearest_neighbours(train, queries, k, query_chunk_size=q, train_chunk_size=t)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    peak -= sum(array.nbytes for array in result)
+    formula = 8 * q * t + 8 * d * (q + t) + 80 * q * (k + 512) + 4 * 2**20
+    assert peak < formula
+    assert formula < 4 * n * m  # so all similarities were never held at once
+
+
+def test_features_may_be_memory_mapped(tmp_path):
+    train, _, queries = random_data()
+    np.save(tmp_path / "train.npy", train)
+    mapped = np.load(tmp_path / "train.npy", mmap_mode="r")
+    np.testing.assert_array_equal(
+        knn.nearest_neighbours(mapped, queries, 9)[1], knn.nearest_neighbours(train, queries, 9)[1]
+    )
+
+
+def test_mistakes_are_named():
+    train, labels, queries = random_data(n=30)
+    broken = train.copy()
+    broken[17, 3] = np.nan
+    for arguments, message in (
+        ((train, labels, queries, 31), r"number of training features \(30\). Received: k=31"),
+        ((train, labels, queries, 0), "Received: k=0"),
+        ((train, None, queries), "one class per training feature.*Received: no labels"),
+        ((train, labels[:-1], queries), r"Received: labels of shape \(29,\)"),
+        ((train, np.full(30, 4), queries), "at least two classes. Received: only class 4"),
+        ((train, labels - 1, queries), "integers from 0"),
+        ((train, labels.astype(float), queries), "integers from 0. Received: dtype float64"),
+        ((train, labels, queries, 5, 0.07, 3), "below num_classes. Received: num_classes=3"),
+        ((train, labels, queries, 5, 0.0), "temperature must be above 0"),
+        ((train, labels, queries[:, :5]), "equally wide. Received: widths 24 and 5"),
+        ((train, labels, queries[0]), r"queries must have shape \(number, d\)"),
+        ((train, labels, queries[:0]), r"queries must have shape .* Received: shape \(0, 24\)"),
+        ((broken, labels, queries), "train_features must be finite. .* row 17"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            knn.knn_predict(*arguments)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="query_chunk_size=0"):
+        knn.nearest_neighbours(train, queries, 5, query_chunk_size=0)
+    with pytest.raises(ValueError, match="test_labels must hold one class per test feature"):
+        knn.knn_accuracy(train, labels, queries, None)

@@ -1,0 +1,318 @@
+import math
+import os
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.image import imread
+
+from keras_bt import plots
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Collects the figures that are drawn, so that tests can look at what is on them."""
+    drawn = []
+
+    class Collected(matplotlib.figure.Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            drawn.append(self)
+
+    monkeypatch.setattr(plots, "Figure", Collected)
+    return drawn
+
+
+def run(n=30, floor=2.5, weight=0.005, scale=1.0):
+    entries = []
+    for i in range(1, n + 1):
+        on, off = scale * (900 * math.exp(-i / 5) + 20), 3000 + 5000 * math.exp(-i / 8)
+        loss = on + weight * off
+        entry = {"step": 10 * i, "epoch": (i + 4) // 5, "loss": loss, "on_diagonal": on}
+        entries.append({**entry, "off_diagonal": off, "excess": loss - floor})
+    return entries
+
+
+def texts(artists):
+    return [artist.get_text() for artist in artists]
+
+
+def legend_of(axes):
+    return texts(axes.get_legend().get_texts())
+
+
+def line(axes, label):
+    return next(line for line in axes.lines if line.get_label() == label)
+
+
+def assert_nothing_is_cut_off_or_overlaps(figure):
+    """Panels with their labels, titles and legends lie inside the picture and apart."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    boxes = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.axison or axes.images]
+    boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
+    if figure.get_suptitle():
+        boxes.append(figure._suptitle.get_window_extent(renderer))
+    width, height = figure.canvas.get_width_height()
+    for i, box in enumerate(boxes):
+        assert min(box.x0, box.y0) >= -2
+        assert box.x1 <= width + 2
+        assert box.y1 <= height + 2
+        assert not any(box.padded(-2).overlaps(other.padded(-2)) for other in boxes[:i])
+
+
+def test_files_are_png_and_replaced_atomically(tmp_path, monkeypatch):
+    path = tmp_path / "plots" / "loss.png"
+    plots.loss_curve(path, run())
+    assert imread(path).shape == (1125, 1200, 4)
+    assert os.listdir(path.parent) == ["loss.png"]
+
+    # A failure while writing leaves the old picture as it was.
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        plots.loss_curve(path, run(5))
+    assert path.read_bytes() == before
+
+
+def test_pyplot_and_its_global_state_are_not_touched(tmp_path):
+    before = dict(matplotlib.rcParams)
+    plots.loss_curve(tmp_path / "loss.png", run())
+    plots.correlation(tmp_path / "c.png", np.eye(4))
+    assert dict(matplotlib.rcParams) == before
+    assert pyplot.get_fignums() == []
+
+
+def test_loss_curve_of_one_run(tmp_path, figures):
+    entries = run()
+    plots.loss_curve(tmp_path / "loss.png", entries)
+    (figure,) = figures
+    loss_axes, term_axes = figure.axes
+    np.testing.assert_allclose(line(loss_axes, "loss").get_ydata(), [e["loss"] for e in entries])
+    np.testing.assert_allclose(line(loss_axes, "loss").get_xdata(), [e["step"] for e in entries])
+    floor = next(line for line in loss_axes.lines if "floor 2.5:" in line.get_label())
+    np.testing.assert_allclose(floor.get_ydata(), 2.5)
+    assert legend_of(loss_axes)[0] == "loss"
+    assert "floor 2.5" in legend_of(loss_axes)[1]
+    on, weighted_off = term_axes.lines[:2]
+    np.testing.assert_allclose(on.get_ydata(), [e["on_diagonal"] for e in entries])
+    np.testing.assert_allclose(
+        weighted_off.get_ydata(), [0.005 * e["off_diagonal"] for e in entries]
+    )
+    assert loss_axes.get_yscale() == "log"
+    assert term_axes.get_xlabel() == "training step"
+    assert_nothing_is_cut_off_or_overlaps(figure)
+
+
+def test_loss_curve_by_epoch_takes_the_last_of_each(tmp_path, figures):
+    entries = run(12)
+    plots.loss_curve(tmp_path / "loss.png", entries, against="epoch")
+    drawn = line(figures[0].axes[0], "loss")
+    np.testing.assert_array_equal(drawn.get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(drawn.get_ydata(), [entries[i]["loss"] for i in (4, 9, 11)])
+    assert figures[0].axes[1].get_xlabel() == "epoch"
+
+
+def test_loss_curve_of_several_runs(tmp_path, figures):
+    runs = {"batch 256": run(), "the same again": run(20, scale=1.3), "wide": run(25, floor=40.0)}
+    plots.loss_curve(tmp_path / "loss.png", runs)
+    (figure,) = figures
+    (legend,) = figure.legends
+    assert texts(legend.get_texts()) == [
+        *runs,
+        "floor 2.5 (batch 256, the same again)",
+        "floor 40 (wide)",
+    ]
+    colours = {line(figure.axes[0], name).get_color() for name in runs}
+    assert len(colours) == 3
+    assert_nothing_is_cut_off_or_overlaps(figure)
+
+
+def test_loss_curve_axis_is_linear_for_small_ranges_and_gaps_stay_gaps(tmp_path, figures):
+    entries = [{"step": i, "loss": 10 + i, "on_diagonal": math.nan} for i in range(1, 9)]
+    entries[3]["loss"] = math.nan
+    plots.loss_curve(tmp_path / "loss.png", entries, floor=0.0)
+    (axes,) = figures[0].axes  # no terms, no panel for them
+    assert axes.get_yscale() == "linear"
+    assert math.isnan(line(axes, "loss").get_ydata()[3])
+    assert any("floor 0:" in text and "below" not in text for text in legend_of(axes))
+
+
+def test_loss_curve_says_that_a_tiny_floor_is_below_the_picture(tmp_path, figures):
+    plots.loss_curve(tmp_path / "loss.png", run(floor=0.001))
+    loss_axes = figures[0].axes[0]
+    assert "below the picture" in legend_of(loss_axes)[1]
+    assert loss_axes.get_ylim()[0] > 1
+
+
+def test_view_pairs_undoes_the_normalisation(tmp_path, figures):
+    random = np.random.default_rng(0)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    images = random.uniform(size=(2, 10, 16, 12, 3)).astype(np.float32)
+    view_a, view_b = (images - mean) / std
+    plots.view_pairs(tmp_path / "pairs.png", view_a, view_b, mean, std)
+    (figure,) = figures
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(shown) == 16
+    for pair in range(8):
+        for side in (0, 1):
+            np.testing.assert_allclose(shown[2 * pair + side], images[side, pair], atol=1e-6)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["view A", "view B"] * 2
+    assert_nothing_is_cut_off_or_overlaps(figure)
+
+
+def test_view_pairs_of_grey_images_and_of_few(tmp_path, figures):
+    grey = np.linspace(-3, 3, 3 * 8 * 8).reshape(3, 8, 8, 1)
+    plots.view_pairs(tmp_path / "pairs.png", grey, -grey, [0.5], [0.2], max_pairs=5)
+    shown = [axes.images[0].get_array() for axes in figures[0].axes if axes.images]
+    assert len(shown) == 6
+    np.testing.assert_allclose(shown[0], np.clip(grey[0] * 0.2 + 0.5, 0, 1) * np.ones(3), atol=1e-6)
+
+
+def test_correlation_before_and_after(tmp_path, figures):
+    random = np.random.default_rng(0)
+    before, after = random.uniform(-0.6, 0.6, (2, 40, 40))
+    np.fill_diagonal(after, 0.95)
+    plots.correlation(tmp_path / "c.png", {"before": before, "after": after})
+    (figure,) = figures
+    first, second, bar = figure.axes
+    for axes, name, c in ((first, "before", before), (second, "after", after)):
+        picture = axes.images[0]
+        np.testing.assert_allclose(picture.get_array(), c, atol=1e-7)
+        assert picture.get_clim() == (-1, 1)
+        off = c[~np.eye(40, dtype=bool)]
+        rms = math.sqrt(np.mean(off**2))
+        assert axes.get_title() == (
+            f"{name}\ndiagonal: mean {np.trace(c) / 40:.3f}   off-diagonal: RMS {rms:.3f}"
+        )
+    assert bar.get_ylabel() == "correlation"
+    assert_nothing_is_cut_off_or_overlaps(figure)
+
+
+@pytest.mark.parametrize(("d", "block"), [(1024, 1), (1025, 2), (2100, 3)])
+def test_large_correlations_are_reduced_to_the_strongest_of_each_block(d, block, tmp_path, figures):
+    c = np.random.default_rng(0).uniform(-0.9, 0.9, (d, d)).astype(np.float32)
+    plots.correlation(tmp_path / "c.png", c)
+    axes = figures[0].axes[0]
+    shown = axes.images[0].get_array()
+    rows = math.ceil(d / block)
+    assert shown.shape == (rows, rows)
+    for row, column in ((0, 0), (5, rows - 1), (rows - 1, rows - 1), (rows // 2, 3)):
+        entries = c[row * block : (row + 1) * block, column * block : (column + 1) * block].ravel()
+        assert shown[row, column] == entries[np.argmax(np.abs(entries))]
+    assert ("strongest of" in axes.get_title()) == (block > 1)
+    assert axes.get_xlim() == (0, d)
+
+
+def ten_clusters(n=300):
+    random = np.random.default_rng(0)
+    labels = np.arange(n) % 10
+    return 8 * random.standard_normal((10, 20))[labels] + random.standard_normal((n, 20)), labels
+
+
+def test_pca_map_is_the_projection_on_the_principal_components(tmp_path, figures):
+    features, labels = ten_clusters()
+    names = [f"class {i}" for i in range(10)]
+    plots.feature_map(tmp_path / "map.png", features, labels, names, method="pca")
+    (figure,) = figures
+    (axes,) = figure.axes
+    # Oracle: eigenvectors of the covariance; their signs are arbitrary.
+    centred = features - features.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    expected = np.abs(centred @ vectors[:, [-1, -2]])
+    for label, points in enumerate(axes.collections):
+        assert points.get_label() == names[label]
+        found = np.abs(points.get_offsets())
+        np.testing.assert_allclose(found, expected[labels == label], rtol=1e-3, atol=1e-3)
+    share = 100 * values[-1] / values.sum()
+    assert axes.get_xlabel() == f"principal component 1 ({share:.0f}% of the variance)"
+    (legend,) = figure.legends
+    assert texts(legend.get_texts()) == names
+    assert_nothing_is_cut_off_or_overlaps(figure)
+    # Beside the axes, not on the points.
+    renderer = figure.canvas.get_renderer()
+    assert legend.get_window_extent(renderer).x0 >= axes.get_window_extent(renderer).x1
+
+
+def test_every_class_has_a_colour_and_mark_of_its_own(tmp_path, figures):
+    features = np.random.default_rng(0).standard_normal((200, 4))
+    labels = np.arange(200) % 35
+    plots.feature_map(tmp_path / "map.png", features, labels, method="pca")
+    looks = [
+        (tuple(points.get_facecolor()[0]), points.get_paths()[0].vertices.tobytes())
+        for points in figures[0].axes[0].collections
+    ]
+    assert len(set(looks)) == 35
+    assert len({colour for colour, _ in looks[:10]}) == 10
+    assert len({mark for _, mark in looks[:10]}) == 10
+    assert_nothing_is_cut_off_or_overlaps(figures[0])
+
+
+def test_tsne_map_keeps_clusters_and_is_seeded(tmp_path, figures):
+    features, labels = ten_clusters(120)
+    for seed in (0, 0, 1):
+        plots.feature_map(tmp_path / f"{len(figures)}.png", features, labels, seed=seed)
+    points = [
+        np.concatenate([p.get_offsets() for p in figure.axes[0].collections]) for figure in figures
+    ]
+    np.testing.assert_array_equal(points[0], points[1])
+    clusters = points[0].reshape(10, 12, 2)
+    own = np.linalg.norm(clusters - clusters.mean(axis=1, keepdims=True), axis=2).max()
+    centres = clusters.mean(axis=1)
+    apart = np.linalg.norm(centres[:, None] - centres, axis=2)[~np.eye(10, dtype=bool)].min()
+    assert own < apart
+    assert figures[0].axes[0].get_title() == "Features of 120 images (t-SNE)"
+
+
+def test_map_without_labels_and_of_a_subset(tmp_path, figures):
+    features, labels = ten_clusters()
+    plots.feature_map(tmp_path / "map.png", features, method="pca", max_points=100)
+    (axes,) = figures[0].axes
+    assert len(axes.collections) == 1
+    assert len(axes.collections[0].get_offsets()) == 100
+    plots.feature_map(tmp_path / "map.png", features, method="pca", max_points=100, seed=1)
+    first, second = (np.sort(np.abs(f.axes[0].collections[0].get_offsets()[:, 0])) for f in figures)
+    assert not np.allclose(first, second, rtol=1e-3)
+    assert not figures.pop().legends
+    assert "100 of 300 images" in axes.get_title()
+    # Too many classes for a legend are counted in the title.
+    plots.feature_map(tmp_path / "map.png", features, np.arange(300) % 50, method="pca")
+    assert not figures[1].legends
+    assert "50 classes" in figures[1].axes[0].get_title()
+    # The same points of the same labels are drawn together.
+    plots.feature_map(tmp_path / "map.png", labels[:, None] * [1.0, 2.0], labels, method="pca")
+    for points in figures[2].axes[0].collections:
+        assert np.ptp(points.get_offsets()[:, 0]) < 1e-4
+
+
+def test_smallest_maps(tmp_path):
+    for method in ("pca", "tsne"):
+        plots.feature_map(tmp_path / "map.png", np.eye(3), [0, 1, 0], method=method)
+    plots.feature_map(tmp_path / "map.png", np.ones((5, 2)), method="pca")  # collapsed
+
+
+def test_mistakes_are_named(tmp_path):
+    path = tmp_path / "picture.png"
+    images = np.zeros((2, 4, 4, 3))
+    nan = np.full((4, 4), np.nan)
+    for draw, message in (
+        (lambda: plots.loss_curve(path, []), "Received: 0 entries"),
+        (lambda: plots.loss_curve(path, {"a": run(), "b": [{"step": 1}]}), "1 entries .* in b"),
+        (lambda: plots.loss_curve(path, run(), against="time"), "Received: 'time'"),
+        (lambda: plots.view_pairs(path, images, images[:1], 0, 1), "of one shape"),
+        (lambda: plots.view_pairs(path, images[0], images[0], 0, 1), "of one shape"),
+        (lambda: plots.view_pairs(path, images, images, 0, 1, max_pairs=0), "at least one pair"),
+        (lambda: plots.correlation(path, np.zeros((3, 4))), r"square .* \(3, 4\)"),
+        (lambda: plots.correlation(path, {"after": nan}), "'after' with NaN"),
+        (lambda: plots.feature_map(path, np.zeros((2, 5))), r"Received: shape \(2, 5\)"),
+        (lambda: plots.feature_map(path, nan), "with NaN or infinity"),
+        (lambda: plots.feature_map(path, np.eye(4), [0, 1]), r"labels of shape \(2,\)"),
+        (lambda: plots.feature_map(path, np.eye(4), method="umap"), "Received: 'umap'"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            draw()
+        assert "\n" not in str(error.value)
+    assert not os.listdir(tmp_path)
