@@ -1,0 +1,249 @@
+"""The image operations of the views as pure functions of images and explicit factors.
+
+Images are RGB, channels last, in 0..255, and stay float32 between operations: Pillow, which the
+reference uses, rounds after each of them, and the exact formulas below stay within that rounding.
+Every function treats a batch at once, with one factor per image; nothing here is random. They are
+fastest compiled by XLA, on CPU too.
+"""
+
+import math
+
+import tensorflow as tf
+
+# ITU-R 601-2 luma, the weights of Pillow's "L" mode.
+_LUMA = (0.299, 0.587, 0.114)
+# Place of each operation in the columns of `color_jitter`'s `order`.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+def adjust_brightness(images, factors):
+    """f·x, saturated. Images (b, h, w, 3) in 0..255, factors (b,); likewise the next two."""
+    return _on_planes(lambda planes: _blend(planes, _per_image(factors)), images)
+
+
+def adjust_contrast(images, factors):
+    """f·x + (1 - f)·m, saturated, m the mean of the image's luma."""
+    factors = _per_image(factors)
+    return _on_planes(lambda planes: _blend(planes, factors, mean=1 - factors), images)
+
+
+def adjust_saturation(images, factors):
+    """f·x + (1 - f)·luma, saturated; 0 is grey."""
+    factors = _per_image(factors)
+    return _on_planes(lambda planes: _blend(planes, factors, luma=1 - factors), images)
+
+
+def adjust_hue(images, shifts):
+    """Turns the hue of HSV by a fraction of the circle; 0.5 gives the complement.
+
+    Args:
+        images: (b, h, w, 3) in 0..255.
+        shifts: (b,) in -0.5..0.5.
+
+    Returns:
+        float32, the shape of `images`.
+    """
+    return _on_planes(lambda planes: _turn_hue(planes, _per_image(shifts)), images)
+
+
+def color_jitter(images, brightness, contrast, saturation, hue, order):
+    """The four adjustments, in an order of its own for each image.
+
+    Brightness, contrast and saturation are all f·x + g·luma(x) + m·mean(luma(x)), so one pass does
+    whichever of them an image's turn it is. Hue is the dear one: it is done once for all, with up
+    to three of these passes before it and three after, and an image passes unchanged (f = 1)
+    through those that its order does not use.
+
+    Args:
+        images: (b, h, w, 3) in 0..255.
+        brightness: factors (b,); likewise contrast and saturation. 1 changes nothing.
+        contrast: factors.
+        saturation: factors.
+        hue: shifts (b,), or None for no change of hue.
+        order: int (b, 4), in row i the operations on image i from first to last: 0 brightness,
+            1 contrast, 2 saturation, 3 hue.
+
+    Returns:
+        float32, the shape of `images`.
+    """
+    factors = tf.stack([brightness, contrast, saturation], axis=1)
+    turn = tf.argsort(order, axis=1)
+    after_hue = turn[:, :HUE] > turn[:, HUE:]
+    # (b, operation, slot): 1 where the operation is the slot-th of the three without hue.
+    slots = tf.one_hot(turn[:, :HUE] - tf.cast(after_hue, turn.dtype), 3)
+    after_hue = tf.cast(after_hue, tf.float32)[:, :, None]
+
+    def three_blends(planes, slots):
+        for slot in range(3):
+            change = slots[:, :, slot] * (1 - factors)
+            factor = _per_image(1 - tf.reduce_sum(change, axis=1))
+            luma, mean = _per_image(change[:, SATURATION]), _per_image(change[:, CONTRAST])
+            planes = _blend(planes, factor, luma, mean)
+        return planes
+
+    def jitter(planes):
+        if hue is None:
+            return three_blends(planes, slots)
+        planes = three_blends(planes, slots * (1 - after_hue))
+        planes = _when(
+            tf.reduce_any(hue != 0), lambda: _turn_hue(planes, _per_image(hue)), lambda: planes
+        )
+        return three_blends(planes, slots * after_hue)
+
+    return _on_planes(jitter, images)
+
+
+def grayscale(images):
+    """The luma in all three channels; images (b, h, w, 3)."""
+    return _on_planes(lambda planes: [_luma(planes)] * 3, images)
+
+
+def solarize(images, threshold=128):
+    """Inverts every value at or above the threshold; images in 0..255."""
+    return tf.where(images < threshold, images, 255.0 - images)
+
+
+def affine(images, rotation, shear):
+    """Turns counter-clockwise and slants to the right about the centre; black comes in.
+
+    Args:
+        images: float32 (b, h, w, c).
+        rotation: float32 (b,), radians.
+        shear: float32 (b,), radians, by which verticals lean over before the turn.
+
+    Returns:
+        float32 (b, h, w, c), bilinearly interpolated.
+    """
+    shape = tf.shape(images)
+    b, h, w = shape[0], shape[1], shape[2]
+    y, x = tf.meshgrid(_centred(h), _centred(w), indexing="ij")
+    cos, sin = _per_image(tf.cos(rotation)), _per_image(tf.sin(rotation))
+    tan = _per_image(tf.tan(shear))
+    # Where each value comes from: with y downwards the turn back is [[cos, -sin], [sin, cos]], and
+    # the slant back moves x by tan · y.
+    from_y = sin * x + cos * y
+    from_x = cos * x - sin * y + tan * from_y
+    # One black pixel all around, and no sample farther out than its middle: beyond it is black.
+    framed = tf.reshape(
+        tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]]), [b, (h + 2) * (w + 2), -1]
+    )
+    from_y, from_x = _within_frame(from_y, h), _within_frame(from_x, w)
+    top, left = tf.floor(from_y), tf.floor(from_x)
+    down, right = (from_y - top)[..., None], (from_x - left)[..., None]
+    corner = tf.cast(top, tf.int32) * (w + 2) + tf.cast(left, tf.int32)
+
+    def value(below, beside):
+        # A gather, for TensorFlow's own projective transform has no XLA kernel.
+        return tf.gather(framed, corner + below * (w + 2) + beside, batch_dims=1)
+
+    upper = value(0, 0) * (1 - right) + value(0, 1) * right
+    lower = value(1, 0) * (1 - right) + value(1, 1) * right
+    return tf.ensure_shape(upper * (1 - down) + lower * down, images.shape)
+
+
+def _centred(length):
+    return tf.range(tf.cast(length, tf.float32)) - tf.cast(length - 1, tf.float32) / 2
+
+
+def _within_frame(centred, length):
+    """From the centre to the frame's indices, 0 to length + 1, the last one short of the end."""
+    length = tf.cast(length, tf.float32)
+    return tf.clip_by_value(centred + (length + 1) / 2, 0.0, length + 1 - 1e-3)
+
+
+def _luma(planes):
+    return sum(weight * plane for weight, plane in zip(_LUMA, planes, strict=True))
+
+
+def _blend(planes, factor, luma=0.0, mean=0.0):
+    grey = _luma(planes)
+    offset = luma * grey + mean * tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
+    return [_saturate(factor * plane + offset) for plane in planes]
+
+
+def _turn_hue(planes, shift):
+    red, green, blue = planes
+    greatest = tf.maximum(tf.maximum(red, green), blue)
+    least = tf.minimum(tf.minimum(red, green), blue)
+    chroma = greatest - least
+    per_chroma = 1 / tf.maximum(chroma, 1e-6)  # grey has no hue: any will do
+    hue = tf.where(
+        greatest == red,
+        (green - blue) * per_chroma,
+        tf.where(
+            greatest == green, (blue - red) * per_chroma + 2.0, (red - green) * per_chroma + 4.0
+        ),
+    )
+    hue += 6 * shift
+    # On a circle of length 6 a channel is full within 1 of its own hue (red 0, green 2, blue 4),
+    # least from 2 on, and linear in between. The distance on the circle is |3 - ||hue - own| - 3||
+    # for all that a hue in -1..5 and a turn in -3..3 can make.
+    return [
+        least + chroma * tf.clip_by_value(2 - tf.abs(3 - tf.abs(tf.abs(hue - own) - 3)), 0.0, 1.0)
+        for own in (0.0, 2.0, 4.0)
+    ]
+
+
+def _on_planes(function, images):
+    # Three contiguous planes are much faster than interleaved colours, and the transposes at the
+    # seams of two operations cancel.
+    planes = tf.unstack(tf.transpose(images, (3, 0, 1, 2)), num=3)
+    return tf.transpose(tf.stack(function(planes)), (1, 2, 3, 0))
+
+
+def gaussian_blur(images, sigmas, greatest_sigma):
+    """Pillow's `GaussianBlur`: in each direction three box blurs of together the variance σ².
+
+    The boxes have a fractional radius, that is a partial weight at both ends, and each of the
+    passes continues the image's border outwards (Gwosdek et al., "Theoretical foundations of
+    Gaussian convolution by extended box filtering", 2011).
+
+    Args:
+        images: float32 (b, h, w, 3).
+        sigmas: (b,) standard deviations in pixels, positive.
+        greatest_sigma: float, bound of `sigmas`, because shapes have to be static.
+
+    Returns:
+        float32, the shape of `images`.
+    """
+    variance = tf.square(sigmas) / 3
+    whole = tf.floor((tf.sqrt(12 * variance + 1) - 1) / 2)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    radius = (whole + part / (6 * (variance - tf.square(whole + 1))))[:, None]
+    reach = 1 + int((math.sqrt(4 * greatest_sigma**2 + 1) - 1) / 2)
+    distance = tf.range(reach + 1, dtype=tf.float32)
+    weights = tf.clip_by_value(1 + radius - distance, 0.0, 1.0) / (1 + 2 * radius)
+    for axis in (1, 1, 1, 2, 2, 2):
+        images = _box_blur(images, weights[:, :, None, None, None], axis)
+    return images
+
+
+def _box_blur(images, weights, axis):
+    reach = weights.shape[1] - 1
+    first, last = tf.split(tf.gather(images, [0, tf.shape(images)[axis] - 1], axis=axis), 2, axis)
+    padded = tf.concat([first] * reach + [images] + [last] * reach, axis)
+
+    def shifted(by):
+        window = slice(reach + by, by - reach or None)
+        return padded[:, window] if axis == 1 else padded[:, :, window]
+
+    def blurred():
+        pairs = [weights[:, k] * (shifted(-k) + shifted(k)) for k in range(1, reach + 1)]
+        return tf.add_n([weights[:, 0] * images, *pairs])
+
+    return _when(tf.reduce_any(weights > 0), blurred, lambda: images)
+
+
+def _when(condition, then, otherwise):
+    # Beside skipping idle work, a conditional is a wall for XLA's fusion, which would otherwise
+    # compute what comes before anew for every use in what comes after (measured on CPU: the
+    # jitter 8 times and the blur twice as slow).
+    return tf.cond(condition, then, otherwise)
+
+
+def _saturate(images):
+    return tf.clip_by_value(images, 0.0, 255.0)
+
+
+def _per_image(values):
+    return tf.convert_to_tensor(values)[:, None, None]

@@ -1,0 +1,150 @@
+"""Random crops and Pillow's antialiased resizing.
+
+Images are RGB, channels last, in 0..255; results are float32 and not rounded.
+"""
+
+import math
+
+import tensorflow as tf
+
+from keras_bt.randomness import between, uniform
+
+
+def random_crop_boxes(seed, batch_size, height, width, area, aspect):
+    """Draws crop boxes as torchvision's `RandomResizedCrop.get_params`, for a whole batch.
+
+    Ten tries per image draw an area fraction uniformly and an aspect ratio log-uniformly; the
+    first box that fits is placed uniformly. If none fits, the box is the largest central one
+    whose aspect ratio is in range.
+
+    Args:
+        seed: int32 or int64 tensor of shape (2,).
+        batch_size: int or scalar tensor, the number of boxes b.
+        height: int or scalar tensor, of the images, in pixels.
+        width: likewise.
+        area: (least, greatest) fraction of the image's area.
+        aspect: (least, greatest) ratio of width to height, in pixels.
+
+    Returns:
+        int32 tensor (b, 4) of top, left, height, width in pixels.
+    """
+    tries = 10
+    rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    draws = uniform(seed, (batch_size, 2 * tries + 2))
+    target = rows * columns * between(area, draws[:, :tries])
+    ratio = tf.exp(between([math.log(r) for r in aspect], draws[:, tries : 2 * tries]))
+    # tf.round rounds halves to even, as Python's round does in torchvision.
+    widths, heights = tf.round(tf.sqrt(target * ratio)), tf.round(tf.sqrt(target / ratio))
+    fits = (widths > 0) & (widths <= columns) & (heights > 0) & (heights <= rows)
+
+    # The fallback stands in an eleventh column that always fits.
+    whole = columns / rows
+    fallback_width = tf.where(whole > aspect[1], tf.round(rows * aspect[1]), columns)
+    fallback_height = tf.where(whole < aspect[0], tf.round(columns / aspect[0]), rows)
+    one = tf.ones_like(draws[:, :1])
+    fits = tf.concat([fits, one > 0], axis=1)
+    first = tf.argmax(fits, axis=1, output_type=tf.int32)[:, None]
+    crop_width = tf.gather(tf.concat([widths, fallback_width * one], 1), first, batch_dims=1)[:, 0]
+    crop_height = tf.gather(tf.concat([heights, fallback_height * one], 1), first, batch_dims=1)
+    crop_height, found = crop_height[:, 0], first[:, 0] < tries
+
+    room = tf.stack([rows - crop_height, columns - crop_width], axis=1)
+    corner = tf.where(found[:, None], draws[:, -2:] * (room + 1), room / 2)
+    box = tf.concat([tf.floor(corner), crop_height[:, None], crop_width[:, None]], axis=1)
+    return tf.cast(box, tf.int32)
+
+
+def crop_and_resize(images, boxes, size, interpolation="bicubic"):
+    """Cuts a box from each image and resizes it with antialiasing, as Pillow does.
+
+    Resizing is linear and separable, X' = D X Aᵀ, so a batch is two batched matrix products with
+    static shapes (XLA and TPU included). The weights see nothing outside the box: torchvision
+    crops first.
+
+    Args:
+        images: (b, h, w, 3), any real dtype.
+        boxes: int (b, 4) of top, left, height, width in pixels, inside the images.
+        size: (height, width) of the result.
+        interpolation: "bicubic" (a = -0.5) or "bilinear".
+
+    Returns:
+        float32 (b, *size, 3).
+    """
+    images = tf.cast(images, tf.float32)
+    pixels = [tf.range(tf.shape(images)[axis])[None, None] for axis in (1, 2)]
+    outputs = [tf.range(n)[None, :, None] for n in size]
+    top, left, height, width = (side[:, None, None] for side in tf.unstack(boxes, axis=1))
+    down = _resampling_weights(pixels[0] - top, height, outputs[0], size[0], interpolation)
+    across = _resampling_weights(pixels[1] - left, width, outputs[1], size[1], interpolation)
+    # Pillow goes across first and saturates in between, which shows beside sharp edges.
+    images = _saturated(tf.einsum("bpw,bhwc->bhpc", across, images))
+    return _saturated(tf.einsum("boh,bhpc->bopc", down, images))
+
+
+def resize(image, size, interpolation="bicubic"):
+    """Resizes one image of any size with antialiasing, as Pillow does; see `crop_and_resize`.
+
+    Made for the host: the weights are a band around the diagonal, so the outputs are computed in
+    blocks that each read only the pixels they can see.
+
+    Args:
+        image: (h, w, 3), any real dtype; h and w may be unknown until run time.
+        size: (height, width) of the result.
+        interpolation: "bicubic" or "bilinear".
+
+    Returns:
+        float32 (*size, 3).
+    """
+    rows, columns = tf.shape(image)[0], tf.shape(image)[1]
+    across = tf.reshape(tf.transpose(image, (1, 0, 2)), (columns, rows * 3))
+    across = _saturated(_resample_rows(across, size[1], interpolation))
+    down = tf.transpose(tf.reshape(across, (size[1], rows, 3)), (1, 0, 2))
+    down = _saturated(_resample_rows(tf.reshape(down, (rows, size[1] * 3)), size[0], interpolation))
+    return tf.reshape(down, (*size, 3))
+
+
+def _resample_rows(rows, size, interpolation):
+    """(n, m) → (size, m), in blocks of equally many outputs."""
+    length = tf.shape(rows)[0]
+    block = max(d for d in range(1, 17) if size % d == 0)
+    scale = tf.cast(length, tf.float32) / size
+    reach = _reach(interpolation) * tf.maximum(scale, 1.0)
+    window = tf.cast(tf.math.ceil(block * scale + 2 * reach), tf.int32) + 1
+    window = tf.minimum(window, length)
+    outputs = tf.reshape(tf.range(size), (size // block, block, 1))
+    first = (tf.cast(outputs[:, 0], tf.float32) + 0.5) * scale - reach
+    first = tf.clip_by_value(tf.cast(first, tf.int32), 0, length - window)
+    pixels = first + tf.range(window)
+    weights = _resampling_weights(pixels[:, None], length, outputs, size, interpolation)
+    seen = tf.cast(tf.gather(rows, pixels), tf.float32)
+    return tf.reshape(weights @ seen, (size, tf.shape(rows)[1]))
+
+
+def _resampling_weights(pixels, length, outputs, size, interpolation):
+    """Weight of each of the `length` input pixels in each of the `size` output pixels.
+
+    The interpolation kernel, widened by the factor of reduction, is centred on the output pixel,
+    cut at the ends of the input and normalised. Arguments broadcast; pixels outside 0..length-1
+    get no weight.
+    """
+    scale = tf.cast(length, tf.float32) / size
+    centre = (tf.cast(outputs, tf.float32) + 0.5) * scale
+    distance = tf.abs(tf.cast(pixels, tf.float32) + 0.5 - centre) / tf.maximum(scale, 1.0)
+    inside = tf.cast((pixels >= 0) & (pixels < length), tf.float32)
+    weights = inside * _kernel(distance, interpolation)
+    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+
+
+def _kernel(x, interpolation):
+    if interpolation == "bilinear":
+        return tf.nn.relu(1 - x)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return tf.where(x < 1, near, tf.where(x < 2, far, 0.0))
+
+
+def _reach(interpolation):
+    return {"bilinear": 1.0, "bicubic": 2.0}[interpolation]
+
+
+def _saturated(images):
+    return tf.clip_by_value(images, 0.0, 255.0)
