@@ -1,0 +1,232 @@
+"""Calls the real `main` for a few real steps."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+from keras_bt.callbacks.metrics_log import read_metrics
+from trainers import command
+from trainers import pretrain as pretraining_script
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ["--width=4", "--projector=16-16", "--batch_size=16", "--log_every=1"]
+
+
+def pretrain(*arguments, status=0):
+    """Runs the command as a user does, and returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-m", "trainers.pretrain", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout if status == 0 else result.stderr
+
+
+def mistake(capsys, monkeypatch, *arguments):
+    """The same within this process, which saves TensorFlow's start; returns the error line."""
+    monkeypatch.setattr(sys, "argv", ["pretrain", *arguments])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+        command.run(pretraining_script.main, pretraining_script.default_recipe)
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    output = pretrain(f"--workdir={workdir}", "--epochs=2", *TINY)
+    return workdir, output
+
+
+def test_writes_everything_that_it_promises(finished_run):
+    workdir, output = finished_run
+    for name in ("config.json", "summary.json", "metrics.jsonl", "backbone.keras"):
+        assert (workdir / name).is_file()
+    for name in ("loss", "views", "correlation", "features"):
+        assert (workdir / "plots" / f"{name}.png").stat().st_size > 10_000
+    assert list((workdir / "tensorboard").rglob("events*"))
+    assert (workdir / "checkpoints" / "checkpoint").is_file()
+    for word in ("raw pixels", "untrained backbone", "5 labels per class", str(workdir)):
+        assert word in output
+
+
+def test_metrics_and_summary_agree(finished_run):
+    workdir, _ = finished_run
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    steps = 1297 // 16
+    assert [m["step"] for m in metrics] == list(range(1, 2 * steps + 1))
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["loss"] == metrics[-1]["loss"]
+    for m in metrics:
+        weighted = m["on_diagonal"] + 0.0051 * m["off_diagonal"]
+        assert m["loss"] == pytest.approx(weighted, rel=1e-3)
+        assert m["excess"] == pytest.approx(m["loss"] - summary["floor"], rel=1e-3, abs=1e-3)
+    assert set(summary["accuracies"]) == {"raw pixels", "untrained backbone", "Barlow Twins"}
+    for row in summary["accuracies"].values():
+        assert 0.1 < row["few_labels"] < row["probe"] <= 1
+    # Raw pixels of this split do not depend on training: they tell a wrong evaluation.
+    assert summary["accuracies"]["raw pixels"]["knn"] > 0.9
+
+
+def test_backbone_loads_with_plain_keras(finished_run):
+    workdir, _ = finished_run
+    code = (
+        "import sys, keras; sys.modules['keras_bt'] = None; "
+        f"print(keras.models.load_model({str(workdir / 'backbone.keras')!r}).output_shape)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert result.stdout.strip().endswith("(None, 32)"), result.stderr
+
+
+def test_a_finished_run_says_so(finished_run):
+    workdir, _ = finished_run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert "finished run" in pretrain(f"--workdir={workdir}", "--epochs=2", *TINY)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_refused_by_name(finished_run):
+    workdir, _ = finished_run
+    message = pretrain(f"--workdir={workdir}", "--epochs=3", *TINY, status=1)
+    assert "epochs=2" in message
+    assert "epochs=3" in message
+
+
+def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
+    def start(name, stop_after=None):
+        code = "import keras, sys; from trainers import pretrain, command\n"
+        if stop_after is not None:
+            code += (
+                "from keras_bt.checkpoint import RunCheckpoint\n"
+                "save = RunCheckpoint.on_epoch_end\n"
+                "def save_and_die(self, epoch, logs=None):\n"
+                "    save(self, epoch, logs)\n"
+                f"    if epoch + 1 == {stop_after}: sys.exit(7)\n"
+                "RunCheckpoint.on_epoch_end = save_and_die\n"
+            )
+        code += "command.run(pretrain.main, pretrain.default_recipe)"
+        workdir = f"--workdir={tmp_path / name}"
+        command = [sys.executable, "-c", code, workdir, "--epochs=3", "--noevaluate", *TINY]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    assert start("whole").returncode == 0
+    assert start("stopped", stop_after=2).returncode == 7
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    continued = start("stopped")
+    assert "Continuing after epoch 2" in continued.stdout, continued.stderr
+    runs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    assert [m["loss"] for m in runs[0]] == [m["loss"] for m in runs[1]]
+    weights = [
+        keras.models.load_model(tmp_path / name / "backbone.keras").get_weights()
+        for name in ("whole", "stopped")
+    ]
+    for whole, stopped in zip(*weights, strict=True):
+        np.testing.assert_array_equal(whole, stopped)
+
+
+def write_images(folder, count, size):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(count)
+    for index in range(count):
+        shape = (size + index % 5, size + index % 7, 3)
+        image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+        image.save(folder / f"{index}.{'png' if index % 2 else 'jpg'}")
+
+
+def test_a_folder_of_labelled_images(tmp_path):
+    for label in ("cat", "dog"):
+        write_images(tmp_path / "data" / "train" / label, 20, 40)
+    data = f"--data=folder:{tmp_path / 'data'}"
+    output = pretrain(data, f"--workdir={tmp_path / 'run'}", "--epochs=1", *TINY)
+    assert "40 images" in output
+    assert "held out from the probes" in output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["accuracies"]
+
+
+def test_a_flat_folder_without_labels(tmp_path):
+    write_images(tmp_path / "data", 20, 40)
+    data = f"--data=folder:{tmp_path / 'data'}"
+    output = pretrain(data, f"--workdir={tmp_path / 'run'}", "--epochs=1", *TINY)
+    assert "the images have no labels" in output
+    assert (tmp_path / "run" / "backbone.keras").is_file()
+
+
+def save_backbone(path, vectors):
+    layers = [keras.layers.Input((32, 32, 3)), keras.layers.Conv2D(4, 3)]
+    if vectors:
+        layers += [keras.layers.Flatten(), keras.layers.Dense(4)]
+    keras.Sequential(layers).save(path)
+
+
+def test_a_backbone_of_ones_own(tmp_path):
+    save_backbone(tmp_path / "mine.keras", vectors=True)
+    write_images(tmp_path / "data", 20, 40)
+    pretrain(
+        f"--data=folder:{tmp_path / 'data'}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--backbone={tmp_path / 'mine.keras'}",
+        "--epochs=1",
+        *TINY,
+    )
+    backbone = keras.models.load_model(tmp_path / "run" / "backbone.keras")
+    assert backbone.output_shape == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data=imagenot"], ["Data must be one of digits", "imagenot"]),
+        (["--data=folder:{tmp}/empty"], ["empty"]),
+        (["--data=folder:{tmp}/missing"], ["missing"]),
+        (["--data=idx:{tmp}/empty"], ["empty"]),
+        (["--batch_size=5000"], ["batch_size", "5000"]),
+        (["--batch_size=1"], ["batch_size", "1"]),
+        (["--epochs=-3"], ["epochs", "-3"]),
+        (["--redundancy_weight=0"], ["redundancy_weight must be a number > 0", "0"]),
+        (["--redundancy_weight=-1"], ["redundancy_weight must be a number > 0", "-1"]),
+        (["--projector=8192-x"], ["projector must be widths", "8192-x"]),
+        (["--image_size=4"], ["image_size must be at least 8", "4"]),
+        (["--backbone=resnet42"], ["backbone must be one of", "resnet42"]),
+        (["--backbone={tmp}/maps.keras"], ["one vector per image", "30"]),
+        (["--backbone={tmp}/vectors.keras", "--image_size=16"], ["must take images of 16×16×3"]),
+        (["--backbone={tmp}/nothing.keras"], ["backbone must be a Keras model"]),
+        (["--workdir={tmp}/files"], ["which holds other files"]),
+        (["--flip=1.5"], ["flip", "1.5"]),
+        (["--warmup_epochs=200"], ["warmup_epochs must be less than epochs"]),
+        (["--unknown_flag=1"], ["unknown_flag"]),
+        (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
+        (["digits"], ["--name=value", "digits"]),
+        (["--rate=nan"], ["rate must be a number > 0"]),
+    ],
+)
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "thesis.tex").write_text("all my work")
+    save_backbone(tmp_path / "maps.keras", vectors=False)
+    save_backbone(tmp_path / "vectors.keras", vectors=True)
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    if not any("workdir" in argument for argument in arguments):
+        arguments.append(f"--workdir={tmp_path / 'run'}")
+    line = mistake(capsys, monkeypatch, *arguments)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run").exists()  # nothing half-written
+
+
+def test_a_mistake_on_the_command_line_has_no_traceback(tmp_path):
+    message = pretrain("--data=folder:nowhere", f"--workdir={tmp_path / 'run'}", status=1)
+    assert [line for line in message.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in message

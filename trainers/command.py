@@ -1,0 +1,70 @@
+"""How a script starts and how it ends: flags in, one clear line for a mistake."""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+# TensorFlow's notes on start-up; before anything imports it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+RECIPES = pathlib.Path(__file__).parent / "recipes"
+
+
+def run(main, default_recipe=None):
+    """Parses the flags and runs `main()`; a user's mistake ends with one line and status 1.
+
+    A mistake is a `ValueError` or `OSError` raised by the parsing, or by what `main` does inside
+    `with mistakes:`.
+
+    Args:
+        main: function without arguments.
+        default_recipe: function from the arguments of the command line to the name of a recipe,
+            or None; asked if there is no `--flagfile`.
+    """
+
+    def parse(argv):
+        given = any(argument.lstrip("-").startswith("flagfile") for argument in argv[1:])
+        recipe = None if given or default_recipe is None else default_recipe(argv[1:])
+        if recipe:
+            # First, so that the flags of the command line have the last word.
+            argv = [argv[0], f"--flagfile={RECIPES / recipe}.flags", *argv[1:]]
+        try:
+            rest = flags.FLAGS(argv)
+        except (flags.Error, OSError) as error:
+            fail(error)
+        if len(rest) > 1:
+            fail(f"Flags must have the form --name=value. Received: {' '.join(rest[1:])}")
+        return rest
+
+    def start(_):
+        logging.set_verbosity(logging.WARNING)
+        main()
+
+    app.run(start, flags_parser=parse)
+
+
+class Mistakes:
+    """`with mistakes:` reports a `ValueError` or `OSError` as a user's mistake.
+
+    Around what reads the user's input, not around training, where such an error would be ours and
+    its traceback wanted.
+    """
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, (ValueError, OSError)):
+            fail(error)
+
+
+mistakes = Mistakes()
+
+
+def fail(message):
+    """Ends the program with one line and status 1."""
+    sys.stdout.flush()
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(1)

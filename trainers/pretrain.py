@@ -1,0 +1,149 @@
+"""Pretrains a backbone with Barlow Twins: python -m trainers.pretrain --data=SOURCE --workdir=DIR.
+
+Without flags: on scikit-learn's handwritten digits, on a CPU, in about two minutes. Run again with
+the same flags, it continues where it stopped. Recipes: --flagfile=trainers/recipes/NAME.flags.
+"""
+
+import re
+import sys
+import time
+
+from absl import flags
+
+from trainers import command
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "data",
+    "digits",
+    "What to train on: digits, idx:DIR (MNIST-style files), folder:DIR (image files) or "
+    "tfds:NAME[:SPLIT].",
+)
+flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
+flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/ and the name of the data.")
+
+flags.DEFINE_string(
+    "backbone", "resnet18", "resnet18, 34, 50, 101 or 152; or a .keras file, images → vectors."
+)
+flags.DEFINE_enum("stem", "small", ["imagenet", "small"], "Stem of the ResNet.")
+flags.DEFINE_integer("width", 16, "Channels of the ResNet's first stage.", lower_bound=1)
+flags.DEFINE_string("projector", "512-512-512", "Widths of the projector's layers.")
+flags.DEFINE_integer("image_size", 32, "Side of the views in pixels.", lower_bound=1)
+
+flags.DEFINE_integer("epochs", 100, "Epochs in all.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Images per step, on all replicas together.", lower_bound=2)
+flags.DEFINE_float("redundancy_weight", 0.0051, "λ of the objective.")
+flags.DEFINE_enum("form", "auto", ["auto", "correlation", "gram"], "Form of the objective.")
+flags.DEFINE_float("rate", 0.2, "Highest rate of kernels per 256 images of a batch.")
+flags.DEFINE_float("bias_rate_ratio", 0.024, "Rate of vectors over that of kernels.", 0)
+flags.DEFINE_float("weight_decay", 1e-6, "Weight decay of kernels.", 0)
+flags.DEFINE_float(
+    "warmup_epochs", None, "Epochs of linear warm-up. Default: a tenth of all, at most 10.", 0
+)
+
+flags.DEFINE_float("min_area", 0.08, "Least part of an image that a crop takes.", 0, 1)
+flags.DEFINE_float("flip", 0.5, "Probability of mirroring left to right.", 0, 1)
+flags.DEFINE_float("jitter", 0.8, "Probability of the colour jitter.", 0, 1)
+flags.DEFINE_float("brightness", 0.4, "Strength in the colour jitter.", 0)
+flags.DEFINE_float("contrast", 0.4, "Strength in the colour jitter.", 0)
+flags.DEFINE_float("saturation", 0.2, "Strength in the colour jitter.", 0)
+flags.DEFINE_float("hue", 0.1, "Strength in the colour jitter.", 0, 0.5)
+flags.DEFINE_float("grayscale", 0.2, "Probability of losing the colours.", 0, 1)
+flags.DEFINE_float("blur_a", 1.0, "Probability of blurring view A.", 0, 1)
+flags.DEFINE_float("blur_b", 0.1, "Probability of blurring view B.", 0, 1)
+flags.DEFINE_float("blur_sigma", 2.0, "Greatest deviation of the blur in pixels (least: 0.1).", 0.1)
+flags.DEFINE_float("solarize_a", 0.0, "Probability of solarising view A.", 0, 1)
+flags.DEFINE_float("solarize_b", 0.2, "Probability of solarising view B.", 0, 1)
+flags.DEFINE_float("rotation", 0.0, "Greatest turn in degrees (not in the paper).", 0)
+flags.DEFINE_float("shear", 0.0, "Greatest slant in degrees (not in the paper).", 0, 89)
+
+flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored"], "Devices to train on.")
+flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16", "float16"], "Of the network.")
+flags.DEFINE_integer("seed", 0, "Of weights, order and views.", 0, 2**31 - 1)
+flags.DEFINE_bool(
+    "deterministic",
+    None,
+    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where it is free.",
+)
+flags.DEFINE_integer("steps_per_execution", 1, "Steps between looks at the metrics.", lower_bound=1)
+flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
+flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.", lower_bound=1)
+flags.DEFINE_bool("evaluate", True, "Whether to measure the backbone at the end.")
+
+# What may differ when a run is continued: it changes where and how, not what is computed.
+FREE = {"workdir", "data_dir", "strategy", "steps_per_execution", "log_every", "checkpoint_every"}
+FREE |= {"deterministic", "evaluate"}
+
+
+def main():
+    """Trains, evaluates and writes everything into the workdir."""
+    started = time.time()
+    # Imported when the flags are known to be right: TensorFlow takes seconds.
+    import keras
+    import tensorflow as tf
+
+    from keras_bt import data, workdir
+    from keras_bt.strategy import choose_strategy
+    from trainers import pretraining
+
+    with command.mistakes:
+        settings = read_settings()
+        run = workdir.Workdir(FLAGS.workdir or default_workdir())
+        run.check(settings)
+        if run.summary.exists():
+            print(f"{run.path} holds a finished run; nothing is left to do. See {run.summary}.")
+            print("For another run choose another --workdir.")
+            return
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        if FLAGS.deterministic or (FLAGS.deterministic is None and not on_gpu):
+            tf.config.experimental.enable_op_determinism()
+        strategy = choose_strategy(FLAGS.strategy)
+        train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
+        precision = "float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}"
+        keras.config.set_dtype_policy(precision)
+        job = pretraining.Pretraining(settings, train, test, strategy, run)
+        run.claim(settings)
+        first_epoch = job.restore(FLAGS.checkpoint_every, FLAGS.steps_per_execution)
+
+    print(job.description())
+    with command.mistakes, data.reading(train):
+        job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+        print(job.finish(FLAGS.evaluate, seconds=time.time() - started))
+
+
+def read_settings():
+    """The flags that determine the run, as JSON values."""
+    module = FLAGS.find_module_defining_flag("redundancy_weight")  # its name depends on the caller
+    names = {flag.name for flag in FLAGS.flags_by_module_dict()[module]} - FREE
+    settings = {name: FLAGS[name].value for name in sorted(names)}
+    if FLAGS.warmup_epochs is None:
+        settings["warmup_epochs"] = min(10.0, FLAGS.epochs / 10)
+    for name in ("redundancy_weight", "rate"):
+        if not 0 < settings[name] < float("inf"):
+            raise ValueError(f"{name} must be a number > 0. Received: --{name}={settings[name]}")
+    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", FLAGS.projector):
+        raise ValueError(
+            f"projector must be widths such as 8192-8192-8192. Received: {FLAGS.projector}"
+        )
+    if settings["warmup_epochs"] >= FLAGS.epochs:
+        raise ValueError(
+            "warmup_epochs must be less than epochs. "
+            f"Received: --warmup_epochs={FLAGS.warmup_epochs}, --epochs={FLAGS.epochs}"
+        )
+    return settings
+
+
+def default_workdir():
+    """A folder below runs/, named after the data."""
+    return "runs/" + re.sub(r"[^\w.-]+", "_", FLAGS.data).strip("_")
+
+
+def default_recipe(arguments):
+    """Digits have their recipe by default; other data the flags' defaults, sized for a laptop."""
+    given = [a.split("=", 1)[1] for a in arguments if re.match("--?data=", a)]
+    return "digits" if given in ([], ["digits"]) else None
+
+
+if __name__ == "__main__":
+    command.run(main, default_recipe)

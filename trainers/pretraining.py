@@ -1,0 +1,341 @@
+"""A pretraining run: what `trainers.pretrain` does with its flags."""
+
+import dataclasses
+import math
+import time
+
+import keras
+import numpy as np
+
+from keras_bt import augmentations, data, objective, plots, workdir
+from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
+from keras_bt.checkpoint import RunCheckpoint
+from keras_bt.evaluation import report
+from keras_bt.evaluation.features import extract_features
+from keras_bt.model import BarlowTwins, projector
+from keras_bt.optimizer import LARS
+from keras_bt.resnet import STAGES, resnet
+from keras_bt.schedule import warmup_cosine
+
+EVALUATION_BATCH = 256
+
+
+class Pretraining:
+    """One run: model, data, training, and what is reported of it.
+
+    Args:
+        settings: dict, the flags of `trainers.pretrain` that determine the run.
+        train: `keras_bt.data.Source` to train on.
+        test: labelled source to measure on, or None.
+        strategy: `tf.distribute.Strategy`.
+        run: `keras_bt.workdir.Workdir`.
+
+    Raises:
+        ValueError: if settings and data do not go together.
+    """
+
+    def __init__(self, settings, train, test, strategy, run):
+        self.settings = settings
+        self.train, self.test = train, test
+        self.strategy = strategy
+        self.run = run
+        batch_size, replicas = settings["batch_size"], strategy.num_replicas_in_sync
+        if batch_size % replicas:
+            raise ValueError(
+                "batch_size must divide evenly across replicas. "
+                f"Received: batch_size={batch_size}, replicas={replicas}."
+            )
+        self.views = make_views(settings)
+        self.batches(first_step=0)  # refuses a batch larger than the data, before anything is made
+        self.steps_per_epoch = train.num_examples // batch_size
+        self.model = self.build()
+
+    def build(self):
+        """The model at the start of training: the same each time that it is called."""
+        s = self.settings
+        keras.utils.set_random_seed(s["seed"])
+        with self.strategy.scope():
+            backbone = build_backbone(s["backbone"], s["stem"], s["width"], s["image_size"])
+            widths = [int(width) for width in s["projector"].split("-")]
+            features = backbone.output_shape[-1] if len(backbone.output_shape) == 2 else 1
+            model = BarlowTwins(
+                backbone, projector(widths, features), s["redundancy_weight"], s["form"]
+            )
+            steps = s["epochs"] * self.steps_per_epoch
+            warmup_steps = min(round(s["warmup_epochs"] * self.steps_per_epoch), steps - 1)
+            rate = warmup_cosine(s["rate"] * s["batch_size"] / 256, steps, warmup_steps)
+            optimizer = LARS(rate, s["bias_rate_ratio"], s["weight_decay"])
+            model.compile(optimizer)
+        return model
+
+    def batches(self, first_step):
+        """The run's batches of view pairs from a step on."""
+        s = self.settings
+        return data.pretraining_views(
+            self.train, *self.views, s["batch_size"], s["seed"], first_step=first_step
+        )
+
+    def restore(self, checkpoint_every, steps_per_execution):
+        """Takes up the newest checkpoint and returns the number of finished epochs."""
+        self.model.compile(self.model.optimizer, steps_per_execution=steps_per_execution)
+        with self.strategy.scope():
+            self.checkpoint = RunCheckpoint(
+                self.run.checkpoints, self.model, every=checkpoint_every
+            )
+        return self.checkpoint.restore()
+
+    def description(self):
+        """What is going to happen, for the terminal."""
+        s = self.settings
+        d, n = self.model.embedding_dim, s["batch_size"]
+        parameters = sum(math.prod(v.shape) for v in self.model.backbone.trainable_variables)
+        replicas = self.strategy.num_replicas_in_sync
+        return (
+            f"Data: {s['data']}, {self.train.num_examples:,} images to train on\n"
+            f"Backbone: {self.model.backbone.name}, {parameters / 1e6:.2f} million parameters; "
+            f"projector {s['projector']}\n"
+            f"Training: {s['epochs']} epochs of {self.steps_per_epoch} steps, batch size {n}, on "
+            f"{replicas} replica{'s' if replicas > 1 else ''} in {s['precision']}; the smallest "
+            f"loss possible is {objective.loss_floor(n, d, s['redundancy_weight']):.1f}\n"
+            f"Everything is written to {self.run.path}"
+        )
+
+    def fit(self, first_epoch, log_every, verbose):
+        """Trains to the last epoch."""
+        s, run = self.settings, self.run
+        if first_epoch:
+            print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
+        if first_epoch >= s["epochs"]:
+            return
+        first_step = first_epoch * self.steps_per_epoch
+        if first_epoch == 0:
+            self.draw_views()
+        self.model.fit(
+            self.batches(first_step),
+            initial_epoch=first_epoch,
+            epochs=s["epochs"],
+            steps_per_epoch=self.steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
+            verbose=verbose,
+            callbacks=[
+                MetricsLog(
+                    run.metrics, log_every, initial_step=first_step, batch_size=s["batch_size"]
+                ),
+                StopOnNonFinite(run.checkpoints),
+                keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+                self.checkpoint,
+            ],
+        )
+
+    def finish(self, evaluate, seconds):
+        """Writes the backbone, the plots and the summary, and returns the closing message."""
+        run, backbone = self.run, self.model.backbone
+        workdir.save_model(backbone, run.backbone)
+        metrics = read_metrics(run.metrics)
+        plots.loss_curve(run.plots / "loss.png", metrics)
+        view_a, view_b = next(iter(self.batches(first_step=0)))
+        untrained = self.build()
+        matrices = {
+            name: np.asarray(objective.cross_correlation(model.embed(view_a), model.embed(view_b)))
+            for name, model in (("untrained", untrained), ("trained", self.model))
+        }
+        plots.correlation(run.plots / "correlation.png", matrices)
+        accuracies, where = None, "not measured (--noevaluate)"
+        if evaluate:
+            accuracies, where = self.measure(untrained.backbone)
+
+        final = {name: metrics[-1][name] for name in ("loss", "excess")}
+        speeds = [m.get("images_per_second", math.nan) for m in metrics]
+        speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
+        rows = accuracies and {name: dataclasses.asdict(row) for name, row in accuracies.items()}
+        workdir.write_json(
+            run.summary,
+            {
+                **final,
+                "floor": final["loss"] - final["excess"],
+                "accuracies": rows,
+                "measured_on": where,
+                "images_per_second": speed,
+                "seconds_of_last_call": round(seconds, 1),
+                "skipped_images": sorted(self.train.unreadable.names),
+            },
+        )
+        return closing_message(run, final, accuracies, where, seconds)
+
+    def measure(self, untrained):
+        """Accuracies of raw pixels and of both backbones, if there are labels to compare with."""
+        train, test, where = labelled_halves(self.train, self.test, self.settings["seed"])
+        if train is None:
+            return None, where
+        image_size = self.settings["image_size"]
+        switch_blocks_on(untrained)
+        rows, mapped = {}, None
+        for name, backbone in (
+            ("raw pixels", None),
+            ("untrained backbone", untrained),
+            ("Barlow Twins", self.model.backbone),
+        ):
+            started = time.time()
+            parts = []
+            for source in (train, test):
+                if backbone is None:
+                    parts += data.raw_pixels(source)
+                else:
+                    batches = data.evaluation_batches(source, image_size, EVALUATION_BATCH)
+                    parts += extract_features(backbone, batches)
+            rows[name] = report.measure(*parts, seed=self.settings["seed"])
+            mapped = parts[2:]
+            print(f"Measured: {name}, {time.time() - started:.0f} s")
+        plots.feature_map(
+            self.run.plots / "features.png", *mapped, train.class_names, seed=self.settings["seed"]
+        )
+        return rows, where
+
+    def draw_views(self):
+        """Draws some pairs of views, to be looked at while training runs."""
+        view_a, view_b = next(iter(self.batches(first_step=0)))
+        path = self.run.plots / "views.png"
+        plots.view_pairs(path, view_a, view_b, data.IMAGENET_MEAN, data.IMAGENET_STD)
+        print(f"What the model sees: {path}")
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends training with an explanation when the loss is NaN or infinite."""
+
+    def __init__(self, checkpoints):
+        super().__init__()
+        self._checkpoints = checkpoints
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Raises ValueError for a loss that is no number."""
+        if not np.isfinite(float(logs["loss"])):
+            raise ValueError(
+                f"The loss became {float(logs['loss'])}. Most likely the rate is too high (--rate) "
+                "or the warm-up too short (--warmup_epochs); with float16 try bfloat16. The "
+                f"checkpoint of the last finished epoch is kept in {self._checkpoints}."
+            )
+
+
+def make_views(settings):
+    """The two views with the settings' probabilities and strengths."""
+    s = settings
+    same = ("flip", "jitter", "brightness", "contrast", "saturation", "hue", "grayscale")
+    same += ("rotation", "shear")
+    return augmentations.barlow_twins_views(
+        s["image_size"],
+        area=(s["min_area"], 1.0),
+        blur=(s["blur_a"], s["blur_b"]),
+        blur_sigma=(0.1, s["blur_sigma"]),
+        solarize=(s["solarize_a"], s["solarize_b"]),
+        **{name: s[name] for name in same},
+    )
+
+
+def build_backbone(name, stem, width, image_size):
+    """Builds a ResNet by name, or loads a backbone from a `.keras` file.
+
+    Raises:
+        ValueError: if there is no such backbone, or it cannot take images of this size.
+    """
+    if name.endswith(".keras"):
+        return load_backbone(name, image_size)
+    depths = {f"resnet{depth}": depth for depth in STAGES}
+    if name not in depths:
+        raise ValueError(
+            f"backbone must be one of {', '.join(depths)}, or a .keras file. Received: {name}"
+        )
+    stride = 32 if stem == "imagenet" else 8
+    if image_size < stride:
+        raise ValueError(
+            f"image_size must be at least {stride} for a ResNet with the {stem} stem. "
+            f"Received: image_size={image_size}."
+        )
+    return resnet(depths[name], stem, width)
+
+
+def load_backbone(path, image_size):
+    """Loads a `.keras` file and tries it on one image."""
+    try:
+        backbone = keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises nearly anything for a file that is not one
+        raise ValueError(f"backbone must be a Keras model. Received: {path} ({error})") from error
+    if not isinstance(getattr(backbone, "output_shape", None), tuple) or (
+        len(backbone.output_shape) != 2
+    ):
+        raise ValueError(
+            "backbone must return one vector per image, a shape (None, length). Received: "
+            f"{path}, whose output shape is {getattr(backbone, 'output_shape', None)}."
+        )
+    try:
+        backbone(np.zeros((1, image_size, image_size, 3), "float32"))
+    except Exception as error:
+        raise ValueError(
+            f"backbone must take images of {image_size}×{image_size}×3. Received: {path}, which "
+            f"takes {backbone.input_shape}."
+        ) from error
+    return backbone
+
+
+def switch_blocks_on(backbone):
+    """Sets to one each gamma that starts at zero, so that an untrained backbone is a fair rival.
+
+    At the start every residual block is the identity, and all that is left of the network is a
+    few strided pixels: 17% on the digits with 5 labels per class, against 55% with random blocks.
+    """
+    for layer in backbone._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
+            gamma = keras.ops.convert_to_numpy(layer.gamma)
+            layer.gamma.assign(np.where(gamma == 0, 1, gamma))
+
+
+def labelled_halves(train, test, seed):
+    """The labelled sources to fit and to measure on, or None with the reason."""
+    if train.class_names is None or (test is not None and test.class_names is None):
+        return None, None, "not measured: the images have no labels"
+    if test is not None:
+        return train, test, f"the test set, {test.num_examples:,} images"
+    labels = train.labels()
+    order = np.random.RandomState(seed).permutation(len(labels))
+    held_out, rest = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
+    if len(np.unique(labels[rest])) < 2 or not len(held_out):
+        return None, None, "not measured: too few images or only one class"
+    where = (
+        f"{len(held_out):,} of the training images, for there is no test set: held out from the "
+        "probes, but not from pretraining"
+    )
+    return train.subset(rest), train.subset(held_out), where
+
+
+def closing_message(run, final, accuracies, where, seconds):
+    """What a person wants to know at the end."""
+    lines = [
+        "",
+        f"Finished in {seconds:.0f} s. Loss {final['loss']:.2f}, {final['excess']:.2f} above the "
+        f"smallest possible.",
+    ]
+    if accuracies:
+        ours, pixels = accuracies["Barlow Twins"], accuracies["raw pixels"]
+        untrained = accuracies["untrained backbone"]
+        lines += [f"Accuracy in percent on {where}:", "", report.table(accuracies), ""]
+        if ours.few_labels is not None:
+            gain = 100 * (ours.few_labels - pixels.few_labels)
+            over_untrained = 100 * (ours.few_labels - untrained.few_labels)
+            lines.append(
+                f"With 5 labels per class the pretrained backbone is right for "
+                f"{100 * ours.few_labels:.1f}% of the images, {abs(gain):.1f} points "
+                f"{'more' if gain >= 0 else 'fewer'} than raw pixels and "
+                f"{abs(over_untrained):.1f} {'more' if over_untrained >= 0 else 'fewer'} than "
+                "before training."
+            )
+            if gain <= 0 or over_untrained <= 0:
+                lines.append("It has learned little yet: train longer, or look at the views.")
+    else:
+        lines.append(f"Accuracy: {where}.")
+    lines += [
+        "",
+        f"  {run.backbone}    the backbone: keras.models.load_model, to fine-tune",
+        f"  {run.plots}/    loss, views, correlation and features as pictures",
+        f"  {run.summary}    these figures;  {run.metrics}  those of every step",
+        f"  tensorboard --logdir={run.tensorboard}",
+    ]
+    return "\n".join(lines)
