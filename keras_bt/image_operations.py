@@ -229,7 +229,9 @@ def _box_blur(images, weights, axis):
 
     def blurred():
         pairs = [weights[:, k] * (shifted(-k) + shifted(k)) for k in range(1, reach + 1)]
-        return tf.add_n([weights[:, 0] * images, *pairs])
+        # Not `add_n`, nor a chain of sums, which TensorFlow turns into it: it adds in the order in
+        # which memory gets free, and two runs with one seed differ in the last bit.
+        return tf.reduce_sum(tf.stack([weights[:, 0] * images, *pairs]), axis=0)
 
     return _when(tf.reduce_any(weights > 0), blurred, lambda: images)
 

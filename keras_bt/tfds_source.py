@@ -112,7 +112,7 @@ def _open_split(builder, split, cache_bytes):
     if class_names and _withheld(records):
         class_names = None
     source = RecordSource(records, info.num_examples, class_names, name, cache_bytes)
-    # As in encoded_sources: decoded images take at least about three times the space of encoded ones.
+    # Decoded, images take at least about three times the space: see `EncodedSource.cached`.
     small = records.num_bytes() <= cache_bytes // 3
     return source.subset(range(source.num_examples)) if small else source
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_bt.decoding import DataError
 from keras_bt.preprocessing import centre_crop
+from keras_bt.randomness import fold_in
 from keras_bt.sources import ArraySource, Source
 from keras_bt.tfds_source import RecordSource
 
@@ -79,7 +80,7 @@ def pretraining_views(
         block = run.block_size(source.image_shape)
         images = run.numbers(block).map(lambda _, numbers: source.batch(numbers), _PARALLEL)
         views = tf.data.Dataset.zip(run.block_seeds(block), images).map(
-            lambda seed, images: (view_a(images, seed), view_b(images, seed)), _PARALLEL
+            lambda seed, images: (view_a(images, seed), view_b(images, _other(seed))), _PARALLEL
         )
     else:
         crops = _crops(run, source, view_a, view_b, image_size)
@@ -113,7 +114,7 @@ def _crops(run, source, view_a, view_b, image_size):
     def crops(epoch, number, *reference):
         image, readable, _ = source.decode(*(reference or (number,)))
         seed = run.draw(epoch, number)
-        return crop_a(image, readable, seed), crop_b(image, readable, seed), readable
+        return crop_a(image, readable, seed), crop_b(image, readable, _other(seed)), readable
 
     return examples.map(crops, _PARALLEL)
 
@@ -138,7 +139,7 @@ def _crop_function(view, source, image_size):
 def _finish(view_a, view_b, crops_a, crops_b, readable, seed):
     """The rest of both views, after unreadable images were replaced."""
 
-    def finish(view, crops):
+    def finish(view, crops, seed):
         crops = tf.cast(crops, tf.float32)
         crops = tf.cond(
             tf.reduce_all(readable),
@@ -147,7 +148,12 @@ def _finish(view_a, view_b, crops_a, crops_b, readable, seed):
         )
         return (view if view.crop is None else view.rest)(crops, seed)
 
-    return finish(view_a, crops_a), finish(view_b, crops_b)
+    return finish(view_a, crops_a, seed), finish(view_b, crops_b, _other(seed))
+
+
+def _other(seed):
+    """The seed of view B: two views of the same layers are still to draw differently."""
+    return fold_in(seed, -1)  # places within a view count from 0
 
 
 def _next_readable(readable):

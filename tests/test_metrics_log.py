@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_bt.callbacks import metrics_log
 from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
+from keras_bt.strategy import choose_strategy
 
 
 class Replays(keras.Model):
@@ -151,7 +152,7 @@ def test_metrics_given_to_compile_are_means_too(tmp_path):
 
 
 def test_under_a_strategy_with_two_replicas(tmp_path):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = choose_strategy("mirrored")
     with strategy.scope():
         model = replays()
     dataset = tf.data.Dataset.from_tensor_slices(NUMBERS[:12].astype(np.float32)).batch(2)

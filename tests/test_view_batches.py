@@ -155,6 +155,15 @@ def test_both_views_show_the_same_image_with_different_draws(make_source, kind):
     assert len(np.unique(draws)) == draws.size
 
 
+@pytest.mark.parametrize("kind", BOTH_WAYS)
+def test_two_views_of_the_same_layers_draw_differently(make_source, kind):
+    a, b = values(
+        pretraining_views(make_source(kind), A, A, batch_size=8, seed=1).take(3)
+    ).swapaxes(0, 1)
+    assert (np.floor(a / 10 + 1e-4) == np.floor(b / 10 + 1e-4)).all()
+    assert (np.abs(a - b) > 1e-3).mean() > 0.9
+
+
 def test_a_crop_depends_on_the_image_and_the_epoch_but_not_on_the_batch_size(make_source):
     source = make_source("files")
     no_rest = [Look(1), Look(2)]

@@ -109,7 +109,7 @@ def main():
     print(job.description())
     with command.mistakes, data.reading(train):
         job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
-        print(job.finish(FLAGS.evaluate, seconds=time.time() - started))
+        print(job.finish(FLAGS.evaluate, started))
 
 
 def read_settings():

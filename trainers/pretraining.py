@@ -127,7 +127,7 @@ class Pretraining:
             ],
         )
 
-    def finish(self, evaluate, seconds):
+    def finish(self, evaluate, started):
         """Writes the backbone, the plots and the summary, and returns the closing message."""
         run, backbone = self.run, self.model.backbone
         workdir.save_model(backbone, run.backbone)
@@ -144,6 +144,7 @@ class Pretraining:
         if evaluate:
             accuracies, where = self.measure(untrained.backbone)
 
+        seconds = time.time() - started
         final = {name: metrics[-1][name] for name in ("loss", "excess")}
         speeds = [m.get("images_per_second", math.nan) for m in metrics]
         speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
@@ -176,6 +177,7 @@ class Pretraining:
             ("Barlow Twins", self.model.backbone),
         ):
             started = time.time()
+            print(f"Measuring {name} … ", end="", flush=True)
             parts = []
             for source in (train, test):
                 if backbone is None:
@@ -185,7 +187,7 @@ class Pretraining:
                     parts += extract_features(backbone, batches)
             rows[name] = report.measure(*parts, seed=self.settings["seed"])
             mapped = parts[2:]
-            print(f"Measured: {name}, {time.time() - started:.0f} s")
+            print(f"{time.time() - started:.0f} s")
         plots.feature_map(
             self.run.plots / "features.png", *mapped, train.class_names, seed=self.settings["seed"]
         )
