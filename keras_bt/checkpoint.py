@@ -33,9 +33,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)  # so that its variables are there to read
         self._epochs_done = tf.Variable(0, dtype="int64", trainable=False)
         self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                model=model, optimizer=model.optimizer, epochs_done=self._epochs_done
-            ),
+            tf.train.Checkpoint(model=model, epochs_done=self._epochs_done),  # with its optimizer
             str(directory),
             max_to_keep=keep,
         )

@@ -308,16 +308,21 @@ def test_backbone_of_keras_applications():
 
 
 def test_regularisers_of_the_backbone_count():
-    images = keras.layers.Input((16, 16, 3))
-    features = keras.layers.Flatten()(images)
-    features = keras.layers.Dense(8, kernel_regularizer=keras.regularizers.L2(0.5))(features)
-    backbone = keras.Model(images, features)
-    model = BarlowTwins(backbone, projector((8,), input_dim=8))
-    model.compile(keras.optimizers.SGD(0.0))
-    logs = model.train_on_batch(*pairs(16), return_dict=True)
-    penalty = 0.5 * float(keras.ops.sum(backbone.layers[-1].kernel ** 2))
+    def trained(strength):
+        keras.utils.set_random_seed(0)
+        images = keras.layers.Input((16, 16, 3))
+        features = keras.layers.Flatten()(images)
+        dense = keras.layers.Dense(8, kernel_regularizer=keras.regularizers.L2(strength))
+        model = BarlowTwins(keras.Model(images, dense(features)), projector((8,), input_dim=8))
+        model.compile(keras.optimizers.SGD(0.1))
+        start = dense.kernel.numpy()
+        return start, dense.kernel, model.train_on_batch(*pairs(16), return_dict=True)
+
+    start, kernel, logs = trained(0.5)
+    _, without, _ = trained(0.0)
     terms = logs["on_diagonal"] + 5.1e-3 * logs["off_diagonal"]
-    assert logs["loss"] == pytest.approx(terms + penalty, rel=1e-5)
+    assert logs["loss"] == pytest.approx(terms + 0.5 * np.sum(start**2), rel=1e-5)
+    np.testing.assert_allclose(kernel - without, -0.1 * start, rtol=1e-3, atol=1e-6)
 
 
 def flat_backbone():

@@ -58,8 +58,8 @@ def test_starts_as_published():
             assert float(keras.ops.max(layer.gamma)) == float(layer not in last)
             assert layer.epsilon == 1e-5
             assert layer.momentum == 0.9
-    kernel = np.asarray(backbone.get_layer("layer3_0_conv2").kernel)  # 3×3, to 64 channels
-    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+    kernel = np.asarray(backbone.get_layer("layer3_0_conv1").kernel)  # 1×1, 128 to 64 channels
+    assert kernel.std() == pytest.approx(np.sqrt(2 / 64), rel=0.03)
     assert abs(kernel).max() > 2.5 * kernel.std()  # not truncated
 
 
