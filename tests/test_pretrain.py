@@ -118,7 +118,8 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
             )
         code += "command.run(pretrain.main, pretrain.default_recipe)"
         workdir = f"--workdir={tmp_path / name}"
-        command = [sys.executable, "-c", code, workdir, "--epochs=3", "--noevaluate", *TINY]
+        arguments = [workdir, "--epochs=3", "--noevaluate", *TINY, "--batch_size=128"]
+        command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert start("whole").returncode == 0
@@ -134,6 +135,19 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
     ]
     for whole, stopped in zip(*weights, strict=True):
         np.testing.assert_array_equal(whole, stopped)
+
+
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(
+    not FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
+def test_all_of_fashion_mnist(tmp_path):
+    settings = ["--epochs=1", "--noevaluate", *TINY, "--batch_size=2048", "--image_size=8"]
+    output = pretrain(f"--data=idx:{FASHION_MNIST}", f"--workdir={tmp_path / 'run'}", *settings)
+    assert "60,000 images" in output
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 60_000 // 2048
 
 
 def write_images(folder, count, size):
