@@ -70,6 +70,11 @@ class View:
         rest._first_place = self._first_place + len(self.layers) - len(rest.layers)
         return rest
 
+    @property
+    def compilable(self):
+        """Whether all layers are this package's, which XLA compiles; others may not let it."""
+        return all(isinstance(layer, ImageLayer) for layer in self.layers)
+
     def __call__(self, images, seed=None):
         """Makes the view.
 

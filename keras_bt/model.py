@@ -74,14 +74,21 @@ class BarlowTwins(keras.Model):
         projector: a built `keras.Model`, (b, features) → (b, d).
         redundancy_weight: float ≥ 0, the λ of the objective.
         form: `"auto"`, `"correlation"` or `"gram"`, see `barlow_twins_loss`.
+        views: for augmentation on the device, the two functions `view(crops, seed)` that make
+            the views in `fit` and `evaluate`, of batches of crops from
+            `keras_bt.data.pretraining_views(..., augment_on="device")`. They draw from the first
+            seed of a replica's part of the batch, and so on each replica differently. They are
+            not saved with the model: set `model.views` again after loading.
         **kwargs: those of `keras.Model`.
 
     Raises:
         ValueError: if a model is not built, does not return one vector per image, or the two do
-            not fit together; or if λ or the form is out of range.
+            not fit together; or if λ or the form is out of range, or the views are not two.
     """
 
-    def __init__(self, backbone, projector, redundancy_weight=5.1e-3, form="auto", **kwargs):
+    def __init__(
+        self, backbone, projector, redundancy_weight=5.1e-3, form="auto", views=None, **kwargs
+    ):
         super().__init__(**kwargs)
         features = _vector_length(backbone, "backbone")
         self.embedding_dim = _vector_length(projector, "projector")
@@ -97,6 +104,9 @@ class BarlowTwins(keras.Model):
         self.projector = projector
         self.redundancy_weight = redundancy_weight
         self.form = form
+        if views is not None and (len(views) != 2 or not all(map(callable, views))):
+            raise ValueError(f"views must be two functions, or None. Received: views={views}.")
+        self.views = views
         self._trackers = [
             keras.metrics.Mean(name=name)
             for name in ("loss", "on_diagonal", "off_diagonal", "excess")
@@ -152,8 +162,9 @@ class BarlowTwins(keras.Model):
     def train_step(self, data):
         """One step on (view_a, view_b): two forward passes, the objective, one update."""
         replicas = current_replicas()
+        view_a, view_b = self.two_views(data)
         with tf.GradientTape() as tape:
-            loss, logs = self._loss_and_logs(data, replicas, training=True)
+            loss, logs = self._loss_and_logs(view_a, view_b, replicas, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_loss, variables)
@@ -164,11 +175,37 @@ class BarlowTwins(keras.Model):
 
     def test_step(self, data):
         """The objective on (view_a, view_b) in inference mode."""
-        return self._loss_and_logs(data, current_replicas(), training=False)[1]
+        view_a, view_b = self.two_views(data)
+        return self._loss_and_logs(view_a, view_b, current_replicas(), training=False)[1]
 
-    def _loss_and_logs(self, data, replicas, training):
+    def two_views(self, data):
+        """Returns the views in a batch, or makes them if it holds crops.
+
+        Args:
+            data: (view_a, view_b), each float32 (b, h, w, c); or for augmentation on the device
+                (crops_a, crops_b), each a dict of "images" (b, h, w, 3) and "seed" (b, 2).
+
+        Returns:
+            (view_a, view_b).
+
+        Raises:
+            ValueError: if it is no such batch, or holds crops and this model has no `views`.
+        """
+        batches = _pair(data)
+        if not isinstance(batches[0], dict):
+            return batches
+        if self.views is None:
+            raise ValueError(
+                "To train on crops, the model must know the rest of the views: "
+                "BarlowTwins(..., views=(view_a.rest, view_b.rest)). Received: views=None."
+            )
+        return tuple(
+            view(crops["images"], crops["seed"][0])
+            for view, crops in zip(self.views, batches, strict=True)
+        )
+
+    def _loss_and_logs(self, view_a, view_b, replicas, training):
         """Returns this replica's share of the loss, and the metrics of the global batch."""
-        view_a, view_b = _two_views(data)
         # Two passes: each view has its own batch statistics.
         za = self.embed(view_a, training=training)
         zb = self.embed(view_b, training=training)
@@ -188,7 +225,7 @@ class BarlowTwins(keras.Model):
         return share, {tracker.name: tracker.result() for tracker in self._trackers}
 
     def get_config(self):
-        """Returns the constructor's arguments, models serialised."""
+        """Returns the constructor's arguments except `views`, models serialised."""
         return super().get_config() | {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "projector": keras.saving.serialize_keras_object(self.projector),
@@ -206,7 +243,7 @@ class BarlowTwins(keras.Model):
         return cls(**(config | parts))
 
 
-def _two_views(data):
+def _pair(data):
     """Unpacks a batch, which `fit` has read as inputs and targets."""
     view_a, view_b, weight = keras.utils.unpack_x_y_sample_weight(data)
     if view_b is None or weight is not None:

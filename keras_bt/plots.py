@@ -260,7 +260,7 @@ def feature_map(
             alpha=0.8,
             edgecolors="white",
             linewidths=0.3,
-            label=name,
+            label=name.replace("$", r"\$"),  # a class may be called so; no formula is meant
         )
     if with_legend:
         style = {"title": "class", "fontsize": 9, "markerscale": 1.5, "ncols": legend_columns}

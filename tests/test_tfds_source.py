@@ -1,11 +1,11 @@
 import dataclasses
 import io
-import tarfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiny_imagenet import SYNSETS, write_archives
 
 from keras_bt.data import evaluation_batches, pretraining_views
 from keras_bt.decoding import DataError
@@ -13,19 +13,7 @@ from keras_bt.encoded_sources import BytesSource
 from keras_bt.opening import open_source
 from keras_bt.tfds_source import RecordSource
 
-# The first synsets of ImageNet; tfds knows the others, but a synset may be absent.
-SYNSETS = ("n01440764", "n01443537", "n01484850")
 PER_CLASS = 8
-
-
-def tar(files):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return file.getvalue()
 
 
 def jpeg(value):
@@ -39,19 +27,9 @@ def jpeg(value):
 def data_dir(tmp_path_factory):
     """ImageNet in small, in the official archives; training image n has the value 10 · n."""
     folder = tmp_path_factory.mktemp("tfds")
-    manual = folder / "downloads" / "manual"
-    manual.mkdir(parents=True)
-    train = {
-        f"{synset}.tar": tar(
-            {f"{synset}_{n}.JPEG": jpeg(10 * (PER_CLASS * label + n)) for n in range(PER_CLASS)}
-        )
-        for label, synset in enumerate(SYNSETS)
-    }
-    (manual / "ILSVRC2012_img_train.tar").write_bytes(tar(train))
-    validation = {f"ILSVRC2012_val_{n:08}.JPEG": jpeg(200 + n) for n in range(1, 6)}
-    (manual / "ILSVRC2012_img_val.tar").write_bytes(tar(validation))
-    test = {f"ILSVRC2012_test_{n:08}.JPEG": jpeg(100 + n) for n in range(1, 3)}
-    (manual / "ILSVRC2012_img_test.tar").write_bytes(tar(test))
+    train = [[jpeg(10 * (PER_CLASS * label + n)) for n in range(PER_CLASS)] for label in range(3)]
+    validation = [jpeg(200 + n) for n in range(1, 6)]
+    write_archives(folder, train, validation, test=[jpeg(101), jpeg(102)])
     return str(folder)
 
 

@@ -26,6 +26,10 @@ class Look:
         self.crop = self._crop if crops else None
 
     def _crop(self, inputs):
+        if inputs["images"].shape.rank == 4:
+            n = len(inputs["images"])
+            draws = tf.random.stateless_uniform([n, 1, 1, 1], inputs["seed"] - self.salt)
+            return {"images": inputs["images"] + 4 * draws}
         draw = 4 * tf.random.stateless_uniform([], inputs["seed"] + self.salt)
         pixel = tf.cast(inputs["images"][0, 0], tf.float32)
         return {"images": tf.broadcast_to(pixel + draw, [6, 6, 3])}
@@ -35,8 +39,7 @@ class Look:
         return images + 0.4 * draws
 
     def __call__(self, images, seed):
-        images = self.rest(images, seed)
-        return images + 4 * tf.random.stateless_uniform([len(images), 1, 1, 1], seed - self.salt)
+        return self.rest(images, seed)
 
 
 A, B = Look(1), Look(2)

@@ -58,6 +58,18 @@ flags.DEFINE_float("solarize_b", 0.2, "Probability of solarising view B.", 0, 1)
 flags.DEFINE_float("rotation", 0.0, "Greatest turn in degrees (not in the paper).", 0)
 flags.DEFINE_float("shear", 0.0, "Greatest slant in degrees (not in the paper).", 0, 89)
 
+flags.DEFINE_enum(
+    "augment_on",
+    "host",
+    ["host", "device"],
+    "Where views are made: on the host, or (all but decoding and cropping) on the device that "
+    "trains.",
+)
+flags.DEFINE_bool(
+    "compile_views",
+    None,
+    "Whether XLA compiles the views on the host. Default: from 64 × 64 pixels on.",
+)
 flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored"], "Devices to train on.")
 flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16", "float16"], "Of the network.")
 flags.DEFINE_integer("seed", 0, "Of weights, order and views.", 0, 2**31 - 1)
@@ -85,7 +97,7 @@ def main():
 
     from keras_bt import data, workdir
     from keras_bt.strategy import choose_strategy
-    from trainers import pretraining
+    from trainers import pretraining, skipped_images
 
     with command.mistakes:
         settings = read_settings()
@@ -107,9 +119,12 @@ def main():
         first_epoch = job.restore(FLAGS.checkpoint_every, FLAGS.steps_per_execution)
 
     print(job.description())
-    with command.mistakes, data.reading(train):
-        job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
-        print(job.finish(FLAGS.evaluate, started))
+    with command.mistakes, data.reading(*job.sources):
+        try:
+            job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+            print(job.finish(FLAGS.evaluate, started))
+        finally:  # also where too many stop the run
+            skipped_images.write(run.path, *job.sources)
 
 
 def read_settings():

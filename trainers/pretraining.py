@@ -14,8 +14,8 @@ from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
 from keras_bt.model import BarlowTwins, projector
 from keras_bt.optimizer import LARS
-from keras_bt.resnet import STAGES, resnet
 from keras_bt.schedule import warmup_cosine
+from trainers import backbones, skipped_images
 
 EVALUATION_BATCH = 256
 
@@ -37,6 +37,7 @@ class Pretraining:
     def __init__(self, settings, train, test, strategy, run):
         self.settings = settings
         self.train, self.test = train, test
+        self.sources = [source for source in (train, test) if source is not None]
         self.strategy = strategy
         self.run = run
         batch_size, replicas = settings["batch_size"], strategy.num_replicas_in_sync
@@ -55,11 +56,12 @@ class Pretraining:
         s = self.settings
         keras.utils.set_random_seed(s["seed"])
         with self.strategy.scope():
-            backbone = build_backbone(s["backbone"], s["stem"], s["width"], s["image_size"])
+            backbone = backbones.build(s["backbone"], s["stem"], s["width"], s["image_size"])
             widths = [int(width) for width in s["projector"].split("-")]
             features = backbone.output_shape[-1] if len(backbone.output_shape) == 2 else 1
+            rest = [v.rest for v in self.views] if s["augment_on"] == "device" else None
             model = BarlowTwins(
-                backbone, projector(widths, features), s["redundancy_weight"], s["form"]
+                backbone, projector(widths, features), s["redundancy_weight"], s["form"], rest
             )
             steps = s["epochs"] * self.steps_per_epoch
             warmup_steps = min(round(s["warmup_epochs"] * self.steps_per_epoch), steps - 1)
@@ -69,11 +71,16 @@ class Pretraining:
         return model
 
     def batches(self, first_step):
-        """The run's batches of view pairs from a step on."""
+        """The run's batches of view pairs, or of crops for the device, from a step on."""
         s = self.settings
+        placement = {name: s[name] for name in ("augment_on", "compile_views")}
         return data.pretraining_views(
-            self.train, *self.views, s["batch_size"], s["seed"], first_step=first_step
+            self.train, *self.views, s["batch_size"], s["seed"], first_step, **placement
         )
+
+    def first_views(self):
+        """The views of the first step, or of its first replica's seed for augmentation there."""
+        return self.model.two_views(next(iter(self.batches(first_step=0))))
 
     def restore(self, checkpoint_every, steps_per_execution):
         """Takes up the newest checkpoint and returns the number of finished epochs."""
@@ -133,7 +140,7 @@ class Pretraining:
         workdir.save_model(backbone, run.backbone)
         metrics = read_metrics(run.metrics)
         plots.loss_curve(run.plots / "loss.png", metrics)
-        view_a, view_b = next(iter(self.batches(first_step=0)))
+        view_a, view_b = (view[:EVALUATION_BATCH] for view in self.first_views())
         untrained = self.build()
         matrices = {
             name: np.asarray(objective.cross_correlation(model.embed(view_a), model.embed(view_b)))
@@ -144,6 +151,7 @@ class Pretraining:
         if evaluate:
             accuracies, where = self.measure(untrained.backbone)
 
+        skipped = skipped_images.write(run.path, *self.sources)
         seconds = time.time() - started
         final = {name: metrics[-1][name] for name in ("loss", "excess")}
         speeds = [m.get("images_per_second", math.nan) for m in metrics]
@@ -158,10 +166,11 @@ class Pretraining:
                 "measured_on": where,
                 "images_per_second": speed,
                 "seconds_of_last_call": round(seconds, 1),
-                "skipped_images": sorted(self.train.unreadable.names),
+                "skipped_images": sorted(line.split("\t")[1] for line in skipped),
             },
         )
-        return closing_message(run, final, accuracies, where, seconds)
+        message = closing_message(run, final, accuracies, where, seconds)
+        return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
     def measure(self, untrained):
         """Accuracies of raw pixels and of both backbones, if there are labels to compare with."""
@@ -169,7 +178,7 @@ class Pretraining:
         if train is None:
             return None, where
         image_size = self.settings["image_size"]
-        switch_blocks_on(untrained)
+        backbones.switch_blocks_on(untrained)
         rows, mapped = {}, None
         for name, backbone in (
             ("raw pixels", None),
@@ -195,7 +204,7 @@ class Pretraining:
 
     def draw_views(self):
         """Draws some pairs of views, to be looked at while training runs."""
-        view_a, view_b = next(iter(self.batches(first_step=0)))
+        view_a, view_b = self.first_views()
         path = self.run.plots / "views.png"
         plots.view_pairs(path, view_a, view_b, data.IMAGENET_MEAN, data.IMAGENET_STD)
         print(f"What the model sees: {path}")
@@ -231,63 +240,6 @@ def make_views(settings):
         solarize=(s["solarize_a"], s["solarize_b"]),
         **{name: s[name] for name in same},
     )
-
-
-def build_backbone(name, stem, width, image_size):
-    """Builds a ResNet by name, or loads a backbone from a `.keras` file.
-
-    Raises:
-        ValueError: if there is no such backbone, or it cannot take images of this size.
-    """
-    if name.endswith(".keras"):
-        return load_backbone(name, image_size)
-    depths = {f"resnet{depth}": depth for depth in STAGES}
-    if name not in depths:
-        raise ValueError(
-            f"backbone must be one of {', '.join(depths)}, or a .keras file. Received: {name}"
-        )
-    stride = 32 if stem == "imagenet" else 8
-    if image_size < stride:
-        raise ValueError(
-            f"image_size must be at least {stride} for a ResNet with the {stem} stem. "
-            f"Received: image_size={image_size}."
-        )
-    return resnet(depths[name], stem, width)
-
-
-def load_backbone(path, image_size):
-    """Loads a `.keras` file and tries it on one image."""
-    try:
-        backbone = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises nearly anything for a file that is not one
-        raise ValueError(f"backbone must be a Keras model. Received: {path} ({error})") from error
-    if not isinstance(getattr(backbone, "output_shape", None), tuple) or (
-        len(backbone.output_shape) != 2
-    ):
-        raise ValueError(
-            "backbone must return one vector per image, a shape (None, length). Received: "
-            f"{path}, whose output shape is {getattr(backbone, 'output_shape', None)}."
-        )
-    try:
-        backbone(np.zeros((1, image_size, image_size, 3), "float32"))
-    except Exception as error:
-        raise ValueError(
-            f"backbone must take images of {image_size}×{image_size}×3. Received: {path}, which "
-            f"takes {backbone.input_shape}."
-        ) from error
-    return backbone
-
-
-def switch_blocks_on(backbone):
-    """Sets to one each gamma that starts at zero, so that an untrained backbone is a fair rival.
-
-    At the start every residual block is the identity, and all that is left of the network is a
-    few strided pixels: 17% on the digits with 5 labels per class, against 55% with random blocks.
-    """
-    for layer in backbone._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
-            gamma = keras.ops.convert_to_numpy(layer.gamma)
-            layer.gamma.assign(np.where(gamma == 0, 1, gamma))
 
 
 def labelled_halves(train, test, seed):

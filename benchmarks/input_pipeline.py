@@ -1,0 +1,417 @@
+"""How fast are views made? `python -m benchmarks.input_pipeline`, beside torchvision's transforms.
+
+Both make the paper's two views, 224 × 224, of the same JPEG files of about 500 × 375, cut from the
+two photographs that scikit-learn brings. All contestants take turns in one run, with as many
+threads (tf.data) or worker processes (DataLoader) as there are cores. Nothing else should be
+running on the machine. torchvision is optional; its wheel works beside PyTorch for CPUs as well:
+`pip install --no-deps torchvision==VERSION`, the version that belongs to that of PyTorch.
+"""
+
+import datetime
+import functools
+import importlib.metadata
+import itertools
+import multiprocessing
+import os
+import pathlib
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+from PIL import Image, ImageFilter, ImageOps
+
+# TensorFlow is imported inside functions: the DataLoader's workers read this file, but need none.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on start-up
+
+PACKAGES = ("keras_bt", "keras", "keras-cv", "tensorflow", "pillow", "torch", "torchvision")
+OPERATIONS = {  # each of them on one source image, that is for both of its views
+    "decode": "Decode",
+    "RandomResizedCrop": "Crops",
+    "RandomFlip": "Flip",
+    "RandomColorJitter": "Jitter",
+    "RandomGrayscale": "Grey",
+    "RandomGaussianBlur": "Blur",
+    "RandomSolarize": "Solarise",
+    "Normalize": "Normalise",
+}
+TORCHVISION = "torchvision, DataLoader"
+_BLOCK = 8  # images per call of a layer, as in `pretraining_views`
+
+
+def write_photographs(folder, number, seed=0):
+    """Writes JPEG files of 500 × 375, upright or lying: crops of two photographs, all different.
+
+    Args:
+        folder: Where to write them.
+        number: How many.
+        seed: Of the crops.
+
+    Returns:
+        Their paths, sorted.
+    """
+    from sklearn.datasets import load_sample_images
+
+    originals = [Image.fromarray(image) for image in load_sample_images().images]
+    generator = np.random.default_rng(seed)
+    paths = []
+    for i in range(number):
+        photograph = originals[i % len(originals)]
+        width, height = (500, 375) if generator.random() < 0.8 else (375, 500)
+        # Hardly ever enlarged, which would make smooth images and small files.
+        scale = min(photograph.width / width, photograph.height / height)
+        scale *= generator.uniform(0.85, 1)
+        left = generator.uniform(0, photograph.width - scale * width)
+        top = generator.uniform(0, photograph.height - scale * height)
+        box = (left, top, left + scale * width, top + scale * height)
+        part = photograph.resize((width, height), Image.Resampling.BICUBIC, box)
+        if generator.random() < 0.5:
+            part = ImageOps.mirror(part)
+        paths.append(pathlib.Path(folder) / f"{i:05}.jpg")
+        part.save(paths[-1], quality=90)
+    return paths
+
+
+def keras_bt_batches(folder, image_size, batch_size, cores, **placement):
+    """An endless stream of batches of two views of the files below `folder`."""
+    import tensorflow as tf
+
+    from keras_bt import data
+    from keras_bt.augmentations import barlow_twins_views
+
+    # No cache: the files are few, but stand for more than memory holds.
+    source, _ = data.open_source(f"folder:{folder}", cache_bytes=0)
+    views = barlow_twins_views(image_size)
+    batches = data.pretraining_views(source, *views, batch_size, seed=0, **placement)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = cores
+    return batches.with_options(options)
+
+
+def import_torchvision():
+    """Imports torchvision's transforms, also where its compiled operators do not fit PyTorch.
+
+    There is no torchvision for PyTorch without CUDA on PyPI. Its operators cannot be loaded then,
+    and the import fails where it describes two of them further. The transforms use none of them,
+    so it is enough to declare the two.
+    """
+    try:
+        import torchvision.transforms
+    except RuntimeError as error:
+        if "does not exist" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        import torch
+
+        for operator in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{operator}",
+                "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+            )
+        import torchvision.transforms
+    return torchvision.transforms
+
+
+def gaussian_blur(image):
+    """Pillow's blur with a random σ, as in the published recipe."""
+    return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+@functools.cache
+def torchvision_operations(image_size):
+    """The published recipe: two lists of (name of our layer, torchvision's transform)."""
+    transforms = import_torchvision()
+
+    def operations(blur, solarize):
+        jitter = transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)
+        normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        bicubic = transforms.InterpolationMode.BICUBIC
+        sometimes = transforms.RandomApply
+        return [
+            ("RandomResizedCrop", transforms.RandomResizedCrop(image_size, interpolation=bicubic)),
+            ("RandomFlip", transforms.RandomHorizontalFlip(0.5)),
+            ("RandomColorJitter", sometimes([jitter], 0.8)),
+            ("RandomGrayscale", transforms.RandomGrayscale(0.2)),
+            ("RandomGaussianBlur", sometimes([gaussian_blur], blur)),
+            ("RandomSolarize", sometimes([ImageOps.solarize], solarize)),
+            ("Normalize", transforms.Compose([transforms.ToTensor(), normalize])),
+        ]
+
+    return operations(blur=1.0, solarize=0.0), operations(blur=0.1, solarize=0.2)
+
+
+def decode_with_pillow(path):
+    """Decodes a file as torchvision's ImageFolder does."""
+    return Image.open(path).convert("RGB")
+
+
+class PhotographPairs:
+    """A data set for PyTorch: item i is two views of file i.
+
+    The transforms are made in the worker process, which has to get torchvision to work first.
+    """
+
+    def __init__(self, paths, image_size):
+        self.paths, self.image_size = paths, image_size
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        photograph = decode_with_pillow(self.paths[i])
+        views = []
+        for operations in torchvision_operations(self.image_size):
+            view = photograph
+            for _, operation in operations:
+                view = operation(view)
+            views.append(view)
+        return tuple(views)
+
+
+def one_thread(worker):
+    """Starts a worker process: the workers together take all cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    random.seed(worker)  # PyTorch seeds itself
+
+
+def torchvision_batches(paths, image_size, batch_size, cores, batches):
+    """So many batches of two views from a DataLoader with one worker per core."""
+    import torch
+
+    pairs = PhotographPairs(paths, image_size)
+    return torch.utils.data.DataLoader(
+        pairs,
+        batch_size,
+        sampler=torch.utils.data.RandomSampler(pairs, num_samples=batches * batch_size),
+        num_workers=cores,
+        worker_init_fn=one_thread,
+        # Not a fork of this process, whose threads a fork would not copy.
+        multiprocessing_context="forkserver",
+    )
+
+
+def images_per_second(batches, batch_size, steps, cores):
+    """Measures the flow of batches once it is steady.
+
+    Args:
+        batches: Iterable of at least steps + 3 · cores batches.
+        batch_size: Source images per batch.
+        steps: Number of batches to measure. Rounded up to a multiple of cores, for worker
+            processes deliver so many at about the same time.
+        cores: Number of threads or processes that make them.
+
+    Returns:
+        Source images per second, and CPU milliseconds per image.
+    """
+    steps = -(-steps // cores) * cores
+    iterator = iter(batches)
+    # The consumer always waits, so no stock of batches builds up before the measurement starts
+    # that would count as made during it; the first ones include compilation.
+    for _ in range(2 * cores):
+        next(iterator)
+    start, cpu_start = time.perf_counter(), cpu_seconds()
+    for _ in range(steps):
+        next(iterator)
+    seconds, busy = time.perf_counter() - start, cpu_seconds() - cpu_start
+    images = steps * batch_size
+    return images / seconds, 1000 * busy / images
+
+
+def cpu_seconds():
+    """CPU time of this process and, where the system is Linux, of its worker processes so far."""
+    seconds = time.process_time()
+    for worker in multiprocessing.active_children():
+        stat = pathlib.Path(f"/proc/{worker.pid}/stat")
+        if stat.exists():
+            user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+            seconds += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def cpu_milliseconds(function, times):
+    """CPU time of one call, in milliseconds: all threads of this process, without waiting."""
+    function()
+    start = time.process_time()
+    for _ in range(times):
+        function()
+    return 1000 * (time.process_time() - start) / times
+
+
+def keras_bt_operations(folder, image_size, images, compiled):
+    """CPU milliseconds per source image of each operation; decoding and crops if not compiled.
+
+    Every operation runs in tf.data on a single thread, on real images or crops.
+    """
+    import tensorflow as tf
+
+    from keras_bt import data
+    from keras_bt.augmentations import barlow_twins_views
+
+    encoded, decoded = (
+        data.open_source(f"folder:{folder}", cache_bytes=cache)[0].cached() for cache in (0, 2**30)
+    )
+    views = barlow_twins_views(image_size)
+
+    def milliseconds(function, copies=1):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1
+        options.threading.max_intra_op_parallelism = 1
+        numbers = tf.data.Dataset.range(encoded.num_examples).repeat()
+        iterator = iter(numbers.map(function).with_options(options))
+        return cpu_milliseconds(lambda: next(iterator), -(-images // copies)) / copies
+
+    def crops(i):
+        image, seed = decoded.decode(i)[0], tf.stack([i, i])
+        return [view.crop({"images": image, "seed": seed})["images"] for view in views]
+
+    result = {}
+    if not compiled:  # XLA neither decodes nor knows shapes that differ from image to image
+        result["decode"] = milliseconds(lambda i: encoded.decode(i)[0])
+        copying = milliseconds(lambda i: decoded.decode(i)[0])
+        result["RandomResizedCrop"] = milliseconds(crops) - copying
+
+    numbers = tf.range(_BLOCK, dtype=tf.int64) % encoded.num_examples
+    block = tf.stack([crops(i)[0] for i in numbers])
+    for layers in zip(*(view.rest.layers for view in views), strict=True):
+
+        def both(i, layers=layers):
+            inputs = {"images": block, "seed": tf.stack([i, i])}
+            return [layer(inputs)["images"] for layer in layers]
+
+        function = tf.function(both, jit_compile=True) if compiled else both
+        result[type(layers[0]).__name__] = milliseconds(function, _BLOCK)
+    return result
+
+
+def torchvision_operations_times(paths, image_size, images):
+    """CPU milliseconds per source image of each of torchvision's operations."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    paths = list(itertools.islice(itertools.cycle(paths), images))
+    photographs = [decode_with_pillow(path) for path in paths[:256]]
+    milliseconds = cpu_milliseconds(lambda: [decode_with_pillow(path) for path in paths], 1)
+    result = {"decode": milliseconds / len(paths)}
+    for operations in torchvision_operations(image_size):
+        views = photographs
+        for name, operation in operations:
+            # `views` of this operation are what the next one works on.
+            start = time.process_time()
+            views = [operation(view) for view in views]
+            spent = 1000 * (time.process_time() - start) / len(views)
+            result[name] = result.get(name, 0) + spent
+    torch.set_num_threads(threads)
+    return result
+
+
+def table(header, rows):
+    """A Markdown table, numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def available_cores():
+    """Cores that this process may use, where the system says so; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def machine(cores):
+    """One line each: date, processor and versions."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    versions = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    return f"{datetime.date.today()}, {cores} cores of {name}\n{', '.join(versions)}"
+
+
+def contestants(folder, paths, image_size, batch_size, steps, cores):
+    """Name → function that starts a stream of at least steps + 3 · cores batches."""
+    ours = functools.partial(keras_bt_batches, folder, image_size, batch_size, cores)
+    result = {
+        "keras_bt, host, compiled": functools.partial(ours, compile_views=True),
+        "keras_bt, host, plain": functools.partial(ours, compile_views=False),
+        "keras_bt, device: the host's part": functools.partial(ours, augment_on="device"),
+    }
+    try:
+        import_torchvision()
+        result[TORCHVISION] = functools.partial(
+            torchvision_batches, paths, image_size, batch_size, cores, steps + 4 * cores
+        )
+    except ImportError as error:
+        print(f"torchvision is left out: {error}.")
+    return result
+
+
+def speed_table(rates, cpu):
+    """Rows: contestants; `rates` in images per second and `cpu` in ms, a list each."""
+    reference = statistics.median(rates[TORCHVISION]) if TORCHVISION in rates else None
+    rows = []
+    for name, values in rates.items():
+        median = statistics.median(values)
+        ratio = f"{median / reference:.2f}" if reference else "–"
+        busy = f"{statistics.median(cpu[name]):.2f}"
+        rows.append([name, *(f"{x:.0f}" for x in (median, min(values), max(values))), ratio, busy])
+    header = ["", "images/s, median", "least", "greatest", "× torchvision", "CPU ms per image"]
+    return table(header, rows)
+
+
+def operations_table(columns):
+    """Rows: operations; `columns` are dicts of milliseconds, by the name of the column."""
+    rows = [
+        [title, *(f"{column[key]:.2f}" for column in columns.values())]
+        for key, title in OPERATIONS.items()
+    ]
+    rows.append(["Sum", *(f"{sum(column.values()):.2f}" for column in columns.values())])
+    return table(["CPU ms per image", *columns], rows)
+
+
+def main(_):
+    """Measures and prints."""
+    import tensorflow as tf
+
+    args = flags.FLAGS
+    cores = args.cores or available_cores()
+    print(machine(cores))
+    with tempfile.TemporaryDirectory() as folder, tf.device("CPU:0"):
+        paths = write_photographs(folder, args.images)
+        kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1000
+        print(f"{len(paths)} JPEG files of 500 × 375, {kilobytes:.0f} kB on average;", end=" ")
+        size, steps = args.image_size, -(-args.images // args.batch_size)
+        print(f"two views of {size} × {size} each, batches of {args.batch_size}\n")
+        starts = contestants(folder, paths, size, args.batch_size, steps, cores)
+        rates, cpu = ({name: [] for name in starts} for _ in range(2))
+        for _ in range(args.rounds):
+            for name, start in starts.items():
+                rate, milliseconds = images_per_second(start(), args.batch_size, steps, cores)
+                rates[name].append(rate)
+                cpu[name].append(milliseconds)
+        print(speed_table(rates, cpu), end="\n\n")
+        plain, compiled = (keras_bt_operations(folder, size, args.images, c) for c in (False, True))
+        columns = {"keras_bt, plain": plain, "keras_bt, compiled": plain | compiled}
+        if TORCHVISION in starts:
+            columns["torchvision"] = torchvision_operations_times(paths, size, args.images)
+        print(operations_table(columns))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("images", 400, "Files to write, and images per measurement.", 1)
+    flags.DEFINE_integer("rounds", 3, "Measurements of each contestant.", 1)
+    flags.DEFINE_integer("batch_size", 64, "Source images per batch.", 2)
+    flags.DEFINE_integer("image_size", 224, "Side of the views in pixels.", 1)
+    flags.DEFINE_integer("cores", None, "Threads or workers. Default: as many as there are.", 1)
+    app.run(main)

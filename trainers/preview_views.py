@@ -1,0 +1,245 @@
+"""Draws what the model will see: python -m trainers.preview_views --data=SOURCE --out=grid.png.
+
+Takes the flags and recipes of trainers.pretrain, so that its command line can be copied. Nothing
+is trained and nothing but the picture is written.
+"""
+
+import io
+import os
+import pathlib
+import textwrap
+import warnings
+
+import numpy as np
+from absl import flags
+
+from trainers import command, pretrain  # the latter defines the flags of a run
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("out", "views.png", "The picture to write, a PNG file.")
+flags.DEFINE_integer("images", 8, "Images to draw, chosen at random by --seed.", 1, 100)
+flags.DEFINE_integer("draws", 3, "Draws of each view.", 1, 20)
+flags.DEFINE_integer("sample", 1000, "Images to open for the figures on sizes.", 1)
+
+
+def main():
+    """Says what the data are and draws some images with several draws of both views."""
+    with command.mistakes:
+        settings = pretrain.read_settings()
+        out = writable(FLAGS.out)
+        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        from keras_bt import data
+        from trainers import pretraining
+
+        views = pretraining.make_views(settings)
+        train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
+        print(about(train, "train on"))
+        if test is not None:
+            print(about(test, "measure on"))
+        with data.reading(train):
+            shown, sizes = look(train, FLAGS.images, max(FLAGS.sample, FLAGS.images), FLAGS.seed)
+        print(about_sizes(train, sizes, FLAGS.image_size))
+        print(about_unreadable(train.unreadable), end="")
+        if not shown:
+            raise data.DataError(f"There must be an image that can be read. Received: {FLAGS.data}")
+        drawn = [
+            draw_views(views, image, FLAGS.draws, (FLAGS.seed, row))
+            for row, (image, _) in enumerate(shown)
+        ]
+        side = FLAGS.image_size
+        draw_grid(out, shown, drawn, f"What the model sees of {FLAGS.data}: {side} × {side} pixels")
+        print(f"What the model will see: {out}")
+
+
+def writable(path):
+    """The path of a picture that can be written.
+
+    Raises:
+        ValueError: if it cannot, or is no PNG.
+    """
+    path = pathlib.Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"out must end in .png. Received: --out={path}")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"out must be a file that can be written. Received: --out={path}")
+    return path
+
+
+def about(source, purpose):
+    """How many images and classes a source has."""
+    names = source.class_names
+    if names is None:
+        return f"{source.num_examples:,} images to {purpose}, without labels"
+    some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{source.num_examples:,} images to {purpose}, in {len(names):,} classes: {some}"
+
+
+def look(source, count, sample, seed):
+    """Opens a random sample of images.
+
+    Args:
+        source: `keras_bt.data.Source`.
+        count: how many images to return.
+        sample: how many to open.
+        seed: of the choice.
+
+    Returns:
+        list of up to `count` pairs (image uint8 (h, w, 3), class name or None).
+        list of (height, width) of all images opened that could be read.
+    """
+    import tensorflow as tf
+
+    from keras_bt.sources import MapSource
+
+    if isinstance(source, MapSource):
+        order = np.random.RandomState(seed).permutation(source.num_examples)[:sample]
+        references = tf.data.Dataset.from_tensor_slices(order)
+
+        def decode(number):  # however many cannot be read: all of them are to be named
+            return *source.image(number, stop=False), source.label(number)
+    else:
+        references = source.in_order().take(sample)  # tfds has shuffled its records already
+        decode = source.decode
+    examples = references.map(decode, tf.data.AUTOTUNE, deterministic=True)
+    shown, sizes = [], []
+    for image, readable, label in examples.as_numpy_iterator():
+        if not readable:
+            continue
+        sizes.append(image.shape[:2])
+        if len(shown) < count:
+            shown.append((image, source.class_names[label] if source.class_names else None))
+    return shown, sizes
+
+
+def about_sizes(source, sizes, image_size):
+    """The sizes of the images, and whether the views are larger."""
+    if not sizes:
+        return "No image could be read"
+    heights, widths = np.array(sizes).T
+    all_of_them = len(sizes) + len(source.unreadable) == source.num_examples
+    which = f"all {len(sizes):,}" if all_of_them else f"{len(sizes):,} of them"
+    if len(set(sizes)) == 1:
+        text = f"Sizes of {which}: {widths[0]} × {heights[0]}"
+    else:
+        text = (
+            f"Sizes of {which}: width {widths.min()} to {widths.max()}, median "
+            f"{np.median(widths):.0f}; height {heights.min()} to {heights.max()}, median "
+            f"{np.median(heights):.0f}"
+        )
+    smaller = np.mean(np.minimum(heights, widths) < image_size)
+    if smaller:
+        text += f"; {100 * smaller:.0f}% are smaller than the views and are enlarged"
+    return text
+
+
+def about_unreadable(unreadable):
+    """The images that could not be read, a line each; nothing if there are none."""
+    if not len(unreadable):
+        return ""
+    lines = [
+        f"{len(unreadable):,} could not be read; training would "
+        + ("skip them:" if len(unreadable) <= unreadable.limit else "stop, as these are over 1%:")
+    ]
+    lines += [f"  {name}: {reason}" for name, reason in sorted(unreadable.reasons.items())]
+    return "\n".join(lines) + "\n"
+
+
+def draw_views(views, image, draws, seed):
+    """Several draws of each view of one image.
+
+    Args:
+        views: the two `keras_bt.augmentations.View`.
+        image: uint8 (h, w, 3).
+        draws: how many of each.
+        seed: two integers.
+
+    Returns:
+        for view A and for view B a list of `draws` float images (s, s, 3), 0..1.
+    """
+    import tensorflow as tf
+
+    from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
+    from keras_bt.randomness import fold_in
+
+    with tf.device("CPU:0"):  # no accelerator is needed for a few images
+        normalised = [
+            [view(image, fold_in(seed, 2 * draw + which)) for draw in range(draws)]
+            for which, view in enumerate(views)
+        ]
+    return np.clip(np.array(normalised) * IMAGENET_STD + IMAGENET_MEAN, 0, 1)
+
+
+def draw_grid(path, shown, drawn, title):
+    """Draws a row for each image: the image itself, draws of view A, draws of view B.
+
+    Args:
+        path: the PNG file to write.
+        shown: pairs (image uint8 (h, w, 3), class name or None).
+        drawn: for each of them (2, draws, s, s, 3), 0..1.
+        title: of the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    draws = len(drawn[0][0])
+    widths = [1, 0.15, *[1] * draws, 0.15, *[1] * draws]  # the narrow ones are gaps
+    inches = 1.5
+    figure = Figure(
+        figsize=(inches * sum(widths) + 1.6, inches * 1.02 * len(shown) + 0.8),
+        dpi=150,
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
+    figure.suptitle(textwrap.shorten(title, 110), fontsize=12, parse_math=False)
+    panels = figure.subplots(len(shown), len(widths), squeeze=False, width_ratios=widths)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for row, ((image, name), views) in enumerate(zip(shown, drawn, strict=True)):
+        first = panels[row, 0]
+        show(first, framed(image))
+        height, width = image.shape[:2]
+        caption = [*([] if name is None else textwrap.wrap(name, 18)[:3]), f"{width} × {height}"]
+        first.set_ylabel(
+            "\n".join(caption), rotation=0, ha="right", va="center", fontsize=8, parse_math=False
+        )
+        for which, view in enumerate(views):
+            for draw, picture in enumerate(view):
+                show(panels[row, 2 + which * (draws + 1) + draw], picture)
+    panels[0, 0].set_title("image", fontsize=10)
+    for which, letter in enumerate("AB"):
+        for draw in range(draws):
+            axes = panels[0, 2 + which * (draws + 1) + draw]
+            axes.set_title(f"view {letter}{f', draw {draw + 1}' * (draws > 1)}", fontsize=10)
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        # Class names of any script: a letter that the font lacks is a box, and no more than that.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(picture, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture.getvalue())
+
+
+def show(axes, picture):
+    """Draws one picture in a panel; the pixels of a small one stay visible."""
+    smooth = "nearest" if max(picture.shape[:2]) < 100 else "antialiased"
+    axes.imshow(picture, interpolation=smooth)
+
+
+def framed(image):
+    """An image (h, w, 3) in the middle of a transparent square of at most 512 pixels, RGBA."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    picture.thumbnail((512, 512))  # enough for a panel
+    side = max(picture.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return np.asarray(square)
+
+
+if __name__ == "__main__":
+    command.run(main, pretrain.default_recipe)

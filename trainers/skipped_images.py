@@ -1,0 +1,42 @@
+"""The images that a run could not read: a list in its workdir, and a line in the terminal."""
+
+import pathlib
+
+FILE = "skipped_images.txt"
+_IN_ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def write(folder, *sources):
+    """Adds the unreadable images met so far to the list; a continued run keeps the earlier ones.
+
+    There is no file as long as there is no such image.
+
+    Args:
+        folder: `pathlib.Path`, the workdir.
+        *sources: `keras_bt.data.Source`s.
+
+    Returns:
+        list of lines, sorted: name of the source, name of the image and reason, with tabs between.
+    """
+    path = pathlib.Path(folder) / FILE
+    known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    found = {
+        "\t".join(part.translate(_IN_ONE_LINE) for part in (source.name, name, reason))
+        for source in sources
+        for name, reason in source.unreadable.reasons.items()
+    }
+    lines = sorted(known | found)
+    if found - known:
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        partial.replace(path)
+    return lines
+
+
+def closing_lines(folder, lines):
+    """What the end of a run says about them: a list of lines, empty where all could be read."""
+    if not lines:
+        return []
+    images = "1 image" if len(lines) == 1 else f"{len(lines):,} images"
+    path = pathlib.Path(folder) / FILE
+    return [f"Skipped {images} that could not be read: {path} names them, with the reasons."]
