@@ -1,13 +1,12 @@
 """How a script starts and how it ends: flags in, one clear line for a mistake."""
 
+import contextlib
 import os
 import pathlib
 import sys
+import tempfile
 
 from absl import app, flags, logging
-
-# TensorFlow's notes on start-up; before anything imports it.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 
@@ -43,6 +42,32 @@ def run(main, default_recipe=None):
         main()
 
     app.run(start, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def quiet_start():
+    """Around `import tensorflow`: hides what it notes on starting, unless it fails.
+
+    Its first lines obey no setting. With TF_CPP_MIN_LOG_LEVEL in the environment all are shown.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # from here on warnings and errors alone
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            hidden.seek(0)
+            os.write(shown, hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)
 
 
 class Mistakes:

@@ -92,12 +92,15 @@ def main():
     """Trains, evaluates and writes everything into the workdir."""
     started = time.time()
     # Imported when the flags are known to be right: TensorFlow takes seconds.
-    import keras
-    import tensorflow as tf
+    with command.quiet_start():
+        import keras
+        import tensorflow as tf
 
-    from keras_bt import data, workdir
-    from keras_bt.strategy import choose_strategy
-    from trainers import pretraining, skipped_images
+        from keras_bt import data, workdir
+        from keras_bt.strategy import choose_strategy
+        from trainers import pretraining, skipped_images
+
+        gpus = tf.config.list_physical_devices("GPU")
 
     with command.mistakes:
         settings = read_settings()
@@ -107,8 +110,7 @@ def main():
             print(f"{run.path} holds a finished run; nothing is left to do. See {run.summary}.")
             print("For another run choose another --workdir.")
             return
-        on_gpu = bool(tf.config.list_physical_devices("GPU"))
-        if FLAGS.deterministic or (FLAGS.deterministic is None and not on_gpu):
+        if FLAGS.deterministic or (FLAGS.deterministic is None and not gpus):
             tf.config.experimental.enable_op_determinism()
         strategy = choose_strategy(FLAGS.strategy)
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)

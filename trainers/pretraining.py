@@ -6,6 +6,7 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_bt import augmentations, data, objective, plots, workdir
 from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
@@ -97,13 +98,15 @@ class Pretraining:
         d, n = self.model.embedding_dim, s["batch_size"]
         parameters = sum(math.prod(v.shape) for v in self.model.backbone.trainable_variables)
         replicas = self.strategy.num_replicas_in_sync
+        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+        devices = f"{replicas} replicas" if replicas > 1 else "one device"
         return (
             f"Data: {s['data']}, {self.train.num_examples:,} images to train on\n"
             f"Backbone: {self.model.backbone.name}, {parameters / 1e6:.2f} million parameters; "
             f"projector {s['projector']}\n"
             f"Training: {s['epochs']} epochs of {self.steps_per_epoch} steps, batch size {n}, on "
-            f"{replicas} replica{'s' if replicas > 1 else ''} in {s['precision']}; the smallest "
-            f"loss possible is {objective.loss_floor(n, d, s['redundancy_weight']):.1f}\n"
+            f"{devices} ({kind}) in {s['precision']}; the smallest loss possible is "
+            f"{objective.loss_floor(n, d, s['redundancy_weight']):.1f}\n"
             f"Everything is written to {self.run.path}"
         )
 

@@ -29,8 +29,13 @@ def main():
         settings = pretrain.read_settings()
         out = writable(FLAGS.out)
         # Imported when the flags are known to be right: TensorFlow takes seconds.
-        from keras_bt import data
-        from trainers import pretraining
+        with command.quiet_start():
+            import tensorflow as tf
+
+            from keras_bt import data
+            from trainers import pretraining
+
+            tf.config.list_physical_devices()
 
         views = pretraining.make_views(settings)
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
