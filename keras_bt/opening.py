@@ -62,9 +62,9 @@ def _hint(spec):
 def open_digits() -> tuple[ArraySource, ArraySource]:
     """Opens scikit-learn's real handwritten digits: 1797 grey images of 8 × 8.
 
-    scikit-learn defines no test set. Ours is the last 500 images: the file goes from writer to
-    writer, so a random choice would put the same hand into both halves and flatter every method
-    (nearest neighbours of raw pixels: 0.99 instead of 0.96). Grey values 0..16 become 0..255.
+    scikit-learn defines no test set. Ours is the last 500 images. A random choice flatters every
+    method (nearest neighbours of raw pixels: 0.99 instead of 0.96), presumably because it puts the
+    same hands into both halves. Grey values 0..16 become 0..255.
 
     Returns:
         The training source and the test source.

@@ -288,10 +288,11 @@ def closing_message(run, final, accuracies, where, seconds):
                 lines.append("It has learned little yet: train longer, or look at the views.")
     else:
         lines.append(f"Accuracy: {where}.")
+    pictures = ", ".join(sorted(path.stem for path in run.plots.glob("*.png")))
     lines += [
         "",
         f"  {run.backbone}    the backbone: keras.models.load_model, to fine-tune",
-        f"  {run.plots}/    loss, views, correlation and features as pictures",
+        f"  {run.plots}/    pictures: {pictures}",
         f"  {run.summary}    these figures;  {run.metrics}  those of every step",
         f"  tensorboard --logdir={run.tensorboard}",
     ]
