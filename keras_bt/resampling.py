@@ -74,8 +74,9 @@ def crop_and_resize(images, boxes, size, interpolation="bicubic"):
     pixels = [tf.range(tf.shape(images)[axis])[None, None] for axis in (1, 2)]
     outputs = [tf.range(n)[None, :, None] for n in size]
     top, left, height, width = (side[:, None, None] for side in tf.unstack(boxes, axis=1))
-    down = _resampling_weights(pixels[0] - top, height, outputs[0], size[0], interpolation)
-    across = _resampling_weights(pixels[1] - left, width, outputs[1], size[1], interpolation)
+    rows, columns = _inside(pixels[0] - top, height), _inside(pixels[1] - left, width)
+    down = _resampling_weights(rows, height, outputs[0], size[0], interpolation)
+    across = _resampling_weights(columns, width, outputs[1], size[1], interpolation)
     # Pillow goes across first and saturates in between, which shows beside sharp edges.
     images = _saturated(tf.einsum("bpw,bhwc->bhpc", across, images))
     return _saturated(tf.einsum("boh,bhpc->bopc", down, images))
@@ -85,7 +86,7 @@ def resize(image, size, interpolation="bicubic"):
     """Resizes one image of any size with antialiasing, as Pillow does; see `crop_and_resize`.
 
     Made for the host: the weights are a band around the diagonal, so the outputs are computed in
-    blocks that each read only the pixels they can see.
+    blocks that each read only the pixels they can see. Images get no gradient.
 
     Args:
         image: (h, w, 3), any real dtype; h and w may be unknown until run time.
@@ -96,11 +97,19 @@ def resize(image, size, interpolation="bicubic"):
         float32 (*size, 3).
     """
     rows, columns = tf.shape(image)[0], tf.shape(image)[1]
-    across = tf.reshape(tf.transpose(image, (1, 0, 2)), (columns, rows * 3))
+    # Plain transposes of matrices are fast: (h, w·3) → (w·3, h), and then (w'·3, h) → (h, w'·3).
+    across = tf.reshape(_transposed(tf.reshape(image, (rows, columns * 3))), (columns, 3 * rows))
     across = _saturated(_resample_rows(across, size[1], interpolation))
-    down = tf.transpose(tf.reshape(across, (size[1], rows, 3)), (1, 0, 2))
-    down = _saturated(_resample_rows(tf.reshape(down, (rows, size[1] * 3)), size[0], interpolation))
+    down = _transposed(tf.reshape(across, (size[1] * 3, rows)))
+    down = _saturated(_resample_rows(down, size[0], interpolation))
     return tf.reshape(down, (*size, 3))
+
+
+def _transposed(matrix):
+    # oneDNN compiles a transpose of floats anew for every shape, but leaves integers alone.
+    if matrix.dtype != tf.float32:
+        return tf.transpose(matrix)
+    return tf.bitcast(tf.transpose(tf.bitcast(matrix, tf.int32)), tf.float32)
 
 
 def _resample_rows(rows, size, interpolation):
@@ -117,29 +126,36 @@ def _resample_rows(rows, size, interpolation):
     pixels = first + tf.range(window)
     weights = _resampling_weights(pixels[:, None], length, outputs, size, interpolation)
     seen = tf.cast(tf.gather(rows, pixels), tf.float32)
-    return tf.reshape(weights @ seen, (size, tf.shape(rows)[1]))
+    # `weights @ seen`, but oneDNN leaves this operation alone, and compiles that for every shape.
+    blocks = tf.raw_ops.BatchMatMulV3(x=weights, y=seen, Tout=tf.float32)
+    return tf.reshape(blocks, (size, tf.shape(rows)[1]))
+
+
+def _inside(pixels, length):
+    """Moves pixels outside 0..length-1 beyond the reach of any kernel."""
+    return tf.where((pixels >= 0) & (pixels < length), pixels, -(10**9))
 
 
 def _resampling_weights(pixels, length, outputs, size, interpolation):
     """Weight of each of the `length` input pixels in each of the `size` output pixels.
 
     The interpolation kernel, widened by the factor of reduction, is centred on the output pixel,
-    cut at the ends of the input and normalised. Arguments broadcast; pixels outside 0..length-1
-    get no weight.
+    cut at the ends of the input and normalised. Arguments broadcast; all pixels within reach must
+    be in 0..length-1.
     """
     scale = tf.cast(length, tf.float32) / size
     centre = (tf.cast(outputs, tf.float32) + 0.5) * scale
     distance = tf.abs(tf.cast(pixels, tf.float32) + 0.5 - centre) / tf.maximum(scale, 1.0)
-    inside = tf.cast((pixels >= 0) & (pixels < length), tf.float32)
-    weights = inside * _kernel(distance, interpolation)
+    weights = _kernel(distance, interpolation)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 
 def _kernel(x, interpolation):
     if interpolation == "bilinear":
         return tf.nn.relu(1 - x)
+    x = tf.minimum(x, 2.0)  # where the kernel ends, at 0
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return tf.where(x < 1, near, tf.where(x < 2, far, 0.0))
+    return tf.where(x < 1, near, far)
 
 
 def _reach(interpolation):
