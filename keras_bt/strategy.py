@@ -1,13 +1,14 @@
 """Where training runs: the `tf.distribute` strategies, and collectives for the objective."""
 
 import functools
+import os
 
 import keras
 import tensorflow as tf
 
 from keras_bt.objective import OneReplica
 
-STRATEGIES = ("auto", "one", "mirrored")
+STRATEGIES = ("auto", "one", "mirrored", "tpu")
 
 
 def choose_strategy(name="auto"):
@@ -15,16 +16,19 @@ def choose_strategy(name="auto"):
 
     Args:
         name: `"one"`, the default strategy on one device; `"mirrored"`, every GPU of this machine,
-            or every logical device where there is no GPU; or `"auto"`, `"mirrored"` where there
-            are several GPUs and `"one"` elsewhere.
+            or every logical device where there is no GPU; `"tpu"`, the TPU of this machine or of
+            the environment's TPU_NAME; or `"auto"`, `"mirrored"` where there are several GPUs and
+            `"one"` elsewhere.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: for any other name, and for `"tpu"` where there is none.
     """
     if name not in STRATEGIES:
         raise ValueError(
             f"strategy must be one of {', '.join(STRATEGIES)}. Received: strategy={name!r}."
         )
+    if name == "tpu":
+        return _tpu(os.environ.get("TPU_NAME", "local"))
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one"
@@ -39,6 +43,19 @@ def _mirrored(devices):
     # TensorFlow then takes an operation of one for that of the other ("Shape mismatch in the
     # collective instance").
     return tf.distribute.MirroredStrategy(list(devices))
+
+
+@functools.cache
+def _tpu(name):
+    # Not run on a TPU yet; elsewhere this ends in the error below.
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reason = str(error).partition(".")[0]
+        raise ValueError(
+            f"strategy=tpu needs a TPU. Received: TPU_NAME={name} ({reason})."
+        ) from error
 
 
 class Replicas:

@@ -230,6 +230,7 @@ def test_a_backbone_of_ones_own(tmp_path):
         (["--backbone={tmp}/vectors.keras", "--image_size=16"], ["must take images of 16×16×3"]),
         (["--backbone={tmp}/nothing.keras"], ["backbone must be a Keras model"]),
         (["--workdir={tmp}/files"], ["which holds other files"]),
+        (["--strategy=tpu"], ["strategy=tpu needs a TPU", "TPUs not found"]),
         (["--flip=1.5"], ["flip", "1.5"]),
         (["--warmup_epochs=200"], ["warmup_epochs must be less than epochs"]),
         (["--unknown_flag=1"], ["unknown_flag"]),

@@ -70,7 +70,7 @@ flags.DEFINE_bool(
     None,
     "Whether XLA compiles the views on the host. Default: from 64 × 64 pixels on.",
 )
-flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored"], "Devices to train on.")
+flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored", "tpu"], "Devices to train on.")
 flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16", "float16"], "Of the network.")
 flags.DEFINE_integer("seed", 0, "Of weights, order and views.", 0, 2**31 - 1)
 flags.DEFINE_bool(
@@ -110,7 +110,8 @@ def main():
             print(f"{run.path} holds a finished run; nothing is left to do. See {run.summary}.")
             print("For another run choose another --workdir.")
             return
-        if FLAGS.deterministic or (FLAGS.deterministic is None and not gpus):
+        on_cpu = not gpus and FLAGS.strategy != "tpu"
+        if FLAGS.deterministic or (FLAGS.deterministic is None and on_cpu):
             tf.config.experimental.enable_op_determinism()
         strategy = choose_strategy(FLAGS.strategy)
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
