@@ -9,12 +9,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+import script
 from PIL import Image
 
 from keras_bt.callbacks.metrics_log import read_metrics
-from trainers import command
-from trainers import pretrain as pretraining_script
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--width=4", "--projector=16-16", "--batch_size=16", "--log_every=1"]
@@ -32,17 +30,6 @@ def pretrain(*arguments, status=0):
     )
     assert result.returncode == status, result.stdout + result.stderr
     return result.stdout if status == 0 else result.stderr
-
-
-def mistake(capsys, monkeypatch, *arguments):
-    """The same within this process, which saves TensorFlow's start; returns the error line."""
-    monkeypatch.setattr(sys, "argv", ["pretrain", *arguments])
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        command.run(pretraining_script.main, pretraining_script.default_recipe)
-    assert ended.value.code == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +226,7 @@ def test_a_backbone_of_ones_own(tmp_path):
         (["--rate=nan"], ["rate must be a number > 0"]),
     ],
 )
-def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, words):
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "thesis.tex").write_text("all my work")
@@ -248,7 +235,7 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, 
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     if not any("workdir" in argument for argument in arguments):
         arguments.append(f"--workdir={tmp_path / 'run'}")
-    line = mistake(capsys, monkeypatch, *arguments)
+    line = script.mistake(capsys, "pretrain", *arguments)
     for word in words:
         assert word in line
     assert not (tmp_path / "run").exists()  # nothing half-written

@@ -3,16 +3,15 @@
 import functools
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+import script
 from PIL import Image
 from test_decoding import BROKEN, ENCODED, photo
 
 from keras_bt import data
-from trainers import command, pretrain, skipped_images
+from trainers import skipped_images
 
 TINY = ["--width=4", "--projector=16-16", "--batch_size=128", "--epochs=1", "--noevaluate"]
 TINY += ["--nodeterministic"]  # which nothing can switch off again for the tests after these
@@ -20,13 +19,9 @@ ENDINGS = {"jpeg": "jpg", "png": "PNG", "gif": "gif", "bmp": "bmp", "webp": "web
 BROKEN_HERE = ("empty", "text", "truncated jpeg", "truncated png")
 
 
-def run(monkeypatch, workdir, folder, *arguments):
-    """Runs the command within this process, which saves TensorFlow's start; returns its status."""
-    given = ["pretrain", f"--data=folder:{folder}", f"--workdir={workdir}", *TINY, *arguments]
-    monkeypatch.setattr(sys, "argv", given)
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        command.run(pretrain.main, pretrain.default_recipe)
-    return ended.value.code or 0
+def run(workdir, folder):
+    """Runs the command."""
+    script.call("pretrain", f"--data=folder:{folder}", f"--workdir={workdir}", *TINY)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +65,9 @@ UNREADABLE = [
 
 
 def test_every_kind_of_file_pretrains_and_exactly_the_unreadable_are_named(
-    tmp_path, monkeypatch, folder, capsys
+    tmp_path, folder, capsys
 ):
-    assert run(monkeypatch, tmp_path / "run", folder) == 0, capsys.readouterr().err
+    run(tmp_path / "run", folder)
     output = capsys.readouterr().out
     assert "400 images to train on" in output
     listed = tmp_path / "run" / "skipped_images.txt"
@@ -98,7 +93,8 @@ def test_more_than_one_per_cent_stops_the_run_with_the_list(
     broken = [f"broken {index:02}.jpg" for index in range(20)]
     for name in broken:
         (tmp_path / name).write_bytes(BROKEN["truncated jpeg"])
-    assert run(monkeypatch, tmp_path / "run", tmp_path) == 1
+    with pytest.raises(SystemExit, match="1"):
+        run(tmp_path / "run", tmp_path)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert line.startswith("error: At most 1% of the images may be unreadable")
     named = [name for name in broken if name in line]

@@ -3,13 +3,12 @@
 import io
 import json
 import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
+import script
 import tensorflow_datasets as tfds
-from absl.testing import flagsaver
 from PIL import Image
 from test_decoding import photo
 from tiny_imagenet import SYNSETS, write_archives
@@ -18,7 +17,6 @@ from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.encoded_sources import BytesSource
 from keras_bt.tfds_source import RecordSource
-from trainers import command, pretrain, preview_views
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ["--image_size=32", "--backbone=resnet18", "--width=4", "--projector=16-16"]
@@ -47,22 +45,16 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def start(monkeypatch, capsys, data_dir):
-    """Runs a command with the recipe as a user does; returns status, output and errors."""
-
-    def start(script, *arguments, where=data_dir):
-        given = ["--flagfile=trainers/recipes/imagenet.flags", f"--data_dir={where}", *arguments]
-        monkeypatch.setattr(sys, "argv", ["script", *given])
-        monkeypatch.chdir(ROOT)
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            command.run(script.main, pretrain.default_recipe)
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return start
+def arguments(monkeypatch, data_dir):
+    """What every command gets: the recipe as in the README."""
+    monkeypatch.chdir(ROOT)
+    return ["--flagfile=trainers/recipes/imagenet.flags", f"--data_dir={data_dir}"]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_the_recipe_trains_two_steps_on_tiny_archives(tmp_path, monkeypatch, start, streamed):
+def test_the_recipe_trains_two_steps_on_tiny_archives(
+    tmp_path, monkeypatch, capsys, arguments, streamed
+):
     opened, open_source = [], data.open_source
 
     def open_and_keep(spec, data_dir):
@@ -74,8 +66,8 @@ def test_the_recipe_trains_two_steps_on_tiny_archives(tmp_path, monkeypatch, sta
     monkeypatch.setattr(data, "open_source", open_and_keep)
     run = tmp_path / "run"
     extra = ["--noevaluate", f"--strategy={'mirrored' if streamed else 'one'}"]
-    status, output, errors = start(pretrain, f"--workdir={run}", *SMALL, *extra)
-    assert status == 0, errors
+    script.call("pretrain", *arguments, f"--workdir={run}", *SMALL, *extra)
+    output = capsys.readouterr().out
     assert "tfds:imagenet2012, 42 images to train on" in output
     assert ("on 2 replicas" if streamed else "on one device") in output
     assert isinstance(opened[0], RecordSource if streamed else BytesSource)
@@ -90,10 +82,10 @@ def test_the_recipe_trains_two_steps_on_tiny_archives(tmp_path, monkeypatch, sta
     assert backbone.output_shape == (None, 32)
 
 
-def test_the_views_are_previewed_with_the_same_flags(tmp_path, start):
+def test_the_views_are_previewed_with_the_same_flags(tmp_path, capsys, arguments):
     out = tmp_path / "views.png"
-    status, output, errors = start(preview_views, f"--out={out}", *SMALL, "--images=2")
-    assert status == 0, errors
+    script.call("preview_views", *arguments, f"--out={out}", *SMALL, "--images=2")
+    output = capsys.readouterr().out
     assert "42 images to train on, in 1,000 classes: n01440764, n01443537, n01484850" in output
     assert "9 images to measure on" in output
     assert out.stat().st_size > 10_000
@@ -121,12 +113,9 @@ def test_the_subset_is_the_listed_part_of_the_archives(monkeypatch, data_dir, tm
         ("imagenet2012_subset/5pct", ["tfds cannot open", "1pct", "10pct"]),
     ],
 )
-def test_a_mistake_ends_with_one_line(tmp_path, start, name, words):
-    arguments = [f"--data=tfds:{name}", f"--workdir={tmp_path / 'run'}"]
-    status, _, errors = start(pretrain, *arguments, where=tmp_path)
-    assert status == 1
-    (line,) = errors.strip().splitlines()
-    assert line.startswith("error: ")
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, name, words):
+    arguments += [f"--data=tfds:{name}", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path}"]
+    line = script.mistake(capsys, "pretrain", *arguments)
     for word in words:
         assert word in line
     assert not (tmp_path / "run").exists()

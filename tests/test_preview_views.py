@@ -6,35 +6,20 @@ import sys
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+import script
 from PIL import Image
 
 from keras_bt import data
 from keras_bt.augmentations import RandomFlip, View
-from trainers import command, pretrain, preview_views
+from trainers import preview_grid
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def preview(capsys, monkeypatch, *arguments):
+def preview(capsys, *arguments):
     """Runs the command and returns what it prints."""
-    monkeypatch.setattr(sys, "argv", ["preview_views", *arguments])
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        command.run(preview_views.main, pretrain.default_recipe)
-    printed = capsys.readouterr()
-    assert not ended.value.code, printed.err
-    return printed.out
-
-
-def mistake(capsys, monkeypatch, *arguments):
-    """Runs the command and returns the one line that it ends with."""
-    monkeypatch.setattr(sys, "argv", ["preview_views", *arguments])
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        command.run(preview_views.main, pretrain.default_recipe)
-    assert ended.value.code == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ")
-    return line
+    script.call("preview_views", *arguments)
+    return capsys.readouterr().out
 
 
 def write_images(folder, count, size):
@@ -72,7 +57,7 @@ def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
     (tmp_path / "data" / "train" / "größe" / "broken.png").write_bytes(b"")
     seen = []
     monkeypatch.setattr(
-        preview_views, "draw_grid", lambda path, shown, drawn, title: seen.append((shown, drawn))
+        preview_grid, "draw_grid", lambda path, shown, drawn, title: seen.append((shown, drawn))
     )
     run = [
         f"--data=folder:{tmp_path / 'data'}",
@@ -81,7 +66,7 @@ def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
         "--batch_size=4",
     ]
     monkeypatch.chdir(ROOT)
-    output = preview(capsys, monkeypatch, *run, f"--out={tmp_path / 'a.png'}", "--images=5")
+    output = preview(capsys, *run, f"--out={tmp_path / 'a.png'}", "--images=5")
     assert "width 30 to 60, median 45; height 20 to 40, median 30; 100% are smaller" in output
     assert "1 could not be read; training would skip them:\n  größe/broken.png: not" in output
     ((shown, drawn),) = seen
@@ -95,12 +80,12 @@ def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
         assert len({view.tobytes() for view in views.reshape(6, -1)}) == 6
 
 
-def test_all_unreadable_images_are_named_however_many(tmp_path, capsys, monkeypatch):
+def test_all_unreadable_images_are_named_however_many(tmp_path, capsys):
     write_images(tmp_path / "data", 5, (30, 30))
     for index in range(60):
         (tmp_path / "data" / f"broken {index:02}.jpg").write_text("text")
     arguments = [f"--data=folder:{tmp_path / 'data'}", f"--out={tmp_path / 'a.png'}", "--draws=1"]
-    lines = preview(capsys, monkeypatch, *arguments).splitlines()
+    lines = preview(capsys, *arguments).splitlines()
     first = lines.index("60 could not be read; training would stop, as these are over 1%:") + 1
     assert lines[first:-1] == [f"  broken {index:02}.jpg: not an image" for index in range(60)]
     assert (tmp_path / "a.png").is_file()
@@ -110,20 +95,20 @@ def test_views_are_those_of_the_settings_and_of_the_seed():
     flip = data.normalise
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     plain, mirrored = View([flip]), View([RandomFlip(1.0), flip])
-    (view_a, view_b) = preview_views.draw_views((plain, mirrored), image, 1, (0, 0))
+    (view_a, view_b) = preview_grid.draw_views((plain, mirrored), image, 1, (0, 0))
     np.testing.assert_allclose(view_a[0] * 255, image, atol=1e-3)
     np.testing.assert_allclose(view_b[0] * 255, image[:, ::-1], atol=1e-3)
     sometimes = (View([RandomFlip(0.5), flip]),) * 2
-    draws = [preview_views.draw_views(sometimes, image, 8, (seed, 0)) for seed in (1, 1, 2)]
+    draws = [preview_grid.draw_views(sometimes, image, 8, (seed, 0)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
 
 
-def test_the_same_seed_draws_the_same_picture(tmp_path, capsys, monkeypatch):
+def test_the_same_seed_draws_the_same_picture(tmp_path, capsys):
     pictures = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         out = tmp_path / f"{name}.png"
-        preview(capsys, monkeypatch, f"--out={out}", f"--seed={seed}", "--images=2", "--draws=1")
+        preview(capsys, f"--out={out}", f"--seed={seed}", "--images=2", "--draws=1")
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
 
@@ -132,7 +117,7 @@ def test_class_names_of_any_script_are_drawn(tmp_path):
     image = np.zeros((9, 2000, 3), np.uint8)
     views = np.zeros((2, 1, 4, 4, 3))
     shown = [(image, "中国 $x_1$"), (image.transpose(1, 0, 2), "a long name " * 20), (image, None)]
-    preview_views.draw_grid(tmp_path / "a.png", shown, [views] * 3, "$folder:/tmp/größe")
+    preview_grid.draw_grid(tmp_path / "a.png", shown, [views] * 3, "$folder:/tmp/größe")
     assert size(tmp_path / "a.png")[1] > 400
 
 
@@ -150,7 +135,7 @@ def test_class_names_of_any_script_are_drawn(tmp_path):
         (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
     ],
 )
-def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, words):
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
     (tmp_path / "file.png").write_bytes(b"mine")
     (tmp_path / "folder.png").mkdir()
     for folder, count in (("none", 0), ("broken", 2)):
@@ -160,7 +145,7 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, 
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     if not any(argument.startswith("--out") for argument in arguments):
         arguments.append(f"--out={tmp_path / 'new' / 'grid.png'}")
-    line = mistake(capsys, monkeypatch, *arguments)
+    line = script.mistake(capsys, "preview_views", *arguments)
     for word in words:
         assert word in line
     assert not (tmp_path / "new").exists()

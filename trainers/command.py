@@ -11,16 +11,17 @@ from absl import app, flags, logging
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 
 
-def run(main, default_recipe=None):
+def run(main, default_recipe=None, positional=False):
     """Parses the flags and runs `main()`; a user's mistake ends with one line and status 1.
 
     A mistake is a `ValueError` or `OSError` raised by the parsing, or by what `main` does inside
     `with mistakes:`.
 
     Args:
-        main: function without arguments.
+        main: function without arguments, or of the list of the arguments that are no flags.
         default_recipe: function from the arguments of the command line to the name of a recipe,
             or None; asked if there is no `--flagfile`.
+        positional: whether there may be arguments that are no flags.
     """
 
     def parse(argv):
@@ -33,13 +34,13 @@ def run(main, default_recipe=None):
             rest = flags.FLAGS(argv)
         except (flags.Error, OSError) as error:
             fail(error)
-        if len(rest) > 1:
+        if len(rest) > 1 and not positional:
             fail(f"Flags must have the form --name=value. Received: {' '.join(rest[1:])}")
         return rest
 
-    def start(_):
+    def start(argv):
         logging.set_verbosity(logging.WARNING)
-        main()
+        main(*([argv[1:]] if positional else []))
 
     app.run(start, flags_parser=parse)
 

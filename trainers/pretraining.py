@@ -17,6 +17,7 @@ from keras_bt.model import BarlowTwins, projector
 from keras_bt.optimizer import LARS
 from keras_bt.schedule import warmup_cosine
 from trainers import backbones, skipped_images
+from trainers.labelled import labelled_halves
 
 EVALUATION_BATCH = 256
 
@@ -243,24 +244,6 @@ def make_views(settings):
         solarize=(s["solarize_a"], s["solarize_b"]),
         **{name: s[name] for name in same},
     )
-
-
-def labelled_halves(train, test, seed):
-    """The labelled sources to fit and to measure on, or None with the reason."""
-    if train.class_names is None or (test is not None and test.class_names is None):
-        return None, None, "not measured: the images have no labels"
-    if test is not None:
-        return train, test, f"the test set, {test.num_examples:,} images"
-    labels = train.labels()
-    order = np.random.RandomState(seed).permutation(len(labels))
-    held_out, rest = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
-    if len(np.unique(labels[rest])) < 2 or not len(held_out):
-        return None, None, "not measured: too few images or only one class"
-    where = (
-        f"{len(held_out):,} of the training images, for there is no test set: held out from the "
-        "probes, but not from pretraining"
-    )
-    return train.subset(rest), train.subset(held_out), where
 
 
 def closing_message(run, final, accuracies, where, seconds):

@@ -1,0 +1,143 @@
+"""What is measured: a backbone and labelled images, by the flags that the measuring scripts share.
+
+`--backbone=RUN` takes the backbone of a run of `trainers.pretrain`, and its data and image size
+where no others are given.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "backbone", None, "What to measure: the folder of a run of trainers.pretrain, or a .keras file."
+)
+flags.DEFINE_string(
+    "data",
+    None,
+    "Labelled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: the run's.",
+)
+flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
+flags.DEFINE_integer(
+    "image_size", None, "Side of the images in pixels. Default: the run's.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "resize",
+    None,
+    "Shorter side of an image before the centre is cut out. Default: 256/224 of image_size; "
+    "image_size where all images are alike and no larger.",
+    lower_bound=1,
+)
+flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, 2**31 - 1)
+flags.DEFINE_string(
+    "cache_dir", None, "Where features are kept. Default: features/ beside the backbone."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A backbone, and labelled images to measure it with.
+
+    Attributes:
+        backbone: `keras.Model`, (b, h, w, 3) → (b, features).
+        file: path of its .keras file.
+        folder: where results go unless the user says otherwise: the run's, or the file's.
+        data: what the user calls the images.
+        train: labelled `keras_bt.data.Source`, to fit on.
+        test: labelled `keras_bt.data.Source`, to measure on.
+        where: what is measured on, in words.
+        image_size: int, pixels.
+        resize: int or None, see `keras_bt.data.evaluation_batches`.
+        cache: folder of the features.
+    """
+
+    backbone: object
+    file: pathlib.Path
+    folder: pathlib.Path
+    data: str
+    train: object
+    test: object
+    where: str
+    image_size: int
+    resize: int | None
+    cache: pathlib.Path
+
+    def __str__(self):
+        """What is measured, for the terminal."""
+        return (
+            f"Backbone: {self.file}, {self.backbone.output_shape[-1]:,} features\n"
+            f"Data: {self.data}, {self.train.num_examples:,} images to fit on; measured on "
+            f"{self.where}"
+        )
+
+
+def read():
+    """Opens what the flags name.
+
+    Returns:
+        A `Subject`.
+
+    Raises:
+        ValueError, OSError: the backbone is none, the images cannot be opened, have no labels or
+            one class only, or a setting is missing.
+    """
+    import numpy as np
+
+    from keras_bt import data
+    from trainers import backbones
+    from trainers.labelled import labelled_halves
+
+    file, settings = find_backbone(FLAGS.backbone)
+    spec = FLAGS.data or settings.get("data")
+    image_size = FLAGS.image_size or settings.get("image_size")
+    for name, value in {"data": spec, "image_size": image_size}.items():
+        if not value:
+            raise ValueError(f"--{name} is needed, as {file} does not belong to a run.")
+    backbone = backbones.load(file, image_size)
+    train, test = data.open_source(spec, FLAGS.data_dir)
+    halves = labelled_halves(train, test, FLAGS.seed)
+    if halves[0] is None:
+        raise ValueError(f"Labelled images of two classes or more are needed. Received: {spec}.")
+    labels = halves[0].labels()
+    if labels.ndim == 1 and len(np.unique(labels)) < 2:
+        raise ValueError(
+            "Images of two classes or more are needed. "
+            f"Received: {spec}, which has images of one class only."
+        )
+    cache = pathlib.Path(FLAGS.cache_dir) if FLAGS.cache_dir else file.parent / "features"
+    return Subject(backbone, file, file.parent, spec, *halves, image_size, FLAGS.resize, cache)
+
+
+def find_backbone(name):
+    """The file of a backbone, and the settings of its run, {} if it belongs to none.
+
+    Args:
+        name: folder of a run or path of a .keras file.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not name:
+        raise ValueError(
+            "--backbone is needed: the folder of a run of trainers.pretrain, or a .keras file."
+        )
+    path = pathlib.Path(name)
+    file = path / "backbone.keras" if path.is_dir() else path
+    if not file.is_file():
+        hint = ""
+        if (path / "config.json").is_file():
+            hint = ", for this run is not finished: the same trainers.pretrain command continues it"
+        raise ValueError(
+            "--backbone must be the folder of a run or a .keras file. "
+            f"Received: {name}, but there is no {file}{hint}."
+        )
+    config = file.parent / "config.json"
+    if file.name != "backbone.keras" or not config.is_file():
+        return file, {}
+    try:
+        return file, dict(json.loads(config.read_text())["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} must hold a run's settings. {error}") from error
