@@ -1,4 +1,4 @@
-"""Sources of images and what is made of them: views for pretraining, batches for evaluation."""
+"""Sources of images and what is made of them: views for training, batches for evaluation."""
 
 import contextlib
 
@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.decoding import DataError
+from keras_bt.labelled_batches import labelled_features, labelled_views
 from keras_bt.opening import open_source
 from keras_bt.preprocessing import (
     IMAGENET_MEAN,
@@ -15,6 +16,7 @@ from keras_bt.preprocessing import (
     normalise,
 )
 from keras_bt.sources import ArraySource, Source
+from keras_bt.subsets import balanced_indices, labelled_subset, subset_indices
 from keras_bt.view_batches import pretraining_views
 
 __all__ = [
@@ -26,11 +28,15 @@ __all__ = [
     "balanced_indices",
     "centre_crop",
     "evaluation_batches",
+    "labelled_features",
+    "labelled_subset",
+    "labelled_views",
     "normalise",
     "open_source",
     "pretraining_views",
     "raw_pixels",
     "reading",
+    "subset_indices",
 ]
 
 
@@ -57,7 +63,7 @@ def evaluation_batches(
 
     Returns:
         Batches (images float32 (b, image_size, image_size, 3), labels int64 (b,)); the labels
-        are -1 where there are none.
+        are -1 where there are none, and (b, classes) where the source is `multilabel`.
 
     Raises:
         DataError: batch_size < 1, or more than 1% of a source that is cached are unreadable.
@@ -108,33 +114,6 @@ def raw_pixels(source: Source) -> tuple[np.ndarray, np.ndarray]:
     batches = evaluation_batches(source, 32, 256, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
     pixels, labels = zip(*batches.as_numpy_iterator(), strict=True)
     return np.concatenate(pixels).reshape(-1, 32 * 32 * 3), np.concatenate(labels)
-
-
-def balanced_indices(labels, per_class: int, seed: int) -> np.ndarray:
-    """Draws the same number of examples of every class, e.g. for `source.subset`.
-
-    Args:
-        labels: (n,) whole numbers.
-        per_class: How many of each class that occurs.
-        seed: Of the draw.
-
-    Returns:
-        int64 (classes · per_class,), sorted.
-
-    Raises:
-        DataError: per_class < 1, or a class has fewer examples.
-    """
-    labels = np.asarray(labels)
-    classes, counts = np.unique(labels, return_counts=True)
-    if not 1 <= per_class <= counts.min(initial=len(labels)):
-        raise DataError(
-            "The number of examples per class must be at least 1 and at most the size of the "
-            f"smallest class. Received: {per_class}, but the smallest class has "
-            f"{counts.min(initial=len(labels))}."
-        )
-    generator = np.random.RandomState(seed)  # RandomState: its stream is frozen for good
-    chosen = [generator.permutation(np.flatnonzero(labels == c))[:per_class] for c in classes]
-    return np.sort(np.concatenate(chosen))
 
 
 @contextlib.contextmanager

@@ -76,6 +76,10 @@ class FileSource(EncodedSource):
         """See `MapSource.image`."""
         return decode_file(self._path_tensor[number], self.unreadable, self.root, stop)
 
+    def _content(self):
+        # Not the bytes: to read a million files takes as long as to use them.
+        return [(os.path.relpath(path, self.root), *_size_and_time(path)) for path in self.paths]
+
     def subset(self, indices):
         """See `Source.subset`."""
         return FileSource(
@@ -117,6 +121,9 @@ class BytesSource(EncodedSource):
         """See `MapSource.image`."""
         return decode_bytes(self._encoded[number], self._keys[number], self.unreadable, stop)
 
+    def _content(self):
+        return list(self._encoded.numpy())
+
     def subset(self, indices):
         """See `Source.subset`."""
         return BytesSource(
@@ -130,6 +137,14 @@ class BytesSource(EncodedSource):
     def encoded_bytes(self, enough):
         """See `EncodedSource.encoded_bytes`."""
         return int(tf.reduce_sum(tf.strings.length(self._encoded)))
+
+
+def _size_and_time(path):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, None  # a broken link, say
+    return status.st_size, status.st_mtime_ns
 
 
 def _decode_all(source: EncodedSource) -> MapSource | None:

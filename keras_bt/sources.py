@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.decoding import DataError, Unreadable
+from keras_bt.fingerprint import fingerprint
 
 _SMALL_IMAGE = 128 * 128  # pixels
 
@@ -21,20 +22,33 @@ class Source:
         class_names: One name per class, or None if the images have no labels.
         image_shape: (h, w, 3) if all images are known to be alike, else None.
         unreadable: The images that could not be read so far.
+        multilabel: Whether an image may be of several classes at once, or of none.
     """
 
-    def __init__(self, name, num_examples, class_names=None, image_shape=None, unreadable=None):
+    def __init__(
+        self,
+        name,
+        num_examples,
+        class_names=None,
+        image_shape=None,
+        unreadable=None,
+        multilabel=False,
+    ):
         self.name = name
         self.num_examples = int(num_examples)
         self.class_names = None if class_names is None else tuple(class_names)
         self.image_shape = image_shape
         self.unreadable = Unreadable(name, num_examples) if unreadable is None else unreadable
+        self.multilabel = multilabel
 
     def labels(self) -> np.ndarray:
         """The class of every image, in the order of the source.
 
         Returns:
-            int64 (num_examples,), unreadable images included.
+            int64 (num_examples,), unreadable images included. Of a `multilabel` source int64
+            (num_examples, classes): 1 where the class is in the image, 0 where it is not, -1
+            where the image is not to be counted for that class, neither as one that has it nor
+            as one that has it not.
 
         Raises:
             DataError: The images have no labels.
@@ -49,6 +63,10 @@ class Source:
     def _labels(self):
         raise NotImplementedError
 
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that differ for sources with other images, labels or order."""
+        raise NotImplementedError
+
     def in_order(self) -> tf.data.Dataset:
         """All images once, in a form that `decode` understands."""
         raise NotImplementedError
@@ -58,7 +76,8 @@ class Source:
 
         Returns:
             uint8 (h, w, 3), one black pixel if it cannot be read; a bool scalar: whether it
-            could be; its label as an int64 scalar, -1 without labels.
+            could be; its label as an int64 scalar, -1 without labels, or as a row of `labels`
+            if the source is `multilabel`.
         """
         raise NotImplementedError
 
@@ -79,15 +98,25 @@ class MapSource(Source):
     """Images that can be asked for by number."""
 
     def __init__(self, name, num_examples, labels=None, **attributes):
-        super().__init__(name, num_examples, **attributes)
-        labels = np.full(self.num_examples, -1) if labels is None else labels
+        labels = np.full(num_examples, -1) if labels is None else labels
         self._label_array = np.asarray(labels, np.int64)
+        multilabel = self._label_array.ndim == 2
+        super().__init__(name, num_examples, multilabel=multilabel, **attributes)
         # Tensors for tf.data live in the memory of the host, whatever the default device is.
         with tf.device("CPU:0"):
             self._label_tensor = tf.constant(self._label_array)
 
     def _labels(self):
         return self._label_array
+
+    def fingerprint(self):
+        """See `Source.fingerprint`."""
+        labels = None if self.class_names is None else self._label_array
+        return fingerprint(self._content(), labels)
+
+    def _content(self):
+        """What tells the images apart from others, in a form that `fingerprint` takes."""
+        raise NotImplementedError
 
     def in_order(self):
         """See `Source.in_order`; the numbers of the images."""
@@ -128,7 +157,8 @@ class ArraySource(MapSource):
 
     Args:
         images: uint8 (n, h, w, 1) or (n, h, w, 3).
-        labels: (n,) whole numbers from 0, or None.
+        labels: (n,) whole numbers from 0; or (n, classes) of 1, 0 and -1, see `Source.labels`;
+            or None.
         class_names: One name per class, or None.
         name: What to call it in messages.
         unreadable: The record to continue; a new one by default.
@@ -147,6 +177,11 @@ class ArraySource(MapSource):
             raise DataError(
                 "There must be one label per image. "
                 f"Received: {len(labels)} labels for {len(images)} images in {name}."
+            )
+        if np.ndim(labels) == 2 and np.shape(labels)[1] != len(class_names):
+            raise DataError(
+                "Several labels per image need a column per class name. Received: "
+                f"labels of shape {np.shape(labels)} for {len(class_names)} class names in {name}."
             )
         super().__init__(
             name,
@@ -178,6 +213,9 @@ class ArraySource(MapSource):
         """See `MapSource.image`."""
         image = self._tensor[number]
         return image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image), True
+
+    def _content(self):
+        return self.images
 
     def subset(self, indices):
         """See `Source.subset`."""
@@ -216,6 +254,9 @@ class DecodedSource(MapSource):
         )
         image.set_shape([None, None, 3])
         return image, readable
+
+    def _content(self):
+        return (np.asarray(self._pixels), np.asarray(self._shapes))
 
     def subset(self, indices):
         """See `Source.subset`."""

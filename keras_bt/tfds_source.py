@@ -11,11 +11,15 @@ import tensorflow as tf
 
 from keras_bt.decoding import DataError, decode_bytes
 from keras_bt.encoded_sources import CACHE_BYTES, BytesSource
+from keras_bt.fingerprint import fingerprint
 from keras_bt.sources import Source
+from keras_bt.tfds_labels import TfdsLabels
 
 # Encoded images waiting to be shuffled: 1.1 GB of ImageNet.
 _SHUFFLE_BUFFER = 10_000
 _FILES_READ_TOGETHER = 16
+# One image may be of no class; where a hundred are, the labels are withheld.
+_LABELS_LOOKED_AT = 100
 _SPEC = re.compile(r"(?P<name>[^:\[\]]+(:[\d*]+\.[\d*]+\.[\d*]+)?)(:(?P<split>[^\d*].*))?")
 
 
@@ -33,7 +37,9 @@ def open_tfds(
 
     Returns:
         The training source and the test source. The latter is the split `test` or, where that
-        is missing or without labels, `validation`; None if neither exists.
+        is missing or without labels, `validation`; None if neither exists. What SPLIT names is
+        not tested on. A data set whose feature `labels` is a list of classes, such as
+        `voc/2007`, gives sources that are `multilabel`.
 
     Raises:
         DataError: There is no such data set or split, or it cannot be prepared.
@@ -45,7 +51,8 @@ def open_tfds(
     builder = _prepared_builder(match["name"], data_dir)
     train = _open_split(builder, split, cache_bytes)
     for test_split in ("test", "validation"):
-        if test_split in builder.info.splits and not re.match(rf"{test_split}\b", split):
+        trained_on = re.search(rf"\b({test_split}|all)\b", split)  # as in train+validation[:50%]
+        if test_split in builder.info.splits and not trained_on:
             test = _open_split(builder, test_split, cache_bytes)
             if train.class_names is None or test.class_names is not None:
                 return train, test
@@ -108,19 +115,17 @@ def _open_split(builder, split, cache_bytes):
     if not info.num_examples:
         raise DataError(f"There must be at least one image. Received: {name}, which has none.")
     records = _Records.of(builder, info)
-    class_names = builder.info.features[records.label].names if records.label else None
-    if class_names and _withheld(records):
-        class_names = None
-    source = RecordSource(records, info.num_examples, class_names, name, cache_bytes)
+    if records.label and _withheld(records):
+        records = dataclasses.replace(records, label=None)
+    source = RecordSource(records, info.num_examples, name, cache_bytes)
     # Decoded, images take at least about three times the space: see `EncodedSource.cached`.
     small = records.num_bytes() <= cache_bytes // 3
     return source.subset(range(source.num_examples)) if small else source
 
 
 def _withheld(records):
-    """Whether the labels are kept secret, as in the tests of challenges, which hold -1."""
-    first = records.in_order().take(1).map(records.parse_label)
-    return int(first.get_single_element()) < 0
+    first = records.in_order().take(_LABELS_LOOKED_AT).map(records.parse_label)
+    return records.label.withheld(np.array(list(first.as_numpy_iterator())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +137,9 @@ class _Records:
     take: list[int]  # records to read of each file
     held: list[int]  # records in each file
     examples: Any  # tfds.features.FeaturesDict with what we read of an example
-    labels: Any  # the same with the label alone, or None
+    labels: Any  # the same with the label alone
+    label: TfdsLabels | None
     image: str  # names of features
-    label: str | None
     key: str | None
     image_shape: tuple[int, int, int] | None  # as RGB, if all images are alike
 
@@ -150,11 +155,13 @@ class _Records:
         features = dict(builder.info.features)
         images = _image_features(builder)
         image = "image" if "image" in images else images[0]
-        label = "label" if isinstance(features.get("label"), tfds.features.ClassLabel) else None
+        label = TfdsLabels.of(features)
+        labels = label.features if label else {}
         texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
-        key = next((name for name in ("file_name", "filename", "id") if name in texts), None)
+        keys = ("file_name", "filename", "image/filename", "id")
+        key = next((name for name in keys if name in texts), None)
         # Only what we read: masks and captions need not be decoded as well.
-        wanted = {name: features[name] for name in (image, label, key) if name}
+        wanted = {name: features[name] for name in (image, key) if name} | labels
         shape = features[image].shape[:2]
         return cls(
             files=[str(part.filename) for part in info.file_instructions],
@@ -162,9 +169,9 @@ class _Records:
             take=[part.take for part in info.file_instructions],
             held=[part.examples_in_shard for part in info.file_instructions],
             examples=tfds.features.FeaturesDict(wanted),
-            labels=tfds.features.FeaturesDict({label: features[label]}) if label else None,
-            image=image,
+            labels=tfds.features.FeaturesDict(labels),
             label=label,
+            image=image,
             key=key,
             image_shape=None if None in shape else (*shape, 3),
         )
@@ -177,17 +184,17 @@ class _Records:
         )
 
     def parse(self, record, place):
-        """One record → encoded image, its name, its label (-1 if it has none)."""
+        """One record → encoded image, its name, its label (-1 without labels)."""
         import tensorflow_datasets as tfds
 
         decoders = {self.image: tfds.decode.SkipDecoding()}
         example = self.examples.deserialize_example(record, decoders=decoders)
-        label = example[self.label] if self.label else tf.constant(-1, tf.int64)
+        label = self.label.read(example) if self.label else tf.constant(-1, tf.int64)
         return example[self.image], example[self.key] if self.key else place, label
 
     def parse_label(self, record, place):
         """One record → its label alone."""
-        return self.labels.deserialize_example(record)[self.label]
+        return self.label.read(self.labels.deserialize_example(record))
 
     def in_order(self):
         """All records, file after file, each with its place."""
@@ -247,16 +254,28 @@ class RecordSource(Source):
     Args:
         records: What to read.
         num_examples: How many there are.
-        class_names: One name per class, or None.
         name: What to call the source in messages.
         cache_bytes: Decoded images up to this size are kept in memory.
     """
 
-    def __init__(self, records, num_examples, class_names, name, cache_bytes):
-        super().__init__(name, num_examples, class_names, records.image_shape)
+    def __init__(self, records, num_examples, name, cache_bytes):
+        super().__init__(
+            name,
+            num_examples,
+            records.label.class_names if records.label else None,
+            records.image_shape,
+            multilabel=records.label is not None and records.label.multilabel,
+        )
         self.records = records
         self.cache_bytes = cache_bytes
         self._label_array = None
+
+    def fingerprint(self):
+        """See `Source.fingerprint`; by the name of the data set and the sizes of its files."""
+        r = self.records
+        names = [os.path.basename(file) for file in r.files]
+        sizes = [tf.io.gfile.stat(file).length for file in r.files]
+        return fingerprint(self.name, names, sizes, r.skip, r.take, r.image, bool(r.label))
 
     def shuffled(self, seed, shard_index=0, num_shards=1):
         """An endless stream of a shard's records, to be given to `decode`.

@@ -1,16 +1,10 @@
-"""Pairs of views for pretraining, in a reproducible order.
-
-The order and the views are a pure function of (seed, epoch, place in the epoch). Nothing
-depends on the number of parallel calls, and a run that starts at step k sees exactly what the
-whole run sees from step k on.
-"""
-
-import dataclasses
+"""Pairs of views for pretraining, in the reproducible order of `keras_bt.order`."""
 
 import numpy as np
 import tensorflow as tf
 
 from keras_bt.decoding import DataError
+from keras_bt.order import Order
 from keras_bt.preprocessing import centre_crop
 from keras_bt.randomness import fold_in
 from keras_bt.sources import ArraySource, Source
@@ -25,9 +19,7 @@ _PARALLEL = tf.data.AUTOTUNE
 # (0.8 instead of 6 ms of a core for 224 × 224 pixels), for XLA passes over the pixels once where
 # TensorFlow does for every operation.
 _WORTH_COMPILING = 64 * 64
-_ENDLESS = np.iinfo(np.int64).max
 PLACEMENTS = ("host", "device")
-_ORDER = -1  # what `_Run.draw` draws: an epoch's order, at 0 and above the views of an image
 
 
 def pretraining_views(
@@ -98,26 +90,23 @@ def pretraining_views(
             f"augment_on must be one of {', '.join(PLACEMENTS)}. Received: {augment_on!r}."
         )
     on_device = augment_on == "device"
-    run = _Run(source.num_examples, batch_size, seed, first_step, shard_index, num_shards)
-    run.check(source.name)
+    _check(source, batch_size)
+    run = Order(source.num_examples, batch_size, seed, first_step, shard_index, num_shards)
     source = source.cached()
     if isinstance(source, ArraySource) and source.is_small:
-        block = run.local_batch_size if on_device else run.block_size(source.image_shape)
+        block = run.local_batch_size if on_device else block_size(run, source.image_shape)
         examples, crop = run.numbers(block), _batch_crops(source, view_a, view_b)
     else:
         crops = _crops(run, source, view_a, view_b, image_size, whole_levels=on_device)
         shape = crops.element_spec[0].shape
-        block = run.local_batch_size if on_device else run.block_size(shape)
+        block = run.local_batch_size if on_device else block_size(run, shape)
         examples = crops.batch(block, drop_remainder=True, num_parallel_calls=_PARALLEL)
         crop = _replace_unreadable
-    finish = _for_device if on_device else _rest(view_a, view_b, compile_views)
+    finish = _for_device if on_device else rest_of_views((view_a, view_b), compile_views)
     views = tf.data.Dataset.zip(run.block_seeds(block), examples).map(
         lambda seed, examples: finish(*crop(seed, *examples), seed), _PARALLEL
     )
-    if block < run.local_batch_size:
-        views = views.batch(run.local_batch_size // block, drop_remainder=True).map(
-            lambda *views: tuple(tf.reshape(view, (-1, *view.shape[2:])) for view in views)
-        )
+    views = join_blocks(views, run.local_batch_size // block)
     options = tf.data.Options()
     options.deterministic = True
     if num_shards > 1:  # done already: each worker's batches are its own
@@ -141,7 +130,7 @@ def _batch_crops(source, view_a, view_b):
 
 def _crops(run, source, view_a, view_b, image_size, whole_levels):
     """Data set of (crop of view A, crop of view B, whether the image could be read)."""
-    crop_a, crop_b = (_crop_function(view, source, image_size) for view in (view_a, view_b))
+    crop_a, crop_b = (crop_function(view, source, image_size) for view in (view_a, view_b))
 
     if isinstance(source, RecordSource):
         examples = run.records(source)
@@ -159,8 +148,17 @@ def _crops(run, source, view_a, view_b, image_size, whole_levels):
     return examples.map(crops, _PARALLEL)
 
 
-def _crop_function(view, source, image_size):
-    """From (uint8 image, readable, seed) to an image of the size that all images get."""
+def crop_function(view, source, image_size):
+    """From (uint8 image, readable, seed) to an image of the size that all images get.
+
+    Args:
+        view: See `pretraining_views`.
+        source: The images.
+        image_size: See `pretraining_views`.
+
+    Raises:
+        DataError: Neither the view nor image_size nor the source gives images one size.
+    """
     if view.crop is not None:
         return lambda image, readable, seed: view.crop({"images": image, "seed": seed})["images"]
     if image_size is not None:
@@ -185,26 +183,47 @@ def _replace_unreadable(seed, crops_a, crops_b, readable):
     )
 
 
-def _rest(view_a, view_b, compile_views):
-    """From (crops, crops, seed) of a block to its views."""
+def block_size(run, image_shape):
+    """Images per block: the largest divisor of the batch size that keeps to `_BLOCK` pixels."""
+    most = max(1, _BLOCK // int(np.prod(image_shape[:2])))
+    sizes = range(min(most, run.local_batch_size), 0, -1)
+    return next(size for size in sizes if run.local_batch_size % size == 0)
 
-    def rest(crops_a, crops_b, seed):
-        views = (
+
+def join_blocks(blocks, count):
+    """Makes one batch of every `count` blocks."""
+    if count == 1:
+        return blocks
+    return blocks.batch(count, drop_remainder=True).map(
+        lambda *parts: tuple(tf.reshape(part, (-1, *part.shape[2:])) for part in parts)
+    )
+
+
+def rest_of_views(views, compile_views=None):
+    """From (the crops of each view, …, seed) of a block to a tuple of its views.
+
+    Args:
+        views: One or two views.
+        compile_views: See `pretraining_views`.
+    """
+
+    def rest(*crops_and_seed):
+        *all_crops, seed = crops_and_seed
+        seeds = (seed, _other(seed))[: len(views)]
+        made = (
             (view if view.crop is None else view.rest)(tf.cast(crops, tf.float32), view_seed)
-            for view, crops, view_seed in (
-                (view_a, crops_a, seed),
-                (view_b, crops_b, _other(seed)),
-            )
+            for view, crops, view_seed in zip(views, all_crops, seeds, strict=True)
         )
-        return tuple(tf.cast(view, tf.float32) for view in views)
+        return tuple(tf.cast(view, tf.float32) for view in made)
 
-    def chosen(crops_a, crops_b, seed):
-        large = crops_a.shape[1] * crops_a.shape[2] >= _WORTH_COMPILING
-        ours = all(getattr(view.rest, "compilable", False) for view in (view_a, view_b))
-        compiled = large and ours if compile_views is None else compile_views
-        # Both views in one function: that compiles faster than two.
+    def chosen(*crops_and_seed):
+        height, width = crops_and_seed[0].shape[1:3]
+        ours = all(getattr(view.rest, "compilable", False) for view in views)
+        worth_it = height * width >= _WORTH_COMPILING and ours
+        compiled = worth_it if compile_views is None else compile_views
+        # All views in one function: that compiles faster than one function for each.
         function = tf.function(rest, jit_compile=True) if compiled else rest
-        return function(crops_a, crops_b, seed)
+        return function(*crops_and_seed)
 
     return chosen
 
@@ -239,105 +258,15 @@ def _next_readable(readable):
     return tf.argmin(tf.where(readable[None], ahead, ahead + n), axis=1)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """Which images come when, and the seed of each draw."""
-
-    num_examples: int
-    batch_size: int
-    seed: int
-    first_step: int
-    shard_index: int
-    num_shards: int
-
-    @property
-    def steps_per_epoch(self):
-        return self.num_examples // self.batch_size
-
-    @property
-    def local_batch_size(self):
-        return self.batch_size // self.num_shards
-
-    def block_size(self, image_shape):
-        """The largest divisor of the local batch size that keeps to `_BLOCK` pixels."""
-        most = max(1, _BLOCK // int(np.prod(image_shape[:2])))
-        sizes = range(min(most, self.local_batch_size), 0, -1)
-        return next(size for size in sizes if self.local_batch_size % size == 0)
-
-    def draw(self, epoch, what):
-        """The seed of one random draw: int64 (2,), a hash of (seed, epoch, what)."""
-        pair = tf.stack([self.seed * 2**32 + epoch, tf.cast(what, tf.int64)])
-        return tf.random.stateless_uniform([2], pair, None, None, tf.int64, alg="philox")
-
-    def block_seeds(self, block):
-        """A seed for every block of views, all epochs through."""
-        blocks_per_step = self.local_batch_size // block
-        numbers = tf.data.Dataset.range(self.first_step * blocks_per_step, _ENDLESS)
-        # Below _ORDER, where no image and no order has its number.
-        return numbers.map(
-            lambda number: self.draw(0, _ORDER - 1 - number * self.num_shards - self.shard_index)
+def _check(source, batch_size):
+    """Raises where the loss could not be computed of such batches."""
+    if batch_size < 2:
+        raise DataError(
+            "batch_size must be at least 2: the loss compares the images of a batch. "
+            f"Received: batch_size={batch_size}."
         )
-
-    def numbers(self, block):
-        """Data set of (epochs, numbers) of the images of a block: int64 (block,) each.
-
-        An epoch goes through a permutation of all images, the same for all shards.
-        """
-
-        def one_epoch(epoch):
-            keys = tf.random.stateless_uniform(
-                [self.num_examples], self.draw(epoch, _ORDER), None, None, tf.int64, alg="philox"
-            )
-            order = tf.argsort(keys)[: self.steps_per_epoch * self.batch_size]
-            shards = tf.reshape(order, [self.steps_per_epoch, self.num_shards, -1])
-            blocks = tf.reshape(shards[self._done(epoch) :, self.shard_index], [-1, block])
-            epochs = tf.fill(tf.shape(blocks), epoch)
-            return tf.data.Dataset.from_tensor_slices((epochs, tf.cast(blocks, tf.int64)))
-
-        return self._epochs().flat_map(one_epoch)
-
-    def records(self, source):
-        """Data set of (epoch, number in the epoch, record …) of a source without numbers."""
-
-        def one_epoch(epoch):
-            records = source.shuffled(self.draw(epoch, _ORDER), self.shard_index, self.num_shards)
-            records = records.take(self.steps_per_epoch * self.local_batch_size).enumerate()
-            return records.skip(self._done(epoch) * self.local_batch_size).map(
-                lambda place, record: (epoch, place * self.num_shards + self.shard_index, *record)
-            )
-
-        return self._epochs().flat_map(one_epoch)
-
-    def _epochs(self):
-        return tf.data.Dataset.range(self.first_step // self.steps_per_epoch, _ENDLESS)
-
-    def _done(self, epoch):
-        """Number of steps of an epoch that lie before the first step."""
-        return tf.maximum(self.first_step - epoch * self.steps_per_epoch, 0)
-
-    def check(self, name):
-        """Raises where the numbers make no sense; `name` is that of the source."""
-        if self.batch_size < 2:
-            raise DataError(
-                "batch_size must be at least 2: the loss compares the images of a batch. "
-                f"Received: batch_size={self.batch_size}."
-            )
-        if self.batch_size > self.num_examples:
-            raise DataError(
-                "batch_size must not exceed the number of images. Received: "
-                f"batch_size={self.batch_size} for {self.num_examples} images in {name}."
-            )
-        if self.num_shards < 1 or self.batch_size % self.num_shards:
-            raise DataError(
-                "batch_size must be divisible by the number of workers. "
-                f"Received: batch_size={self.batch_size}, num_shards={self.num_shards}."
-            )
-        if not 0 <= self.shard_index < self.num_shards:
-            raise ValueError(
-                "shard_index must be from 0 to num_shards - 1. "
-                f"Received: shard_index={self.shard_index}, num_shards={self.num_shards}."
-            )
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be from 0 to 2**31 - 1. Received: seed={self.seed}.")
-        if self.first_step < 0:
-            raise ValueError(f"first_step must be at least 0. Received: {self.first_step}.")
+    if batch_size > source.num_examples:
+        raise DataError(
+            "batch_size must not exceed the number of images. Received: "
+            f"batch_size={batch_size} for {source.num_examples} images in {source.name}."
+        )

@@ -84,20 +84,6 @@ def test_raw_pixels(photos):
     np.testing.assert_array_equal(labels, [0] * 5 + [1] * 6)
 
 
-def test_balanced_indices():
-    labels = RNG.randint(0, 4, 100)
-    chosen = data.balanced_indices(labels, 7, seed=1)
-    np.testing.assert_array_equal(np.bincount(labels[chosen]), [7] * 4)
-    assert len(set(chosen)) == 28
-    np.testing.assert_array_equal(chosen, data.balanced_indices(labels, 7, seed=1))
-    assert set(chosen) != set(data.balanced_indices(labels, 7, seed=2))
-    smallest = np.bincount(labels).min()
-    assert len(data.balanced_indices(labels, smallest, seed=1)) == 4 * smallest
-    for per_class in (0, smallest + 1):
-        with pytest.raises(data.DataError, match=f"Received: {per_class}"):
-            data.balanced_indices(labels, per_class, seed=1)
-
-
 def test_too_many_unreadable_images_are_reported_as_the_users_mistake(photos):
     folder, _ = photos
     (folder / "b" / "05.png").write_text("no image")

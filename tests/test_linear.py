@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_info
 
 from keras_bt.evaluation import linear
+from keras_bt.subsets import balanced_indices
 
 
 def clusters(n, d, classes, spread=1.0, seed=0):
@@ -198,7 +199,7 @@ def test_few_labels_are_balanced_seeded_and_measured_one_by_one():
     single = linear.few_label_probe(train, labels, test, test_labels, draws=1, seed=7)
     assert single.standard_deviation == 0
     # Each is a probe on nothing but its own images.
-    chosen = linear.balanced_subset(labels, 5, seed=(7, 1))
+    chosen = balanced_indices(labels, 5, seed=(7, 1))
     probe = linear.logistic_probe(
         train[chosen], labels[chosen], test, test_labels, linear.FEW_LABEL_C
     )
@@ -212,16 +213,6 @@ def test_more_labels_help():
         for n in (1, 5, 50)
     ]
     assert means[0] + 0.1 < means[1] < means[2] - 0.05
-
-
-def test_balanced_subset():
-    labels = np.array([4, 4, 4, 2, 2, 2, 2, 9, 9])
-    chosen = linear.balanced_subset(labels, 2, seed=0)
-    assert sorted(labels[chosen]) == [2, 2, 4, 4, 9, 9]
-    assert len(set(chosen)) == 6
-    np.testing.assert_array_equal(chosen, np.sort(chosen))
-    drawn = {i for seed in range(50) for i in linear.balanced_subset(labels, 2, seed)}
-    assert drawn == set(range(9))
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])

@@ -9,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from keras_bt.subsets import balanced_indices
+
 # scikit-learn's C, the inverse of the L2 penalty, for standardised features. Searched upwards.
 SEARCH_C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # For few labels, where nothing can be searched. On handwritten digits with 5 labels per class,
@@ -162,7 +164,7 @@ def few_label_probe(
         raise ValueError(f"draws must be at least 1. Received: draws={draws}.")
     accuracies = []
     for draw in range(draws):
-        chosen = balanced_subset(train_labels, labels_per_class, seed=(seed, draw))
+        chosen = balanced_indices(train_labels, labels_per_class, seed=(seed, draw))
         result = logistic_probe(
             train_features[chosen],
             train_labels[chosen],
@@ -177,35 +179,6 @@ def few_label_probe(
         accuracies=tuple(accuracies),
         labels_per_class=labels_per_class,
     )
-
-
-def balanced_subset(labels, per_class, seed):
-    """Draws the same number of examples of every class, without replacement.
-
-    Args:
-        labels: Integers (n,).
-        per_class: Examples of each class.
-        seed: Integer or sequence of integers.
-
-    Returns:
-        int64 (classes * per_class,), ascending indices into `labels`.
-
-    Raises:
-        ValueError: If a class has fewer examples or `per_class` is below 1.
-    """
-    if per_class < 1:
-        raise ValueError(f"Labels per class must be at least 1. Received: {per_class}.")
-    random = np.random.default_rng(seed)
-    chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < per_class:
-            raise ValueError(
-                "Every class must have as many training images as labels are drawn of it. "
-                f"Received: {len(members)} of class {label}, {per_class} wanted."
-            )
-        chosen.append(random.permutation(members)[:per_class])
-    return np.sort(np.concatenate(chosen))
 
 
 def top_k_accuracy(scores, labels, k):
