@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from keras_bt.evaluation import knn
+from keras_bt.evaluation import knn, neighbours
 
 
 def brute_force(train, queries, k):
@@ -28,8 +28,8 @@ def brute_force(train, queries, k):
 
 def brute_force_vote(similarities, labels, temperature, num_classes):
     scores = np.zeros((len(similarities), num_classes))
-    for row, (neighbours, classes) in enumerate(zip(similarities, labels, strict=True)):
-        for s, c in zip(neighbours, classes, strict=True):
+    for row, (nearest, classes) in enumerate(zip(similarities, labels, strict=True)):
+        for s, c in zip(nearest, classes, strict=True):
             scores[row, c] += math.exp((s - 1) / temperature)
     return scores / scores.sum(axis=1, keepdims=True)
 
@@ -189,10 +189,73 @@ def test_accuracy():
     assert knn.knn_accuracy(train, labels, test, np.array([7, 1, 7, 1]), k=2) == 0.5
 
 
+def brute_force_rank(scores, labels):
+    """How many classes come before the right one; infinite where it has no vote."""
+    ranks = []
+    for row, label in zip(scores, labels, strict=True):
+        order = sorted((c for c in range(len(row)) if row[c] > 0), key=lambda c: (-row[c], c))
+        ranks.append(order.index(label) if label in order else math.inf)
+    return np.array(ranks)
+
+
+@pytest.mark.parametrize("chunks", [{}, {"query_chunk_size": 7, "train_chunk_size": 11}])
+def test_accuracies_of_several_k_equal_brute_force(chunks):
+    train, labels, queries = random_data(m=60, classes=9)
+    right = np.random.default_rng(5).integers(0, 10, 60)  # class 9 has no training images
+    similarities, indices = brute_force(train, queries, 50)
+    found = knn.knn_accuracies(train, labels, queries, right, (50, 3, 1), **chunks)
+    assert list(found) == [50, 3, 1]
+    for k, accuracy in found.items():
+        scores = brute_force_vote(similarities[:, :k], labels[indices[:, :k]], 0.07, 9)
+        rank = brute_force_rank(scores, right)
+        assert accuracy.top1 == pytest.approx(np.mean(rank < 1), abs=1e-12)
+        assert accuracy.top5 == pytest.approx(np.mean(rank < 5), abs=1e-12)
+        assert accuracy.top1 == knn.knn_accuracy(train, labels, queries, right, k, **chunks)
+
+
+def test_top5_of_equal_votes():
+    # Six neighbours, equally near, of six classes: the lowest five are guessed.
+    train, labels = np.eye(8, 7, dtype=np.float32)[:6], np.arange(6)
+    right = np.array([0, 4, 5, 6])
+    found = knn.knn_accuracies(train, labels, np.ones((4, 7)), right, [6])
+    assert found[6] == knn.KnnAccuracy(top1=0.25, top5=0.5)
+    # A class without a vote is no guess, although fewer than five classes have one.
+    assert knn.knn_accuracies(train, labels, np.ones((4, 7)), right, [2])[2].top5 == 0.25
+
+
+def test_top5_is_left_out_where_it_says_nothing():
+    train, labels, queries = random_data()
+    assert knn.knn_accuracies(train, labels, queries, np.zeros(40, int), [20])[20].top5 is None
+
+
+def test_one_search_serves_all_k(monkeypatch):
+    train, labels, queries = random_data(n=50)
+    searches = []
+    search = knn.nearest_neighbours
+
+    def counted(*arguments, **settings):
+        searches.append(arguments[2])
+        return search(*arguments, **settings)
+
+    monkeypatch.setattr(knn, "nearest_neighbours", counted)
+    knn.knn_accuracies(train, labels, queries, np.zeros(40, int), (2, 30, 10))
+    assert searches == [30]
+
+
+def test_progress_bar_counts_queries(capsys):
+    train, _, queries = random_data()
+    knn.nearest_neighbours(train, queries, 3, query_chunk_size=16, progress=True)
+    output = capsys.readouterr().out
+    assert "16/40" in output
+    assert "40/40" in output
+    knn.nearest_neighbours(train, queries, 3)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("data", ["random", "constant", "sorted"])
 def test_memory_stays_within_the_formula(data, monkeypatch):
     # The documented constant is far more than this small search would need.
-    monkeypatch.setattr(knn, "_REFINE_BYTES", 4 * 2**20)
+    monkeypatch.setattr(neighbours, "_REFINE_BYTES", 4 * 2**20)
     n, m, d, k, q, t = 20_000, 600, 256, 200, 300, 1024
     random = np.random.default_rng(0)
     train = random.standard_normal((n, d), dtype=np.float32)
@@ -248,3 +311,6 @@ def test_mistakes_are_named():
         knn.nearest_neighbours(train, queries, 5, query_chunk_size=0)
     with pytest.raises(ValueError, match="test_labels must hold one class per test feature"):
         knn.knn_accuracy(train, labels, queries, None)
+    for ks in ((), (20, 0)):
+        with pytest.raises(ValueError, match="ks must be numbers of at least 1"):
+            knn.knn_accuracies(train, labels, queries, labels[:1].repeat(40), ks)

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bt.evaluation.progress import ProgressBar
+
 
 def inference_function(backbone):
     """Returns the backbone in inference mode as one `tf.function` with float32 output.
@@ -48,6 +50,31 @@ def extract_features(backbone, batches, progress=False):
         ValueError: If `batches` is not a finite, non-empty `tf.data.Dataset`, or if the backbone
             returns anything but one vector per image.
     """
+    features, labels = [], []
+    for some_features, some_labels in feature_batches(backbone, batches, progress):
+        features.append(some_features)
+        labels.append(some_labels)
+    if sum(map(len, features)) == 0:
+        raise ValueError("batches must hold at least one image. Received: an empty data set.")
+    return _join(features), None if labels[0] is None else _join(labels)
+
+
+def feature_batches(backbone, batches, progress=False, num_batches=None):
+    """Runs a frozen backbone over a data set, batch by batch: what `extract_features` joins.
+
+    Args:
+        backbone: As in `extract_features`.
+        batches: As in `extract_features`.
+        progress: Whether to show a progress bar, counted in batches.
+        num_batches: At most how many there are, for the bar, where `batches` cannot tell.
+
+    Yields:
+        `(features, labels)` of each batch: float32 (b, d) and int64 (b,) or (b, classes); labels
+        is None where the data set has none.
+
+    Raises:
+        ValueError: As in `extract_features`, but an empty data set is none.
+    """
     image_spec, labelled = _read_spec(batches)
     forward = inference_function(backbone) if isinstance(backbone, keras.Layer) else backbone
     # One trace for every batch size: the short last batch must not compile the network again.
@@ -58,25 +85,16 @@ def extract_features(backbone, batches, progress=False):
             "backbone must return one vector per image, of shape (batch, d). "
             f"Received: output shape {tuple(forward.output_shapes)}."
         )
-
-    num_batches = int(batches.cardinality())
-    bar = None
-    if progress:
-        bar = keras.utils.Progbar(num_batches if num_batches >= 0 else None, unit_name="batch")
-    features, labels = [], []
+    known = int(batches.cardinality())
+    bar = ProgressBar(known if known >= 0 else num_batches, "batch") if progress else None
     for batch in batches:
         images = batch[0] if labelled else _only(batch)
-        features.append(forward(images).numpy())
-        if labelled:
-            labels.append(batch[1].numpy().astype(np.int64))
-        if bar is not None:
-            bar.update(len(features), finalize=False)
-    if sum(map(len, features)) == 0:
-        raise ValueError("batches must hold at least one image. Received: an empty data set.")
-    if bar is not None:
-        bar.target = len(features)
-        bar.update(len(features), finalize=True)
-    return _join(features), _join(labels) if labelled else None
+        labels = batch[1].numpy().astype(np.int64) if labelled else None
+        yield forward(images).numpy(), labels
+        if bar:
+            bar.add(1)
+    if bar:
+        bar.finish()
 
 
 def _read_spec(batches):

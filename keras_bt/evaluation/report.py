@@ -60,3 +60,8 @@ def table(accuracies):
             few = f"{100 * row.few_labels:.1f} ± {100 * row.few_labels_deviation:.1f}"
         lines.append(f"{name:24}{100 * row.knn:8.1f}{100 * row.probe:20.1f}{few:>22}")
     return "\n".join(lines)
+
+
+def percent(accuracy):
+    """An accuracy in percent, a dash where there is none."""
+    return "–" if accuracy is None else f"{100 * accuracy:.1f}"

@@ -1,0 +1,78 @@
+"""Average precision, as PASCAL VOC 2007 defines it and as later years do."""
+
+import numpy as np
+
+INTERPOLATIONS = ("11-point", "area")
+
+
+def average_precision(scores, labels, interpolation="11-point"):
+    """Average precision of one class.
+
+    The examples are ranked by falling score. With p(k) and r(k) the precision and the recall of the
+    k examples ranked highest, and p̂(r) = max {p(k) : r(k) ≥ r}, or 0 if no k has that recall,
+
+        "11-point":  AP = 1/11 Σ p̂(t),  t = 0, 0.1, … 1
+        "area":      AP = ∫ p̂(r) dr,  r from 0 to 1
+
+    The first is VOC 2007's (Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC)
+    Challenge", section 4.2; `VOCevalcls.m` of its devkit), the second that of VOC 2010 and after.
+    scikit-learn's `average_precision_score` is a third: the area under p itself, without the max.
+
+    Examples of equal score enter together: only those k count that end a run of ties. So the
+    result depends on nothing but scores and labels, where the devkit leaves ties in the order of
+    its files. Recalls are compared as fractions: 3 of 10 do reach 0.3.
+
+    Args:
+        scores: Floats (n,), the higher the more likely the class is there.
+        labels: Integers (n,): 1 the class is there, 0 it is not, -1 the example is left out.
+        interpolation: "11-point" or "area".
+
+    Returns:
+        Average precision, 0 to 1.
+
+    Raises:
+        ValueError: If shapes do not fit, a label is none of the three, no label is 1, a counted
+            score is NaN, or there is no such interpolation.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(
+            "There must be one score and one label per example, both of shape (n,). "
+            f"Received: shapes {scores.shape} and {labels.shape}."
+        )
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"interpolation must be {' or '.join(INTERPOLATIONS)}. Received: {interpolation!r}."
+        )
+    check_labels(labels)
+    scores, positive = scores[labels >= 0], labels[labels >= 0] == 1
+    if not positive.any():
+        raise ValueError(
+            "Average precision is defined only where an example is positive (label 1). "
+            f"Received: {len(positive)} examples that count, none of them positive."
+        )
+    if np.isnan(scores).any():
+        raise ValueError("scores must be numbers. Received: NaN.")
+
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    ends_ties = np.append(ranked[1:] != ranked[:-1], True)
+    retrieved = np.arange(1, len(order) + 1)[ends_ties]
+    found = np.cumsum(positive[order])[ends_ties]  # true positives among those retrieved
+    best = np.maximum.accumulate((found / retrieved)[::-1])[::-1]  # p̂ at these recalls
+    if interpolation == "area":
+        steps = np.diff(found, prepend=0) / positive.sum()
+        return float(np.sum(steps * best))
+    # The first k of recall ≥ t, in whole numbers: found / positives ≥ i / 10. Recall 1 is reached.
+    first = np.searchsorted(10 * found, np.arange(11) * positive.sum())
+    return float(np.mean(best[first]))
+
+
+def check_labels(labels):
+    """Raises ValueError unless every label is 1, 0 or -1."""
+    wrong = ~np.isin(labels, (-1, 0, 1))
+    if wrong.any():
+        raise ValueError(
+            "Labels must be 1 (present), 0 (absent) or -1 (not to be counted). "
+            f"Received: {np.asarray(labels)[wrong][0]}."
+        )

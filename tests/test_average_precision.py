@@ -1,0 +1,105 @@
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_curve
+
+from keras_bt.evaluation.average_precision import average_precision
+
+
+def oracle(scores, labels, interpolation):
+    """The definition, threshold by threshold, in exact fractions."""
+    examples = [(s, int(y)) for s, y in zip(scores, labels, strict=True) if y != -1]
+    positives = sum(y for _, y in examples)
+    curve = []
+    for threshold in {s for s, _ in examples}:
+        taken = [y for s, y in examples if s >= threshold]
+        curve.append((Fraction(sum(taken), positives), Fraction(sum(taken), len(taken))))
+
+    def highest(recall):
+        return max((p for r, p in curve if r >= recall), default=Fraction(0))
+
+    if interpolation == "11-point":
+        return float(sum(highest(Fraction(i, 10)) for i in range(11)) / 11)
+    levels = sorted({r for r, _ in curve} | {Fraction(0)})
+    return float(sum((b - a) * highest(b) for a, b in pairwise(levels)))
+
+
+@pytest.mark.parametrize("interpolation", ["11-point", "area"])
+@pytest.mark.parametrize("distinct", [3, 20, 10**9])
+def test_equals_the_definition_written_out(interpolation, distinct):
+    random = np.random.default_rng(distinct)
+    for _ in range(40):
+        n = random.integers(1, 60)
+        scores = random.integers(0, distinct, n) / 7 - 1
+        labels = random.choice([-1, 0, 1], n, p=[0.2, 0.5, 0.3])
+        labels[random.integers(n)] = 1
+        found = average_precision(scores, labels, interpolation)
+        assert found == pytest.approx(oracle(scores, labels, interpolation), abs=1e-12)
+
+
+def test_by_hand():
+    # Ranked: + - + - -, precision 1, 1/2, 2/3, 1/2, 2/5, recall 1/2, 1/2, 1, 1, 1. Up to recall
+    # 0.5, at six of the thresholds, 1 is the best precision; at the other five it is 2/3.
+    scores, labels = [0.9, 0.8, 0.7, 0.6, 0.5], [1, 0, 1, 0, 0]
+    assert average_precision(scores, labels) == pytest.approx((6 + 5 * 2 / 3) / 11)
+    assert average_precision(scores, labels, "area") == pytest.approx((1 + 2 / 3) / 2)
+    # Of the first two by score one is not to be counted: as if it were not there.
+    assert average_precision([2.0, 1.0, *scores], [-1, 0, *labels]) == pytest.approx(
+        average_precision([1.0, *scores], [0, *labels])
+    )
+
+
+def test_a_recall_of_three_tenths_reaches_the_threshold_of_three_tenths():
+    # 3 of 10 positives first, then all negatives: 0.3 as a float must not miss 3 / 10.
+    labels = [1] * 3 + [0] * 10 + [1] * 7
+    expected = (4 * 1 + 7 * 10 / 20) / 11
+    assert average_precision(-np.arange(20.0), labels) == pytest.approx(expected)
+
+
+def test_ties_do_not_depend_on_the_order_of_the_examples():
+    random = np.random.default_rng(0)
+    scores, labels = random.integers(0, 3, 50), random.integers(0, 2, 50)
+    values = set()
+    for _ in range(20):
+        order = random.permutation(50)
+        values.add(average_precision(scores[order], labels[order]))
+    assert len(values) == 1
+    # Scores that are all equal rank nothing: the precision is the share of positives.
+    assert average_precision(np.zeros(8), [1, 1, 0, 0, 0, 0, 0, 0]) == pytest.approx(1 / 4)
+
+
+def test_extremes():
+    assert average_precision([3, 2, 1], [1, 1, 0]) == 1
+    assert average_precision([1, 2, 3], [1, 0, 0]) == pytest.approx(1 / 3)
+    assert average_precision([5.0], [1]) == 1
+    assert average_precision([np.inf, np.inf, -np.inf], [1, 1, 0]) == 1
+    assert average_precision(np.array([0, 255], np.uint8), [0, 1]) == 1
+
+
+def test_area_bounds_the_curve_of_scikit_learn():
+    random = np.random.default_rng(1)
+    scores, labels = random.standard_normal(500), random.integers(0, 2, 500)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    envelope = np.maximum.accumulate(precision)  # from recall 1 down to 0
+    expected = -np.sum(np.diff(recall) * envelope[:-1])
+    assert average_precision(scores, labels, "area") == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([1, 2], [0, -1], "none of them positive"),
+        ([], [], "none of them positive"),
+        ([1, 2, 3], [0, 1], r"shapes \(3,\) and \(2,\)"),
+        ([[1], [2]], [[0], [1]], r"shape \(n,\)"),
+        ([1, 2], [0, 2], "Received: 2"),
+        ([np.nan, 2], [0, 1], "NaN"),
+    ],
+)
+def test_wrong_input(scores, labels, message):
+    with pytest.raises(ValueError, match=message):
+        average_precision(np.array(scores), np.array(labels, int))
+    with pytest.raises(ValueError, match="11-point or area"):
+        average_precision([1.0], [1], "trapezoid")

@@ -1,0 +1,236 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bt import data
+from keras_bt.augmentations import Normalize, View
+from keras_bt.evaluation import linear_protocol
+from keras_bt.evaluation.features import extract_features
+from keras_bt.strategy import choose_strategy
+
+CLASSES, WIDTH = 7, 5
+
+
+def problem(n=50, seed=0):
+    random = np.random.default_rng(seed)
+    return random.standard_normal((n, WIDTH)).astype(np.float32), random.integers(0, CLASSES, n)
+
+
+def batches_of(features, labels, size):
+    return tf.data.Dataset.from_tensor_slices((features, labels)).batch(size)
+
+
+def oracle(kernel, features, labels, size, rates, decay, momentum=0.9):
+    """SGD as PyTorch documents it, in float64, with the gradients written out."""
+    w, b = kernel.astype(np.float64), np.zeros(CLASSES)
+    moving_w, moving_b = np.zeros_like(w), np.zeros_like(b)
+    for rate in rates:
+        for start in range(0, len(features), size):
+            x, y = features[start : start + size], labels[start : start + size]
+            logits = x @ w + b
+            p = np.exp(logits - logits.max(axis=1, keepdims=True))
+            error = (p / p.sum(axis=1, keepdims=True) - np.eye(CLASSES)[y]) / len(x)
+            moving_w = momentum * moving_w + x.T @ error + decay * w
+            moving_b = momentum * moving_b + error.sum(axis=0) + decay * b
+            w, b = w - rate * moving_w, b - rate * moving_b
+    return w, b
+
+
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+def test_steps_are_those_of_sgd_written_out(strategy):
+    # 49 = 16 + 16 + 16 + 1: of the last batch one of two replicas has no image at all.
+    features, labels = problem(49)
+    rates = [0.3, 0.03, 0.2]  # with the rate inside the momentum the second epoch would differ
+    with choose_strategy(strategy).scope():
+        model = linear_protocol.linear_classifier(WIDTH, CLASSES, weight_decay=0.1)
+    start = model.get_weights()[0]
+    batches = batches_of(features, labels, 16)
+    linear_protocol.train(model, batches, batches, rates)
+    expected = oracle(start, features, labels, 16, rates, decay=0.1)
+    for found, wanted in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_the_classifier_begins_as_published():
+    model = linear_protocol.linear_classifier(2000, 50)
+    kernel, bias = model.get_weights()
+    assert kernel.std() == pytest.approx(0.01, rel=0.02)
+    assert abs(kernel.mean()) < 1e-4
+    assert not bias.any()
+    other = linear_protocol.linear_classifier(2000, 50, seed=1)
+    assert (other.get_weights()[0] != kernel).any()
+    assert model.optimizer.momentum == 0.9
+
+
+def test_accuracies_are_measured_after_every_epoch_on_the_test_set():
+    features, labels = problem()
+    test_features, test_labels = problem(33, seed=1)
+    model = linear_protocol.linear_classifier(WIDTH, CLASSES)
+    wanted = {1: [], 5: []}
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logits = test_features @ self.model.get_weights()[0] + self.model.get_weights()[1]
+            ranked = np.argsort(-logits, axis=1)
+            for k, values in wanted.items():
+                values.append(np.mean((ranked[:, :k] == test_labels[:, None]).any(axis=1)))
+
+    result = linear_protocol.train(
+        model,
+        batches_of(features, labels, 10),
+        batches_of(test_features, test_labels, 10),
+        linear_protocol.cosine_rates(0.3, 4),
+        callbacks=[Look()],
+    )
+    np.testing.assert_allclose(result.top1, wanted[1], atol=1e-6)
+    np.testing.assert_allclose(result.top5, wanted[5], atol=1e-6)
+
+
+def test_summary():
+    result = linear_protocol.LinearResult((0.2, 0.5, 0.5, 0.4), (0.7, 0.8, 0.9, 0.6))
+    assert result.summary() == {
+        "top1": 0.4,
+        "top5": 0.6,
+        "best_top1": 0.5,
+        "best_top5": 0.9,
+        "best_epoch": 2,
+        "epochs": 4,
+    }
+    few = linear_protocol.LinearResult.of({"val_top1": [0.5], "loss": [1.0]})
+    assert few.summary()["top5"] is None
+    assert few.summary()["best_top5"] is None
+    names = [metric.name for metric in linear_protocol.linear_classifier(4, 5).metrics]
+    assert "top5" not in names
+
+
+def backbone_with_everything(size=16):
+    """Dropout, and BatchNormalization with moving statistics of its own."""
+    layers = keras.layers
+    images = keras.Input((size, size, 3))
+    x = layers.Conv2D(12, 3, strides=2)(layers.Dropout(0.5)(images))
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    backbone = keras.Model(images, layers.GlobalAveragePooling2D()(x))
+    random = np.random.default_rng(0)
+    for variable in backbone.weights:
+        variable.assign(variable + np.abs(0.1 * random.standard_normal(variable.shape)))
+    return backbone
+
+
+def digits(n=70):
+    train, test = data.open_source("digits")
+    return train.subset(range(n)), test.subset(range(40))
+
+
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+def test_cached_features_give_what_the_backbone_gives(strategy):
+    train, test = digits()
+    backbone = backbone_with_everything()
+    plain = View([Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)])
+    features, labels = extract_features(backbone, data.evaluation_batches(train, 16, 32, resize=16))
+    test_features = extract_features(backbone, data.evaluation_batches(test, 16, 32, resize=16))
+
+    def enlarged(images, labels):
+        return data.centre_crop(images, 16, 16), labels
+
+    unnormalised = data.labelled_views(train, View([lambda images: images]), 32, seed=3)
+    images = unnormalised.map(enlarged).map(lambda images, labels: (plain(images), labels))
+    sources = {
+        "images": (images, data.evaluation_batches(test, 16, 32, resize=16)),
+        "features": (
+            data.labelled_features(features, labels, 32, seed=3),
+            batches_of(*test_features, 32),
+        ),
+    }
+    weights, results = {}, {}
+    for name, (batches, test_batches) in sources.items():
+        with choose_strategy(strategy).scope():
+            model = linear_protocol.linear_classifier(
+                backbone if name == "images" else features.shape[1], 10
+            )
+        rates = linear_protocol.cosine_rates(0.3, 3)
+        results[name] = linear_protocol.train(model, batches, test_batches, rates, 3)
+        weights[name] = [variable.numpy() for variable in model.trainable_variables]
+    for a, b in zip(*weights.values(), strict=True):
+        assert np.abs(a).max() > 0.01
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert results["images"] == results["features"]
+
+
+def test_nothing_of_the_backbone_changes(tmp_path):
+    train, test = digits()
+    backbone = backbone_with_everything(8)
+    trainable = [variable.trainable for variable in backbone.variables]
+    model = linear_protocol.linear_classifier(backbone, 10)
+    before = {variable.path: variable.numpy() for variable in model.non_trainable_variables}
+    own = [variable.numpy() for variable in backbone.variables]
+    assert any("moving_variance" in path for path in before)
+    assert len(model.trainable_variables) == 2
+    batches = data.labelled_views(
+        train, View([Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)]), 32, seed=0
+    )
+    linear_protocol.train(model, batches, data.evaluation_batches(test, 8, 32), [10.0, 10.0], 3)
+    for variable in model.non_trainable_variables:
+        np.testing.assert_array_equal(variable.numpy(), before[variable.path])
+    # The backbone that was passed in is not even frozen.
+    assert [variable.trainable for variable in backbone.variables] == trainable
+    for a, b in zip(own, backbone.variables, strict=True):
+        np.testing.assert_array_equal(a, b.numpy())
+    # Also a call in training mode is one in inference mode.
+    images = tf.random.normal([8, 8, 8, 3])
+    np.testing.assert_array_equal(model(images, training=True), model(images, training=False))
+    # And so it is when it comes back from disk.
+    model.save(tmp_path / "classifier.keras")
+    loaded = keras.models.load_model(tmp_path / "classifier.keras")
+    assert len(loaded.trainable_variables) == 2
+    np.testing.assert_array_equal(loaded(images, training=True), model(images))
+
+
+def test_rates():
+    cosine = linear_protocol.cosine_rates(0.3, 100)
+    assert len(cosine) == 100
+    assert cosine[0] == 0.3
+    assert cosine[50] == pytest.approx(0.15)
+    assert cosine[99] == pytest.approx(0.15 * (1 + np.cos(0.99 * np.pi)))
+    step = linear_protocol.step_rates(0.3, 28, (7, 14, 21), 0.1)
+    np.testing.assert_allclose(step, np.repeat([0.3, 0.03, 0.003, 0.0003], 7))
+    used = []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: used.append(
+            (epoch, float(model.optimizer.learning_rate))
+        )
+    )
+    model = linear_protocol.linear_classifier(WIDTH, CLASSES)
+    batches = batches_of(*problem(), 25)
+    rates = [0.3, 0.2, 0.1]
+    linear_protocol.train(model, batches, batches, rates, first_epoch=1, callbacks=[look])
+    np.testing.assert_allclose(used, [(1, 0.2), (2, 0.1)], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(milestones=(3, 2)), "milestones must be increasing .* Received: 3, 2"),
+        (dict(milestones=(0,)), "from 1 to 9, for 10 epochs"),
+        (dict(milestones=(10,)), "Received: 10"),
+        (dict(milestones=(2,), factor=1.5), "factor must be from 0 to 1"),
+        (dict(milestones=(2,), rate=float("nan")), "rate must be"),
+    ],
+)
+def test_impossible_schedules_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        linear_protocol.step_rates(**{"rate": 0.3, "epochs": 10} | arguments)
+
+
+def test_impossible_classifiers_are_refused():
+    with pytest.raises(ValueError, match=r"at least two classes\. Received: classes=1"):
+        linear_protocol.linear_classifier(4, 1)
+    with pytest.raises(ValueError, match=r"weight_decay must be .* Received: -1"):
+        linear_protocol.linear_classifier(4, 2, weight_decay=-1)
+
+    class Own(keras.Model):
+        def __init__(self, size):
+            super().__init__()
+
+    with pytest.raises(ValueError, match=r"functional or a sequential model\. Received: a Own"):
+        linear_protocol.linear_classifier(Own(3), 2)
