@@ -49,7 +49,8 @@ def run(main, default_recipe=None, positional=False):
 def quiet_start():
     """Around `import tensorflow`: hides what it notes on starting, unless it fails.
 
-    Its first lines obey no setting. With TF_CPP_MIN_LOG_LEVEL in the environment all are shown.
+    Its first lines obey no setting, and it looks for GPUs only when asked. With
+    TF_CPP_MIN_LOG_LEVEL in the environment all are shown.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield
@@ -61,6 +62,8 @@ def quiet_start():
         os.dup2(hidden.fileno(), 2)
         try:
             yield
+            if "tensorflow" in sys.modules:
+                sys.modules["tensorflow"].config.list_physical_devices()
         except BaseException:
             hidden.seek(0)
             os.write(shown, hidden.read())

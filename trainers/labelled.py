@@ -1,6 +1,10 @@
 """Labelled images to fit a probe on, and others to measure it on."""
 
+import re
+
 import numpy as np
+
+from keras_bt import data
 
 
 def labelled_halves(train, test, seed):
@@ -28,3 +32,36 @@ def labelled_halves(train, test, seed):
         "probes, but not from pretraining"
     )
     return train.subset(rest), train.subset(held_out), where
+
+
+def labelled_part(subject, labels, seed, data_dir):
+    """The images to train on.
+
+    Args:
+        subject: `trainers.subject.Subject`.
+        labels: a share such as "1%" or a number of images.
+        seed: int, of the draw.
+        data_dir: where the data sets of tfds lie, or None.
+
+    Returns:
+        A `keras_bt.data.Source`: of ImageNet, for 1% and 10%, the official subset; else as many
+        images of each class, drawn from `subject.train`.
+
+    Raises:
+        ValueError: there is no such part, or images have several labels.
+    """
+    if subject.train.multilabel:
+        raise ValueError(
+            "Training a classifier needs images with one label each. "
+            f"Received: {subject.data}, whose images have several."
+        )
+    official = {"1%": "1pct", "10%": "10pct"}.get(labels)
+    if official and re.fullmatch(r"tfds:imagenet2012(:[\d.*]+)?(:train)?", subject.data):
+        return data.open_source(f"tfds:imagenet2012_subset/{official}", data_dir)[0]
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", labels)
+    if share and float(share[1]) / 100 * subject.train.num_examples < 0.5:
+        raise ValueError(
+            "labels must be at least one image. "
+            f"Received: --labels={labels} of {subject.train.num_examples:,} images."
+        )
+    return data.labelled_subset(subject.train, labels, seed)

@@ -27,12 +27,8 @@ def main():
         out = writable(FLAGS.out)
         # Imported when the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            import tensorflow as tf
-
             from keras_bt import data
             from trainers import pretraining, preview_grid
-
-            tf.config.list_physical_devices()
 
         views = pretraining.make_views(settings)
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
@@ -113,8 +109,16 @@ def look(source, count, sample, seed):
             continue
         sizes.append(image.shape[:2])
         if len(shown) < count:
-            shown.append((image, source.class_names[label] if source.class_names else None))
+            shown.append((image, class_of(label, source)))
     return shown, sizes
+
+
+def class_of(label, source):
+    """The name of an image's class, or of all its classes; None without labels."""
+    if source.class_names is None:
+        return None
+    labels = np.flatnonzero(label == 1) if source.multilabel else [label]
+    return ", ".join(source.class_names[one] for one in labels)
 
 
 def about_sizes(source, sizes, image_size):

@@ -5,6 +5,7 @@ where no others are given.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 
@@ -71,6 +72,34 @@ class Subject:
             f"Backbone: {self.file}, {self.backbone.output_shape[-1]:,} features\n"
             f"Data: {self.data}, {self.train.num_examples:,} images to fit on; measured on "
             f"{self.where}"
+        )
+
+    @property
+    def digest(self):
+        """SHA-256 of the backbone's file, to tell one from another wherever they lie."""
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def features(self, source, name, batch_size=256):
+        """Features and labels of `train` or `test`, from the cache or else extracted into it.
+
+        Args:
+            source: one of the two.
+            name: string, what to call its images above the progress bar.
+            batch_size: int.
+
+        Returns:
+            See `keras_bt.evaluation.feature_cache.cached_features`.
+        """
+        from keras_bt.evaluation.feature_cache import cached_features
+
+        return cached_features(
+            self.cache,
+            self.backbone,
+            source,
+            self.image_size,
+            self.resize,
+            batch_size,
+            progress=f"Features of the {name} images, kept in {self.cache}:",
         )
 
 

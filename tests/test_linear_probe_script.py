@@ -1,0 +1,213 @@
+"""Calls the real script for a few real steps."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import script
+from PIL import Image
+
+from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.checkpoint import RunCheckpoint
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A tiny network of random weights."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Conv2D(8, 3, strides=2, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+        ]
+    )
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    network.save(path)
+    return path
+
+
+def probe(backbone, *arguments):
+    # Nothing could switch determinism off again for the tests after these.
+    common = [f"--backbone={backbone}", "--data=digits", "--image_size=16", "--nodeterministic"]
+    script.call("linear_probe", *common, *arguments)
+
+
+SHORT = ["--epochs=3", "--batch_size=64", "--labels=200", "--min_area=0.5", "--flip=0"]
+
+
+@pytest.fixture(scope="module")
+def finished(backbone, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    probe(backbone, *SHORT, f"--workdir={workdir}")
+    return workdir
+
+
+def test_the_summary_holds_the_best_and_the_last_epoch(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    metrics = read_metrics(finished / "metrics.jsonl")
+    top1 = [line["val_top1"] for line in metrics if "val_top1" in line]
+    assert len(top1) == summary["epochs"] == 3
+    assert summary["top1"] == top1[-1]
+    assert summary["best_top1"] == max(top1) > 0.3
+    assert top1[summary["best_epoch"] - 1] == max(top1)
+    assert summary["top5"] > summary["top1"]
+    assert summary["images"] == 200
+    assert metrics[-1]["step"] == 3 * 4  # ⌈200 / 64⌉
+    rates = [line["learning_rate"] for line in metrics if "val_top1" in line]
+    np.testing.assert_allclose(rates, [0.3, 0.225, 0.075], rtol=1e-5)
+    assert list((finished / "tensorboard").rglob("events*"))
+
+
+def test_a_finished_run_says_so(backbone, finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    probe(backbone, *SHORT, f"--workdir={finished}")
+    assert "finished run" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_stopped_run_continues_as_if_nothing_had_happened(
+    backbone, finished, tmp_path, monkeypatch, capsys
+):
+    save = RunCheckpoint.on_epoch_end
+
+    def save_and_die(self, epoch, logs=None):
+        save(self, epoch, logs)
+        if epoch == 1:
+            raise SystemExit(7)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoint, "on_epoch_end", save_and_die)
+        with pytest.raises(SystemExit):
+            probe(backbone, *SHORT, f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run" / "summary.json").exists()
+    probe(backbone, *SHORT, f"--workdir={tmp_path / 'run'}")
+    assert "Continuing after epoch 2 of 3" in capsys.readouterr().out
+    runs = [read_metrics(folder / "metrics.jsonl") for folder in (finished, tmp_path / "run")]
+    for name in ("loss", "learning_rate"):
+        whole, continued = ([line[name] for line in run] for run in runs)
+        np.testing.assert_allclose(whole, continued, rtol=1e-6)
+    whole, continued = (
+        json.loads((folder / "summary.json").read_text()) for folder in (finished, tmp_path / "run")
+    )
+    assert whole["top1"] == continued["top1"]
+    assert whole["best_epoch"] == continued["best_epoch"]
+
+
+def test_steps_on_two_replicas(backbone, tmp_path):
+    step = ["--schedule=step", "--milestones=1", "--decay=0.5", "--strategy=mirrored"]
+    probe(backbone, *SHORT, "--epochs=2", *step, f"--workdir={tmp_path / 'run'}")
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    rates = [line["learning_rate"] for line in metrics if "val_top1" in line]
+    np.testing.assert_allclose(rates, [0.3, 0.15], rtol=1e-5)
+
+
+def test_fast(backbone, tmp_path, capsys):
+    folder = f"--workdir={tmp_path / 'fast'}"
+    cache = f"--cache_dir={tmp_path / 'cache'}"
+    probe(backbone, "--fast", "--raw_pixels", folder, cache)
+    output = capsys.readouterr().out
+    assert "top-1" in output
+    written = json.loads((tmp_path / "fast" / "linear_probe_fast.json").read_text())
+    found, pixels = written["results"]["backbone"], written["results"]["raw pixels"]
+    assert f"{100 * found['top1']:.1f}" in output
+    assert found["top1"] > 0.85
+    assert pixels["top1"] > 0.85
+    assert found["top1"] != pixels["top1"]
+    with np.load(tmp_path / "fast" / "linear_probe_fast.npz") as arrays:
+        assert np.mean(arrays["labels"] == arrays["predictions"]) == found["top1"]
+    # The features are there already.
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    probe(backbone, "--fast", "--labels=100", "--draws=3", folder, cache)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
+    written = json.loads((tmp_path / "fast" / "linear_probe_fast_100.json").read_text())
+    few = written["results"]["backbone"]
+    assert few["images"] == 100
+    assert len(few["top1_of_draws"]) == len(set(few["top1_of_draws"])) == 3
+    assert few["top1"] == pytest.approx(np.mean(few["top1_of_draws"]))
+    assert few["top1_deviation"] == pytest.approx(np.std(few["top1_of_draws"], ddof=1))
+    assert 0.5 < few["top1"] < found["top1"]
+    assert "mean of 3 draws" in capsys.readouterr().out
+
+
+def write_images(folder, count, size=16):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (size, size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
+    from keras_bt import data
+    from keras_bt.data import ArraySource
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, (120, 3))
+    images = np.zeros((120, 16, 16, 3), np.uint8)
+    for c in range(3):  # a class shows in a channel of its own
+        images[..., c] = 200 * labels[:, c, None, None] + random.integers(0, 50, (120, 16, 16))
+    source = ArraySource(images, labels, ["cat", "dog", "owl"], name="pets")
+    parts = source.subset(range(80)), source.subset(range(80, 120))
+    monkeypatch.setattr(data, "open_source", lambda *arguments: parts)
+    flags = [f"--workdir={tmp_path / 'fast'}", f"--cache_dir={tmp_path / 'cache'}"]
+    probe(backbone, "--fast", *flags)
+    output = capsys.readouterr().out
+    written = json.loads((tmp_path / "fast" / "linear_probe_fast.json").read_text())
+    found = written["results"]["backbone"]
+    assert found["mean_average_precision"] > 0.95
+    for word in ("cat", "dog", "owl", "mean", f"{100 * found['mean_average_precision']:.1f}"):
+        assert word in output
+    common = [f"--backbone={backbone}", "--data=pets", "--image_size=16", *flags]
+    line = script.mistake(capsys, "linear_probe", *common)
+    assert "several labels are measured with --fast" in line
+    line = script.mistake(capsys, "linear_probe", *common, "--fast", "--labels=10%")
+    assert "one label per image" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--labels=0"], ["not of 0 images", "labels=0"]),
+        (["--labels=200%"], ["at most", "labels=200%"]),
+        (["--labels=abc"], ["such as 1%", "labels=abc"]),
+        (["--labels=0", "--fast"], ["not of 0 images", "labels=0"]),
+        (["--labels=200%", "--fast"], ["at most", "labels=200%"]),
+        (["--labels=abc", "--fast"], ["such as 1%", "labels=abc"]),
+        (["--data=folder:{tmp}/flat"], ["flat", "abelled images"]),
+        (["--data=folder:{tmp}/one"], ["two classes"]),
+        (["--backbone={tmp}/text.keras"], ["Keras model", "text.keras"]),
+        (["--backbone={tmp}/nothing"], ["nothing"]),
+        (["--rate=0"], ["rate must be a number > 0"]),
+        (["--schedule=step"], ["go together"]),
+        (["--schedule=step", "--milestones=a"], ["milestones must be epochs", "a"]),
+        (["--schedule=step", "--milestones=7", "--epochs=7"], ["from 1 to 6", "7"]),
+        (["--draws=10"], ["--draws goes with --fast"]),
+        (["--draws=10", "--fast"], ["needs a part of the labels"]),
+        (["--raw_pixels"], ["--raw_pixels goes with --fast"]),
+        (["--strategy=mirrored", "--batch_size=33"], ["divide evenly", "33"]),
+        (["--workdir={tmp}/flat"], ["holds other files"]),
+    ],
+)
+def test_a_mistake_ends_with_one_line(backbone, tmp_path, capsys, arguments, words):
+    write_images(tmp_path / "flat", 3)
+    write_images(tmp_path / "one" / "train" / "cat", 6)
+    (tmp_path / "text.keras").write_text("no network")
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    defaults = {
+        "backbone": backbone,
+        "data": "digits",
+        "image_size": 16,
+        "workdir": tmp_path / "run",
+        "cache_dir": tmp_path / "cache",
+        "deterministic": "false",
+    }
+    given = " ".join(arguments)
+    defaults = [f"--{name}={v}" for name, v in defaults.items() if f"--{name}=" not in given]
+    line = script.mistake(capsys, "linear_probe", *defaults, *arguments)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run").exists()  # nothing half-written
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,136 @@
+"""Measures a backbone by a linear classifier: python -m trainers.linear_probe --backbone=RUN.
+
+The protocol of the paper: the backbone is frozen, and a linear classifier is trained on its
+features of randomly cropped and mirrored images, 100 epochs of SGD. Run again with the same flags,
+it continues where it stopped.
+
+With --fast, seconds instead of hours: features are extracted once, without augmentation, kept on
+disk, and classified by a multinomial logistic regression, whose regularisation is searched on a
+part of the training images. For images with several labels (VOC07) it is a linear support vector
+machine per class and the mean average precision.
+"""
+
+import re
+import sys
+import time
+
+from absl import flags
+
+from trainers import command, subject
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "labels",
+    "100%",
+    "How many labels to train with: a share such as 10%, or a number of images such as 600; as "
+    "many of each class.",
+)
+flags.DEFINE_integer("epochs", 100, "Epochs in all.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Images per step, on all replicas together.", 1)
+flags.DEFINE_float("rate", 0.3, "First learning rate, whatever the batch size.")
+flags.DEFINE_float("weight_decay", 1e-6, "Of kernel and bias.", 0)
+flags.DEFINE_enum("schedule", "cosine", ["cosine", "step"], "Of the rate, per epoch.")
+flags.DEFINE_list("milestones", [], "Epochs after which --schedule=step drops: 7,14,21, say.")
+flags.DEFINE_float("decay", 0.1, "By what the rate is multiplied then.", 0, 1)
+flags.DEFINE_float("min_area", 0.08, "Least part of an image that a crop takes.", 0, 1)
+flags.DEFINE_float("flip", 0.5, "Probability of mirroring left to right.", 0, 1)
+
+flags.DEFINE_bool("fast", False, "Whether to fit a logistic regression to features kept on disk.")
+flags.DEFINE_integer(
+    "draws", 1, "With --fast: how many times to draw the labels; mean and deviation are given.", 1
+)
+flags.DEFINE_bool("raw_pixels", False, "With --fast: whether to measure raw pixels as well.")
+
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run. Default: linear_probe/ beside the backbone; with --fast evaluation/.",
+)
+flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored", "tpu"], "Devices to train on.")
+flags.DEFINE_bool(
+    "deterministic",
+    None,
+    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where it is free.",
+)
+flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
+
+
+def main():
+    """Trains the classifier, measures it and writes everything into a folder."""
+    started = time.time()
+    with command.mistakes:
+        milestones = read_milestones()
+        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        with command.quiet_start():
+            from keras_bt import workdir
+            from trainers import fast_probe, linear_probing, running
+
+            measured = subject.read()
+        if FLAGS.fast:
+            folder = FLAGS.workdir or measured.folder / "evaluation"
+            settings = {name: FLAGS[name].value for name in ("labels", "draws", "seed")}
+            print(measured)
+            print(fast_probe.run(measured, settings, FLAGS.raw_pixels, folder, started))
+            return
+        settings = read_settings(measured, milestones)
+        run = workdir.Workdir(FLAGS.workdir or measured.folder / default_name())
+        run.check(settings)
+        if running.is_finished(run):
+            return
+        running.make_deterministic(FLAGS.deterministic, FLAGS.strategy)
+        job = linear_probing.LinearProbing(settings, measured, FLAGS.strategy, run, FLAGS.data_dir)
+        run.claim(settings)
+        first_epoch = job.restore()
+    print(measured)
+    print(job)
+    with command.mistakes, job.skipped():
+        job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+        print(job.finish(started))
+
+
+def read_milestones():
+    """The epochs of --milestones, after a look at the flags that go together."""
+    for name in ("draws", "raw_pixels"):
+        if FLAGS[name].value != FLAGS[name].default and not FLAGS.fast:
+            raise ValueError(f"--{name} goes with --fast only.")
+    if not 0 < FLAGS.rate < float("inf"):
+        raise ValueError(f"rate must be a number > 0. Received: --rate={FLAGS.rate}")
+    given = ",".join(FLAGS.milestones)
+    if (FLAGS.schedule == "step") != bool(given):
+        raise ValueError(
+            "--schedule=step and --milestones go together. "
+            f"Received: --schedule={FLAGS.schedule}, --milestones={given}"
+        )
+    if not re.fullmatch(r"(\d+(,\d+)*)?", given):
+        raise ValueError(f"milestones must be epochs such as 7,14,21. Received: {given}")
+    return [int(epoch) for epoch in FLAGS.milestones]
+
+
+def read_settings(measured, milestones):
+    """What determines the run, as JSON values."""
+    if measured.train.multilabel:
+        raise ValueError(
+            "Images with several labels are measured with --fast. "
+            f"Received: {measured.data} without it."
+        )
+    names = ("labels", "epochs", "batch_size", "rate", "weight_decay", "schedule", "decay")
+    names += ("min_area", "flip", "seed")
+    return {
+        **{name: FLAGS[name].value for name in names},
+        "milestones": milestones,
+        "backbone_sha256": measured.digest,
+        "data": measured.data,
+        "image_size": measured.image_size,
+        "resize": measured.resize,
+    }
+
+
+def default_name():
+    """Name of the run's folder: linear_probe, with the labels if they are not all."""
+    labels = re.sub(r"[^\w.-]+", "_", FLAGS.labels.replace("%", "pct"))
+    return "linear_probe" if FLAGS.labels == "100%" else f"linear_probe_{labels}"
+
+
+if __name__ == "__main__":
+    command.run(main)
