@@ -4,23 +4,14 @@ Every function writes one file, atomically, and overwrites what was there. Colou
 by colour-blind people, and where colours mean classes the shape of the mark says it, too.
 """
 
-import io
 import math
-import os
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from threadpoolctl import threadpool_limits
 
-_DPI = 150
-# Ten colours of Paul Tol's "muted" scheme: https://personal.sron.nl/~pault/
-_COLOURS = (
-    *("#332288", "#CC6677", "#117733", "#88CCEE", "#882255"),
-    *("#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777"),
-)
-_MARKS = "os^DvPX*<>"
+from keras_bt import figures
+
 _MOST_CLASSES_IN_LEGEND = 40
 
 
@@ -55,11 +46,14 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
     with_terms = any(np.isfinite(curve["on_diagonal"]).any() for curve in curves.values())
 
     several = len(runs) > 1
-    figure, panels = _figure(8, 7.5 if with_terms else 4.5, 2 if with_terms else 1, sharex=True)
+    figure, panels = figures.new(8, 7.5 if with_terms else 4.5, 2 if with_terms else 1, sharex=True)
     floors = {}  # by label, for runs of one batch size and width share theirs
     for index, (name, curve) in enumerate(curves.items()):
-        colour, x = _COLOURS[index % len(_COLOURS)], curve[against]
-        style = {"marker": "o", "markersize": 4} if len(x) < 20 else {}  # dots show single points
+        x = curve[against]
+        style = figures.run_style(index, len(x))
+        if not several:  # dots show single points
+            style = {"color": style["color"]} | ({"marker": "o", "ms": 4} if len(x) < 20 else {})
+        colour = style.pop("color")
         panels[0].plot(x, curve["loss"], color=colour, label=name or "loss", **style)
         known = np.isfinite(curve["loss"] - curve["excess"])
         value = np.median((curve["loss"] - curve["excess"])[known]) if known.any() else floor
@@ -68,23 +62,24 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
             floors[f"{value:.3g}"][2].append(name)
         if with_terms:
             panels[1].plot(x, curve["on_diagonal"], color=colour, **style)
-            colour = colour if several else _COLOURS[1]
+            colour = colour if several else figures.COLOURS[1]
             panels[1].plot(x, curve["loss"] - curve["on_diagonal"], "--", color=colour, **style)
     for axes in panels:
-        _log_if_wide(axes)
+        figures.log_if_wide(axes)
         axes.grid(alpha=0.3, which="major")
     lowest = min(np.nanmin(curve["loss"]) for curve in curves.values())
     for text, (value, colour, names) in floors.items():
         label = f"floor {text}: smallest loss for this batch size and width"
-        if several:
+        if several and len(floors) > 1:
             label = f"floor {text} ({', '.join(names)})"
+        colour = colour if len(floors) > 1 else "black"
         # On a logarithmic axis a tiny floor would leave the curves a strip at the top.
         if value < lowest / 50 and panels[0].get_yscale() == "log":
             panels[0].plot([], [], ":", color=colour, label=f"{label}, below the picture")
         else:
             panels[0].axhline(value, color=colour, linestyle=":", linewidth=1.5, label=label)
     if with_terms:
-        first, second = ("0.4", "0.4") if several else (_COLOURS[0], _COLOURS[1])
+        first, second = ("0.4", "0.4") if several else (figures.COLOURS[0], figures.COLOURS[1])
         panels[1].plot([], [], "-", color=first, label="invariance (on-diagonal)")
         panels[1].plot([], [], "--", color=second, label="redundancy (λ × off-diagonal)")
         panels[1].set_ylabel("term of the loss")
@@ -94,12 +89,10 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
     panels[-1].set_xlabel("training step" if against == "step" else "epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if several:  # names of runs may be long, and the curves lie close together
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=9
-        )
+        figures.legend_below(figure, *panels[0].get_legend_handles_labels())
     else:
         panels[0].legend(fontsize=9)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the model sees"):
@@ -134,7 +127,7 @@ def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the mod
     columns = ([1, 1, 0.25] * blocks)[:-1]  # an empty narrow column separates the pairs
     height, width = view_a.shape[1:3]
     size = 1.75 * sum(columns), (1.7 * height / width + 0.06) * rows + 0.7
-    figure, panels = _figure(*size, rows, len(columns), width_ratios=columns)
+    figure, panels = figures.new(*size, rows, len(columns), width_ratios=columns)
     panels = panels.reshape(rows, len(columns))
     figure.suptitle(title, fontsize=12)
     for axes in panels.flat:
@@ -148,7 +141,7 @@ def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the mod
             axes.imshow(np.broadcast_to(image, (height, width, 3)), interpolation=smooth)
             if row == 0:
                 axes.set_title(name, fontsize=11)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def correlation(path, matrices, title="Cross-correlation of the two views' embeddings"):
@@ -172,7 +165,7 @@ def correlation(path, matrices, title="Cross-correlation of the two views' embed
                 f"shape {c.shape}{f' for {name!r}' if name else ''}"
                 f"{'' if np.isfinite(c).all() else ' with NaN or infinity'}."
             )
-    figure, panels = _figure(5 * len(matrices) + 1, 5.4, 1, len(matrices))
+    figure, panels = figures.new(5 * len(matrices) + 1, 5.4, 1, len(matrices))
     figure.suptitle(title, fontsize=12)
     for axes, (name, c) in zip(panels, matrices.items(), strict=True):
         d = len(c)
@@ -193,7 +186,7 @@ def correlation(path, matrices, title="Cross-correlation of the two views' embed
         axes.set_ylabel("feature of view A's embedding")
     bar = figure.colorbar(picture, ax=panels, shrink=0.75)
     bar.set_label("correlation")
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def feature_map(
@@ -247,16 +240,16 @@ def feature_map(
     with_legend = 0 < len(classes) <= _MOST_CLASSES_IN_LEGEND
     legend_columns = -(-len(classes) // 20) if with_legend else 0
     longest = max(map(len, names), default=0)
-    figure, (axes,) = _figure(7 + legend_columns * (0.6 + 0.08 * longest), 6.2)
+    figure, (axes,) = figures.new(7 + legend_columns * (0.6 + 0.08 * longest), 6.2)
     if labels is None:
-        axes.scatter(*points.T, s=14, color=_COLOURS[0], alpha=0.7, linewidths=0)
+        axes.scatter(*points.T, s=14, color=figures.COLOURS[0], alpha=0.7, linewidths=0)
     for label, name in zip(classes, names, strict=True):
         tens, ones = divmod(label, 10)
         axes.scatter(
             *points[np.asarray(labels)[chosen] == label].T,
             s=22,
-            color=_COLOURS[ones],
-            marker=_MARKS[(ones + tens) % 10],  # other pairs of colour and mark past ten
+            color=figures.COLOURS[ones],
+            marker=figures.MARKS[(ones + tens) % 10],  # other pairs of colour and mark past ten
             alpha=0.8,
             edgecolors="white",
             linewidths=0.3,
@@ -264,7 +257,7 @@ def feature_map(
         )
     if with_legend:
         style = {"title": "class", "fontsize": 9, "markerscale": 1.5, "ncols": legend_columns}
-        figure.legend(loc="outside right center", **style)
+        figures.legend(figure, loc="outside right center", **style)
     if title is None:
         title = f"Features of {len(chosen):,}"
         title += f" of {len(features):,} images" if len(chosen) < len(features) else " images"
@@ -276,7 +269,7 @@ def feature_map(
     if method == "tsne":  # its scale means nothing
         axes.set_xticks([])
         axes.set_yticks([])
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def _project(features, method, seed):
@@ -296,23 +289,13 @@ def _project(features, method, seed):
 
 def _columns(metrics, against):
     """Turns a list of dicts into arrays by name, NaN where an entry has no such value."""
+    metrics = [entry for entry in metrics if "loss" in entry]  # others hold validation results
     if against == "epoch":
-        metrics = list({entry["epoch"]: entry for entry in metrics if "loss" in entry}.values())
+        metrics = list({entry["epoch"]: entry for entry in metrics}.values())
     return {
         name: np.array([entry.get(name, math.nan) for entry in metrics], np.float64)
         for name in (against, "loss", "on_diagonal", "excess")
     }
-
-
-def _log_if_wide(axes):
-    """Makes the vertical axis logarithmic if its lines are positive and span a factor of ten."""
-    values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
-    values = values[np.isfinite(values)]
-    if values.size and values.min() > 0 and values.max() > 10 * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _strongest_of_blocks(c, largest):
@@ -326,22 +309,3 @@ def _strongest_of_blocks(c, largest):
     blocks = padded.reshape(rows, block, rows, block)
     highest, lowest = blocks.max(axis=(1, 3)), blocks.min(axis=(1, 3))
     return np.where(highest >= -lowest, highest, lowest), block
-
-
-def _figure(width, height, rows=1, columns=1, **kwargs):
-    """Returns a figure of so many inches and its panels, row after row."""
-    # A Figure of its own, not pyplot's: no global list keeps it, so nothing has to be closed.
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs).ravel()
-
-
-def _save(figure, path):
-    """Writes the picture beside its place and moves it there, so that no half one is ever seen."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    path = os.fspath(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(f"{path}.partial", "wb") as file:
-        file.write(image.getvalue())
-    os.replace(f"{path}.partial", path)

@@ -1,10 +1,11 @@
 import math
 import os
+import warnings
 
 import matplotlib
-import matplotlib.figure
 import numpy as np
 import pytest
+from drawn import assert_nothing_is_cut_off_or_overlaps, collect_figures, line, texts
 from matplotlib import pyplot
 from matplotlib.image import imread
 
@@ -13,16 +14,7 @@ from keras_bt import plots
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Collects the figures that are drawn, so that tests can look at what is on them."""
-    drawn = []
-
-    class Collected(matplotlib.figure.Figure):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            drawn.append(self)
-
-    monkeypatch.setattr(plots, "Figure", Collected)
-    return drawn
+    return collect_figures(monkeypatch)
 
 
 def run(n=30, floor=2.5, weight=0.005, scale=1.0):
@@ -35,32 +27,8 @@ def run(n=30, floor=2.5, weight=0.005, scale=1.0):
     return entries
 
 
-def texts(artists):
-    return [artist.get_text() for artist in artists]
-
-
 def legend_of(axes):
     return texts(axes.get_legend().get_texts())
-
-
-def line(axes, label):
-    return next(line for line in axes.lines if line.get_label() == label)
-
-
-def assert_nothing_is_cut_off_or_overlaps(figure):
-    """Panels with their labels, titles and legends lie inside the picture and apart."""
-    figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
-    boxes = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.axison or axes.images]
-    boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
-    if figure.get_suptitle():
-        boxes.append(figure._suptitle.get_window_extent(renderer))
-    width, height = figure.canvas.get_width_height()
-    for i, box in enumerate(boxes):
-        assert min(box.x0, box.y0) >= -2
-        assert box.x1 <= width + 2
-        assert box.y1 <= height + 2
-        assert not any(box.padded(-2).overlaps(other.padded(-2)) for other in boxes[:i])
 
 
 def test_files_are_png_and_replaced_atomically(tmp_path, monkeypatch):
@@ -190,6 +158,31 @@ def test_correlation_before_and_after(tmp_path, figures):
         )
     assert bar.get_ylabel() == "correlation"
     assert_nothing_is_cut_off_or_overlaps(figure)
+
+
+def test_loss_curve_of_many_runs(tmp_path, figures):
+    runs = {f"{'a long name ' * i}$x_{i}^$ größe 中": run(30 - i, 2.5 + i % 2) for i in range(12)}
+    runs["one"] = [*run(), {"step": 300, "epoch": 6, "val_loss": 3.0}]
+    plots.loss_curve(tmp_path / "loss.png", runs)
+    (figure,) = figures
+    (legend,) = figure.legends
+    names = [text.replace("\n", " ") for text in texts(legend.get_texts())]
+    assert names[:13] == list(runs)  # whole, and not as formulas
+    assert [name[:9] for name in names[13:]] == ["floor 2.5", "floor 3.5"]
+    looks = {(c.get_color(), c.get_marker()) for c in figure.axes[0].lines[:13]}
+    assert len(looks) == 13
+    # An entry with validation results alone leaves no gap.
+    assert np.isfinite(figure.axes[0].lines[12].get_ydata()).all()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        assert_nothing_is_cut_off_or_overlaps(figure)
+    assert min(axes.get_window_extent().height for axes in figure.axes) > 300  # pixels
+
+
+def test_one_floor_of_several_runs_is_that_of_all(tmp_path, figures):
+    plots.loss_curve(tmp_path / "loss.png", {"a": run(), "b": run(20, scale=1.3)})
+    (legend,) = figures[0].legends
+    assert texts(legend.get_texts())[2] == "floor 2.5: smallest loss for this batch size and width"
 
 
 @pytest.mark.parametrize(("d", "block"), [(1024, 1), (1025, 2), (2100, 3)])
