@@ -1,0 +1,188 @@
+"""Takes weights from PyTorch and back: python -m export.convert_torch --source=FILE --target=FILE.
+
+From PyTorch, where the names of the files say the direction:
+
+    --source=resnet50.pth --target=backbone.keras       the published backbone, or torchvision's
+    --source=checkpoint.pth --target=backbone.keras     that of the published full checkpoint
+    --source=checkpoint.pth --target=model.keras --with_projector
+
+The last is a `keras_bt.BarlowTwins`, to go on training with your own optimizer and images:
+
+    import keras, keras_bt
+    model = keras.models.load_model("model.keras")
+    rate = keras_bt.warmup_cosine(0.2, steps=100_000, warmup_steps=1_000)
+    model.compile(keras_bt.LARS(rate, bias_rate_ratio=0.024, weight_decay=1e-6))
+    model.fit(views)        # batches (view_a, view_b), see keras_bt.data.pretraining_views
+
+The optimizer's momentum is not taken along. `trainers.pretrain --backbone=backbone.keras` starts
+from an imported backbone too, with a new projector.
+
+To PyTorch, with torchvision's names, which timm's resnet18 to resnet152 share, and from which
+detectron2's tools/convert-torchvision-to-d2.py makes its own:
+
+    --source=RUN --target=resnet50.pth                  the backbone of a run of trainers.pretrain
+    --source=backbone.keras --target=resnet50.safetensors
+    --source=model.keras --target=checkpoint.pth --with_projector
+
+`.pth` files need PyTorch (`pip install "keras_bt[torch]"`), `.safetensors` do not. Files are read
+without running any code in them, and every tensor is accounted for, or nothing is written.
+"""
+
+import math
+import os
+import pathlib
+
+from absl import flags
+
+from trainers import command
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "source",
+    None,
+    "What to convert: .pth, .pt, .tar or .safetensors; or .keras, or the folder of a run.",
+)
+flags.DEFINE_string("target", None, "The file to write: .keras; or .pth, .pt, .tar, .safetensors.")
+flags.DEFINE_boolean(
+    "with_projector", False, "Convert the whole model, to go on training, not the backbone alone."
+)
+flags.DEFINE_boolean(
+    "drop_head", False, "Leave out the classifier, fc, that torchvision's own files have."
+)
+flags.DEFINE_boolean("overwrite", False, "Replace the target if it exists.")
+
+
+def main():
+    """Converts the source and says what was converted."""
+    with command.mistakes:
+        source, target = paths()
+        # Imported when the paths are known to be right: TensorFlow takes seconds.
+        with command.quiet_start():
+            import tensorflow as tf
+
+            from keras_bt import torch_files
+
+            tf.config.list_physical_devices()
+
+        if target.suffix == ".keras":
+            torch_files.check_ending(source)
+            counts = from_torch(source, target)
+        else:
+            torch_files.check_ending(target)
+            counts = to_torch(source, target)
+        print(f"{source}: {counts}")
+        print(f"Written: {target}")
+
+
+def paths():
+    """The source and the target, as far as they can be checked by their names.
+
+    Raises:
+        ValueError: one is missing, they are of one kind, or the target cannot be written.
+    """
+    for name in ("source", "target"):
+        if not FLAGS[name].value:
+            raise ValueError(f"--{name} is needed. See python -m export.convert_torch --help.")
+    source, target = pathlib.Path(FLAGS.source), pathlib.Path(FLAGS.target)
+    if not source.exists():
+        raise ValueError(f"--source must be a file or the folder of a run. Received: {source}")
+    from_keras = source.is_dir() or source.suffix == ".keras"
+    if from_keras == (target.suffix == ".keras"):
+        wanted = ".pth, .pt, .tar or .safetensors" if from_keras else ".keras"
+        raise ValueError(f"From {source} the --target must end in {wanted}. Received: {target}")
+    if source.is_dir():
+        source = source / "backbone.keras"
+        if FLAGS.with_projector:
+            raise ValueError(
+                "--with_projector needs the file of a whole model, saved with model.save. "
+                f"Received: --source={FLAGS.source}, a folder; a run's backbone.keras has none."
+            )
+        if not source.is_file():
+            raise ValueError(f"--source must be a finished run. Received: one without {source}")
+    if target.is_dir():
+        raise ValueError(f"--target must be a file. Received a folder: {target}")
+    if target.exists() and not FLAGS.overwrite:
+        raise ValueError(f"{target} exists. Give --overwrite to replace it.")
+    folder = target.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--target must be in a folder that can be written to. Received: {target}")
+    return source, target
+
+
+def from_torch(source, target):
+    """Reads tensors and writes a Keras model; returns what there was, in words."""
+    from keras_bt import torch_files, torch_weights
+    from keras_bt.model import BarlowTwins
+
+    state = torch_weights.read_state_dict(source)
+    model = backbone = torch_weights.backbone_of(state, FLAGS.drop_head)
+    projector, note = None, ""
+    if FLAGS.with_projector:
+        projector = torch_weights.projector_of(state)
+        model = BarlowTwins(backbone, projector)
+    elif any("projector." in name for name in state):
+        note = "\nNot converted: the projector, without --with_projector"
+    if FLAGS.drop_head:
+        note += "\nNot converted: the classifier, for --drop_head"
+    with torch_files.whole(target) as partial:
+        model.save(partial)
+    return described(backbone, projector) + note
+
+
+def to_torch(source, target):
+    """Reads a Keras model and writes tensors; returns what there was, in words."""
+    from keras_bt import torch_weights
+    from keras_bt.model import BarlowTwins
+
+    model = load(source)
+    whole = isinstance(model, BarlowTwins)
+    if FLAGS.with_projector and not whole:
+        raise ValueError(
+            "--with_projector needs the file of a whole keras_bt.BarlowTwins. "
+            f"Received: {source}, a {type(model).__name__} named {model.name}."
+        )
+    backbone = model.backbone if whole else model
+    projector = model.projector if FLAGS.with_projector else None
+    torch_weights.write_state_dict(target, torch_weights.state_dict(backbone, projector))
+    note = "\nNot converted: the projector, without --with_projector"
+    return described(backbone, projector) + (note if whole and projector is None else "")
+
+
+def load(path):
+    """Loads a Keras model from a file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises nearly anything for a file that is not one
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"--source must be a Keras model. Received: {path} ({reason})") from error
+
+
+def described(backbone, projector):
+    """How many layers and numbers were converted, for the terminal."""
+    from keras_bt import torch_names, torch_weights
+
+    state = torch_names.tensors(torch_names.backbone_variables(backbone))
+    kind = torch_weights.architecture(state)
+    convolutions = sum(array.ndim == 4 for array in state.values())
+    normalisations = sum(name.endswith("running_var") for name in state)
+    text = (
+        f"a ResNet-{kind['depth']} with the {kind['stem']} stem and width {kind['width']}, "
+        f"{convolutions} convolutions and {normalisations} normalisations, "
+        f"{sum(array.size for array in state.values()):,} numbers"
+    )
+    if projector is not None:
+        widths = "-".join(str(layer.units) for layer in projector.layers if hasattr(layer, "units"))
+        numbers = sum(math.prod(variable.shape) for variable in projector.weights)
+        text += f"; a projector {widths}, {numbers:,} numbers"
+    return text
+
+
+if __name__ == "__main__":
+    command.run(main)

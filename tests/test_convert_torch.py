@@ -1,0 +1,207 @@
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import script
+
+from keras_bt import BarlowTwins, projector, resnet, torch_weights
+from keras_bt.data import IMAGENET_MEAN
+
+
+def randomised(model):
+    draw = np.random.default_rng(2)
+    for variable in model.weights:
+        variable.assign(draw.normal(size=variable.shape).astype("float32"))
+    return model
+
+
+@pytest.fixture
+def backbone():
+    return randomised(resnet(18, "small", 4))
+
+
+@pytest.fixture
+def state(backbone):
+    """A whole checkpoint, as DistributedDataParallel names it."""
+    whole = torch_weights.state_dict(backbone, randomised(projector((8, 6, 5), 32)))
+    return {f"module.{name}": array for name, array in whole.items()}
+
+
+def convert(*flags):
+    script.call("convert_torch", *flags, package="export")
+
+
+def mistake(capsys, *flags):
+    return script.mistake(capsys, "convert_torch", *flags, package="export")
+
+
+def equal_weights(model, other):
+    for ours, theirs in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_a_backbone_there_and_back(tmp_path, capsys, backbone, ending):
+    if ending == ".pth":
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    run, file, again = tmp_path / "run", tmp_path / f"a{ending}", tmp_path / "b.keras"
+    run.mkdir()
+    backbone.save(run / "backbone.keras")
+    convert(f"--source={run}", f"--target={file}")
+    said = capsys.readouterr().out
+    assert "a ResNet-18 with the small stem and width 4" in said
+    assert "20 convolutions and 20 normalisations" in said
+    assert f"{sum(int(np.prod(v.shape)) for v in backbone.weights):,} numbers" in said
+    assert f"Written: {file}" in said
+    convert(f"--source={file}", f"--target={again}")
+    loaded = keras.models.load_model(again)
+    equal_weights(loaded, backbone)
+    images = np.full((1, 16, 16, 3), IMAGENET_MEAN, "float32")
+    np.testing.assert_array_equal(loaded(images), backbone(images))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([file.name, again.name, run.name])
+
+
+def test_a_whole_checkpoint_there_and_back(tmp_path, capsys, backbone, state):
+    source, target = tmp_path / "checkpoint.safetensors", tmp_path / "model.keras"
+    torch_weights.write_state_dict(source, state)
+    convert(f"--source={source}", f"--target={target}", "--with_projector")
+    said = capsys.readouterr().out
+    assert "a projector 8-6-5, 390 numbers" in said
+    assert "Not converted" not in said
+    model = keras.models.load_model(target)
+    assert isinstance(model, BarlowTwins)
+    equal_weights(model.backbone, backbone)
+
+    back = tmp_path / "back.safetensors"
+    convert(f"--source={target}", f"--target={back}", "--with_projector")
+    assert "a projector 8-6-5, 390 numbers" in capsys.readouterr().out
+    for name, array in torch_weights.read_state_dict(back).items():
+        np.testing.assert_array_equal(array, state[f"module.{name}"])
+
+    alone = tmp_path / "backbone.safetensors"
+    convert(f"--source={target}", f"--target={alone}")
+    assert "Not converted: the projector" in capsys.readouterr().out
+    equal_weights(torch_weights.backbone_of(torch_weights.read_state_dict(alone)), backbone)
+
+    # It trains on.
+    model.compile("sgd", run_eagerly=True)
+    views = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype("float32")
+    assert np.isfinite(model.train_on_batch(*views, return_dict=True)["loss"])
+
+
+def test_the_backbone_of_a_whole_checkpoint(tmp_path, capsys, backbone, state):
+    source, target = tmp_path / "checkpoint.safetensors", tmp_path / "backbone.keras"
+    torch_weights.write_state_dict(source, state)
+    convert(f"--source={source}", f"--target={target}")
+    assert "Not converted: the projector, without --with_projector" in capsys.readouterr().out
+    equal_weights(keras.models.load_model(target), backbone)
+
+
+def test_a_classifier(tmp_path, capsys, backbone):
+    source, target = tmp_path / "resnet18.safetensors", tmp_path / "backbone.keras"
+    head = {"fc.weight": np.ones((10, 32), "float32"), "fc.bias": np.ones(10, "float32")}
+    torch_weights.write_state_dict(source, torch_weights.state_dict(backbone) | head)
+    assert "fc.bias, fc.weight. fc is a classifier, which drop_head leaves out" in mistake(
+        capsys, f"--source={source}", f"--target={target}"
+    )
+    convert(f"--source={source}", f"--target={target}", "--drop_head")
+    assert "Not converted: the classifier" in capsys.readouterr().out
+    equal_weights(keras.models.load_model(target), backbone)
+
+
+def bad_sources(folder, state):
+    """Files that must be refused, and with which words."""
+    text = folder / "text.pth"
+    text.write_text("no tensors\n")
+    vgg = folder / "vgg.safetensors"
+    torch_weights.write_state_dict(vgg, {"features.0.weight": np.ones((64, 3, 3, 3), "float32")})
+    missing = folder / "missing.safetensors"
+    name = "module.backbone.bn1.bias"
+    torch_weights.write_state_dict(missing, {k: x for k, x in state.items() if k != name})
+    misshapen = folder / "misshapen.safetensors"
+    torch_weights.write_state_dict(misshapen, state | {name: np.ones(5, "float32")})
+    cut = folder / "cut.safetensors"
+    cut.write_bytes(missing.read_bytes()[:-100])
+    code = folder / "code.pth"
+    code.write_bytes(pickle.dumps({"a": print}))
+    return {
+        text: "must be a file of tensors as torch.save writes it",
+        code: "must ",
+        vgg: "must be those of a ResNet",
+        missing: "Missing: backbone.bn1.bias.",
+        misshapen: "Misshapen: backbone.bn1.bias (5,) instead of (4,).",
+        cut: "must be a safetensors file",
+        folder / "nothing.pth": "--source must be a file or the folder of a run",
+        folder / "a.h5": "must end in .pth",
+    }
+
+
+def test_sources_that_are_refused_leave_the_target_alone(tmp_path, capsys, state):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    target = tmp_path / "backbone.keras"
+    target.write_text("old")
+    (tmp_path / "a.h5").touch()
+    for source, message in bad_sources(tmp_path, state).items():
+        line = mistake(capsys, f"--source={source}", f"--target={target}", "--overwrite")
+        assert message in line, source
+        assert target.read_text() == "old"
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_keras_models_that_are_refused(tmp_path, capsys, backbone):
+    target = tmp_path / "a.safetensors"
+    target.write_text("old")
+    (tmp_path / "text.keras").write_text("no model")
+    images = keras.Input((32, 32, 3))
+    keras.Model(images, keras.layers.Conv2D(4, 3)(images)).save(tmp_path / "other.keras")
+    backbone.save(tmp_path / "backbone.keras")
+    (tmp_path / "run").mkdir()
+    for source, flag, message in [
+        ("text.keras", "", "--source must be a Keras model"),
+        ("other.keras", "", "must be those of a ResNet"),
+        ("backbone.keras", "--with_projector", "needs the file of a whole keras_bt.BarlowTwins"),
+        ("run", "", "--source must be a finished run"),
+        ("run", "--with_projector", "a run's backbone.keras has none"),
+    ]:
+        flags = [f"--source={tmp_path / source}", f"--target={target}", "--overwrite"]
+        assert message in mistake(capsys, *flags, *filter(None, [flag]))
+        assert target.read_text() == "old"
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_wrong_flags(tmp_path, capsys):
+    source, target = tmp_path / "a.safetensors", tmp_path / "a.keras"
+    torch_weights.write_state_dict(source, {"a": np.ones(1, "float32")})
+    target.write_text("old")
+    for flags, message in [
+        ([], "--source is needed"),
+        ([f"--source={source}"], "--target is needed"),
+        ([f"--source={source}", f"--target={source}"], "the --target must end in .keras"),
+        ([f"--source={target}", f"--target={tmp_path}/b.keras"], "must end in .pth, .pt"),
+        ([f"--source={target}", f"--target={tmp_path}/b.onnx"], "must end in .pth, .pt"),
+        ([f"--source={source}", f"--target={target}"], "exists. Give --overwrite"),
+        ([f"--source={source}", f"--target={tmp_path}/no/b.keras"], "in a folder that can be"),
+        ([f"--source={source}", f"--targte={target}"], "targte"),
+    ]:
+        assert message in mistake(capsys, *flags)
+    assert target.read_text() == "old"
+
+
+def test_overwriting_and_failing_to_write(tmp_path, monkeypatch, capsys, backbone):
+    source, target = tmp_path / "a.safetensors", tmp_path / "a.keras"
+    torch_weights.write_state_dict(source, torch_weights.state_dict(backbone))
+    target.write_text("old")
+
+    def full(model, path):
+        path.write_text("half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "save", full)
+        line = mistake(capsys, f"--source={source}", f"--target={target}", "--overwrite")
+    assert "No space left" in line
+    assert target.read_text() == "old"
+    convert(f"--source={source}", f"--target={target}", "--overwrite")
+    equal_weights(keras.models.load_model(target), backbone)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.keras", "a.safetensors"]
