@@ -1,0 +1,61 @@
+"""A small backbone with weights as after training, and images in all the ways they come."""
+
+import io
+
+import keras
+import numpy as np
+from PIL import Image
+
+from keras_bt.resnet import resnet
+
+IMAGE_SIZE = 16
+
+
+def trained_backbone(seed=0):
+    """A ResNet whose normalisation has scales and statistics that matter."""
+    keras.utils.set_random_seed(seed)
+    backbone = resnet(18, stem="small", width=4)
+    rng = np.random.default_rng(seed)
+    for v in backbone.variables:
+        if v.name in ("gamma", "moving_variance"):
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+        elif v.name in ("beta", "moving_mean"):
+            v.assign(rng.normal(0, 0.2, v.shape))
+    return backbone
+
+
+def tiny_backbone():
+    """Two layers with weights, quick to export; no two of its features are alike."""
+    return keras.Sequential(
+        [
+            keras.layers.Input((None, None, 3)),
+            keras.layers.Conv2D(4, 3, name="convolution"),
+            keras.layers.BatchNormalization(name="normalisation"),
+            keras.layers.GlobalMaxPooling2D(),
+        ],
+        name="tiny",
+    )
+
+
+def random_images(*shape, seed=0):
+    """uint8 noise that is smooth enough for JPEG and for resizing to matter."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (shape[0], 5, 6, 3)).astype(np.uint8)
+    large = [Image.fromarray(c).resize((shape[2], shape[1]), Image.BICUBIC) for c in coarse]
+    return np.stack([np.asarray(image) for image in large])
+
+
+def encoded(image, form, **options):
+    """The bytes of an image file."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def difference(found, expected):
+    """Relative L2 distance, of the row that differs most."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    distance = np.linalg.norm(found - expected, axis=-1)
+    return (distance / np.linalg.norm(expected, axis=-1)).max()

@@ -1,0 +1,109 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import script
+import tensorflow as tf
+from exported import difference, tiny_backbone
+
+from keras_bt import data
+from keras_bt.evaluation.features import extract_features
+from keras_bt.workdir import save_model
+
+SETTINGS = {"data": "digits", "image_size": 8, "epochs": 3}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a finished run, as far as the export reads it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    backbone = tiny_backbone()
+    save_model(backbone, folder / "backbone.keras")
+    (folder / "config.json").write_text(json.dumps({"settings": SETTINGS, "versions": {}}))
+    (folder / "summary.json").write_text(json.dumps({"loss": 1.5, "skipped_images": ["a.png"]}))
+    return folder
+
+
+def export(*arguments):
+    script.call("export_saved_model", *arguments, package="export")
+
+
+def card(version):
+    return json.loads((version / "assets.extra" / "card.json").read_text())
+
+
+def test_a_runs_backbone_sees_digits_as_evaluation_shows_them(run, capsys):
+    export(f"--backbone={run}")
+    version = run / "saved_model" / "1"
+    printed = capsys.readouterr().out
+    source, _ = data.open_source("digits")
+    some = source.subset(np.arange(20))
+    batches = data.evaluation_batches(some, 8, 20)
+    expected, _ = extract_features(keras.models.load_model(run / "backbone.keras"), batches)
+    loaded = tf.saved_model.load(version)
+    images = np.repeat(some.images, 3, axis=-1)
+    assert difference(loaded.serve(images)["features"], expected) < 1e-5
+    found = card(version)
+    assert (found["data"], found["settings"]) == ("digits", SETTINGS)
+    assert found["metrics"] == {"loss": 1.5}
+    assert found["preprocessing"]["resize"] == 8
+    assert f"Written to {version}," in printed
+    assert "serve       images uint8 (?, ?, ?, 3) → features float32 (?, 4)  (serving" in printed
+    assert "serve_jpeg  encoded string (?) → features float32 (?, 4)\n" in printed
+    _run_the_lines(printed, images)
+
+
+def _run_the_lines(printed, images):
+    """What the script says how to use the export must work as it is."""
+    lines = [line.strip() for line in printed.splitlines() if line.startswith("  ")][-3:]
+    names = {"images": images}
+    exec("\n".join(lines), names)
+    assert names["features"].shape == (20, 4)
+
+
+def test_versions_are_added_and_flags_have_the_last_word(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = run / "backbone.keras"
+    export(f"--backbone={run}", "--out=models", "--image_size=16", "--resize=20")
+    export(f"--backbone={run}", "--out=models", "--resize=9")
+    (run / "config.json").unlink()
+    export(f"--backbone={file}", "--out=models", "--image_size=28")
+    found = [card(tmp_path / "models" / version) for version in "123"]
+    sizes = [(c["preprocessing"]["image_size"], c["preprocessing"]["resize"]) for c in found]
+    assert sizes == [(16, 20), (8, 9), (28, 32)]
+    assert "settings" not in found[2]
+
+
+def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):
+    def mistake(*arguments):
+        line = script.mistake(capsys, "export_saved_model", *arguments, package="export")
+        assert not (run / "saved_model").exists()
+        return line.removeprefix("error: ")
+
+    assert mistake() == (
+        "--backbone is needed: the folder of a run of trainers.pretrain, or a .keras file."
+    )
+    nothing = tmp_path / "nothing"
+    assert f"Received: {nothing}, but there is no {nothing}." in mistake(f"--backbone={nothing}")
+    text = tmp_path / "text.keras"
+    text.write_text("some text")
+    line = mistake(f"--backbone={text}", "--image_size=8")
+    assert line.startswith(f"backbone must be a Keras model. Received: {text} (")
+    assert "--image_size=0: 0 is not a positive integer" in mistake(
+        f"--backbone={run}", "--image_size=0"
+    )
+    assert "backbone must take images of 2×2×3" in mistake(f"--backbone={run}", "--image_size=2")
+    assert "Received: image_size=8, resize=7." in mistake(f"--backbone={run}", "--resize=7")
+    assert f"directory must be a folder. Received a file: {text}" in mistake(
+        f"--backbone={run}", f"--out={text}"
+    )
+    (run / "config.json").write_text(json.dumps({"settings": {**SETTINGS, "data": "idx:gone"}}))
+    assert mistake(f"--backbone={run}").startswith(
+        "--resize is needed, as the data cannot be opened. "
+    )
+    (run / "config.json").unlink()
+    assert mistake(f"--backbone={run}") == (
+        f"--image_size is needed, as {run}/backbone.keras does not belong to a run."
+    )
