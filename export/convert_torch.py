@@ -59,11 +59,7 @@ def main():
         source, target = paths()
         # Imported when the paths are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            import tensorflow as tf
-
             from keras_bt import torch_files
-
-            tf.config.list_physical_devices()
 
         if target.suffix == ".keras":
             torch_files.check_ending(source)

@@ -9,13 +9,30 @@ import pathlib
 
 from absl import flags
 
-from trainers import command, subject
+from trainers import command
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string(
+    "backbone", None, "What to export: the folder of a run of trainers.pretrain, or a .keras file."
+)
+flags.DEFINE_string(
     "out", None, "Folder of the versions. Default: saved_model/ beside the backbone."
 )
+flags.DEFINE_integer(
+    "image_size",
+    None,
+    "Side of the images that the backbone sees. Default: the run's.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "resize",
+    None,
+    "Shorter side of an image before the centre is cut out. Default: as the run was evaluated; of "
+    "a .keras file 256/224 of image_size.",
+    lower_bound=1,
+)
+flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
 
 
 def main():
@@ -28,9 +45,7 @@ def main():
             from keras_bt import saved_model
             from trainers import backbones
 
-            tf.config.list_physical_devices()
-
-        file, settings = subject.find_backbone(FLAGS.backbone)
+        file, settings = backbones.find(FLAGS.backbone)
         image_size = FLAGS.image_size or settings.get("image_size")
         if not image_size:
             raise ValueError(f"--image_size is needed, as {file} does not belong to a run.")
@@ -50,15 +65,13 @@ def resize_of_evaluation(settings, image_size):
     """
     from keras_bt import data
 
-    spec = FLAGS.data or settings.get("data")
-    if not spec:
+    if "data" not in settings:
         return None
     try:
-        source, _ = data.open_source(spec, FLAGS.data_dir)
+        source, _ = data.open_source(settings["data"], FLAGS.data_dir)
     except (ValueError, OSError) as error:
         raise ValueError(f"--resize is needed, as the data cannot be opened. {error}") from error
-    small = source.image_shape is not None and min(source.image_shape[:2]) <= image_size
-    return image_size if small else None
+    return data.evaluation_resize(source, image_size)
 
 
 def read_summary(file):

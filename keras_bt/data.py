@@ -28,6 +28,7 @@ __all__ = [
     "balanced_indices",
     "centre_crop",
     "evaluation_batches",
+    "evaluation_resize",
     "labelled_features",
     "labelled_subset",
     "labelled_views",
@@ -38,6 +39,21 @@ __all__ = [
     "reading",
     "subset_indices",
 ]
+
+
+def evaluation_resize(source: Source, image_size: int) -> int:
+    """The length that evaluation gives to an image's shorter side before it cuts out the centre.
+
+    Args:
+        source: The images.
+        image_size: Side of the centre crop.
+
+    Returns:
+        image_size · 256/224; for data sets whose images are all alike and no larger than image_size
+        (digits, MNIST, CIFAR) image_size, as nothing can be cropped there without loss.
+    """
+    small = source.image_shape is not None and min(source.image_shape[:2]) <= image_size
+    return image_size if small else default_resize(image_size)
 
 
 def evaluation_batches(
@@ -54,10 +70,8 @@ def evaluation_batches(
         source: The images.
         image_size: Side of the images to make.
         batch_size: Images per batch; the last batch may be shorter.
-        resize: Length of the shorter side before the centre crop. By default
-            image_size · 256/224; for data sets whose images are all alike and no larger than
-            image_size (digits, MNIST, CIFAR) image_size, as nothing can be cropped there
-            without loss.
+        resize: Length of the shorter side before the centre crop; by default
+            `evaluation_resize(source, image_size)`.
         mean: Of each channel, see `normalise`.
         std: Of each channel, see `normalise`.
 
@@ -71,8 +85,7 @@ def evaluation_batches(
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
     if resize is None:
-        small = source.image_shape is not None and min(source.image_shape[:2]) <= image_size
-        resize = image_size if small else default_resize(image_size)
+        resize = evaluation_resize(source, image_size)
 
     def prepared(images):
         return normalise(centre_crop(images, image_size, resize), mean, std)

@@ -95,7 +95,7 @@ def decode_file(path, unreadable: Unreadable, root: str, stop: bool = True):
         name = printable(os.path.relpath(path, os.fsencode(root)))
         return _with_pillow(os.fsdecode(path), name, unreadable, stop)
 
-    image = _without_errors(lambda path: _decode_native(tf.io.read_file(path)), path)
+    image = _without_errors(lambda path: decode_native(tf.io.read_file(path)), path)
     return _or_else(image, fallback, [path])
 
 
@@ -115,7 +115,7 @@ def decode_bytes(encoded, name, unreadable: Unreadable, stop: bool = True):
     def fallback(encoded, name):
         return _with_pillow(io.BytesIO(encoded), printable(name), unreadable, stop)
 
-    return _or_else(_without_errors(_decode_native, encoded), fallback, [encoded, name])
+    return _or_else(_without_errors(decode_native, encoded), fallback, [encoded, name])
 
 
 def printable(path: bytes | str) -> str:
@@ -123,7 +123,7 @@ def printable(path: bytes | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _decode_native(encoded):
+def decode_native(encoded):
     """Decodes JPEG and PNG; gives an empty image for any other format."""
     return tf.cond(
         (tf.strings.substr(encoded, 0, 3) == _JPEG) | (tf.strings.substr(encoded, 0, 4) == _PNG),

@@ -116,7 +116,7 @@ def _not_empty(batch):
 
 def _decoded(position, encoded):
     """uint8 (h, w, 3); InvalidArgumentError at run time for other files than JPEG and PNG."""
-    image = decoding._decode_native(encoded)
+    image = decoding.decode_native(encoded)
     message = "serve_jpeg takes JPEG and PNG files. Received something else at position"
     check = tf.debugging.Assert(tf.size(image) > 0, [message, position])
     with tf.control_dependencies([check]):

@@ -1,5 +1,8 @@
 """Backbones for the scripts: a ResNet by its name, or a model from a file."""
 
+import json
+import pathlib
+
 import keras
 import numpy as np
 
@@ -26,6 +29,38 @@ def build(name, stem, width, image_size):
             f"Received: image_size={image_size}."
         )
     return resnet(depths[name], stem, width)
+
+
+def find(name):
+    """The file of a backbone, and the settings of its run, {} if it belongs to none.
+
+    Args:
+        name: folder of a run or path of a .keras file.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not name:
+        raise ValueError(
+            "--backbone is needed: the folder of a run of trainers.pretrain, or a .keras file."
+        )
+    path = pathlib.Path(name)
+    file = path / "backbone.keras" if path.is_dir() else path
+    if not file.is_file():
+        hint = ""
+        if (path / "config.json").is_file():
+            hint = ", for this run is not finished: the same trainers.pretrain command continues it"
+        raise ValueError(
+            "--backbone must be the folder of a run or a .keras file. "
+            f"Received: {name}, but there is no {file}{hint}."
+        )
+    config = file.parent / "config.json"
+    if file.name != "backbone.keras" or not config.is_file():
+        return file, {}
+    try:
+        return file, dict(json.loads(config.read_text())["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} must hold a run's settings. {error}") from error
 
 
 def load(path, image_size):

@@ -35,11 +35,7 @@ def main(folders):
         folders = list({os.path.realpath(folder): folder for folder in folders}.values())
         # Imported when the arguments are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            import tensorflow as tf
-
             from trainers import network_pictures, rebuilding
-
-            tf.config.list_physical_devices()
 
         runs = [rebuilding.read_run(folder) for folder in folders]
         metrics = [rebuilding.logged(run) for run, _ in runs]

@@ -6,7 +6,6 @@ where no others are given.
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 
 from absl import flags
@@ -119,7 +118,7 @@ def read():
     from trainers import backbones
     from trainers.labelled import labelled_halves
 
-    file, settings = find_backbone(FLAGS.backbone)
+    file, settings = backbones.find(FLAGS.backbone)
     spec = FLAGS.data or settings.get("data")
     image_size = FLAGS.image_size or settings.get("image_size")
     for name, value in {"data": spec, "image_size": image_size}.items():
@@ -138,35 +137,3 @@ def read():
         )
     cache = pathlib.Path(FLAGS.cache_dir) if FLAGS.cache_dir else file.parent / "features"
     return Subject(backbone, file, file.parent, spec, *halves, image_size, FLAGS.resize, cache)
-
-
-def find_backbone(name):
-    """The file of a backbone, and the settings of its run, {} if it belongs to none.
-
-    Args:
-        name: folder of a run or path of a .keras file.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    if not name:
-        raise ValueError(
-            "--backbone is needed: the folder of a run of trainers.pretrain, or a .keras file."
-        )
-    path = pathlib.Path(name)
-    file = path / "backbone.keras" if path.is_dir() else path
-    if not file.is_file():
-        hint = ""
-        if (path / "config.json").is_file():
-            hint = ", for this run is not finished: the same trainers.pretrain command continues it"
-        raise ValueError(
-            "--backbone must be the folder of a run or a .keras file. "
-            f"Received: {name}, but there is no {file}{hint}."
-        )
-    config = file.parent / "config.json"
-    if file.name != "backbone.keras" or not config.is_file():
-        return file, {}
-    try:
-        return file, dict(json.loads(config.read_text())["settings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config} must hold a run's settings. {error}") from error
