@@ -181,6 +181,60 @@ def test_validation_comes_with_the_last_line_of_the_epoch_or_alone(tmp_path):
     assert column(path, "loss")[2] is None
 
 
+class Measures(keras.callbacks.Callback):
+    """Puts a number into the logs at the end of every second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["text"] = "no number"
+        if epoch % 2:
+            logs["measured"] = 10.0 + epoch
+
+
+@pytest.mark.parametrize("with_batch_size", [False, True])
+def test_what_callbacks_measure_comes_like_validation(tmp_path, with_batch_size):
+    arguments = {"batch_size": 8} if with_batch_size else {}
+    path = tmp_path / "log"
+    fit(replays(), data(NUMBERS[:5]), path, 4, [Measures()], every=4, **arguments)
+    assert column(path, "step") == [4, 5, 8, 10, 12, 15, 16, 20, 20]
+    assert column(path, "measured") == [None] * 3 + [11] + [None] * 4 + [13]
+    # The line that stands alone repeats nothing of the steps.
+    assert set(read_metrics(path)[-1]) == {"step", "epoch", "time", "measured"}
+    np.testing.assert_allclose(column(path, "loss")[3], NUMBERS[3:5].mean(), rtol=1e-5)
+
+    path = tmp_path / "text"  # what is no number makes no line
+    fit(replays(), data(NUMBERS[:4]), path, 1, [Measures()], every=4)
+    assert column(path, "step") == [4]
+
+    path = tmp_path / "both"
+    validation = {"validation_data": data([1, 3])}
+    fit(replays(), data(NUMBERS[:6]), path, 2, [Measures()], every=3, fit_arguments=validation)
+    assert column(path, "step") == [3, 6, 6, 9, 12, 12]
+    assert column(path, "measured") == [None] * 5 + [11]
+    assert column(path, "val_loss") == [None, None, 102, None, None, 102]
+
+
+def test_a_scheduled_rate_makes_no_line_of_its_own(tmp_path):
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    fit(replays(), data(NUMBERS[:4]), tmp_path / "log", 2, [rate], every=2)
+    assert column(tmp_path / "log", "step") == [2, 4, 6, 8]
+
+
+def test_a_resumed_run_keeps_what_was_measured(tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    fit(replays(), data(NUMBERS[:4]), whole, 4, [Measures()], every=2)
+    fit(replays(), data(NUMBERS[:4]), resumed, 3, [Measures()], every=2)
+    model = replays()
+    model.optimizer.iterations.assign(8)
+    model.maximum.assign(NUMBERS[:4].max())
+    start = {"initial_epoch": 2}
+    fit(model, data(NUMBERS[:4]), resumed, 4, [Measures()], every=2, fit_arguments=start)
+
+    def without_time(path):
+        return [{**entry, "time": 0} for entry in read_metrics(path)]
+
+    assert without_time(resumed) == without_time(whole)
+
+
 def test_what_is_not_finite_is_null_in_the_file_and_nan_when_read(tmp_path):
     path = tmp_path / "log"
     fit(replays(), data([1, np.inf, 3]), path, epochs=2, every=1)

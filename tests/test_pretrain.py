@@ -53,7 +53,7 @@ def test_writes_everything_that_it_promises(finished_run):
 
 def test_metrics_and_summary_agree(finished_run):
     workdir, _ = finished_run
-    metrics = read_metrics(workdir / "metrics.jsonl")
+    *metrics, measured = read_metrics(workdir / "metrics.jsonl")
     steps = 1297 // 16
     assert [m["step"] for m in metrics] == list(range(1, 2 * steps + 1))
     summary = json.loads((workdir / "summary.json").read_text())
@@ -67,6 +67,14 @@ def test_metrics_and_summary_agree(finished_run):
         assert 0.1 < row["few_labels"] < row["probe"] <= 1
     # Raw pixels of this split do not depend on training: they tell a wrong evaluation.
     assert summary["accuracies"]["raw pixels"]["knn"] > 0.9
+    # After the last epoch, on a line of its own: of the digits all images are looked at.
+    assert (measured["step"], measured["epoch"]) == (2 * steps, 2)
+    assert measured["knn_accuracy"] == summary["accuracies"]["Barlow Twins"]["knn"]
+    assert 0.1 < measured["linear_accuracy"] <= 1
+    assert 1 < measured["embedding_rankme"] <= 16
+    assert 0 < measured["diagonal_mean"] < 1
+    settings = json.loads((workdir / "config.json").read_text())["settings"]
+    assert not [name for name in settings if "monitor" in name]  # so runs from before continue
 
 
 def test_backbone_loads_with_plain_keras(finished_run):
@@ -108,6 +116,7 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
         code += "command.run(pretrain.main, pretrain.default_recipe)"
         workdir = f"--workdir={tmp_path / name}"
         arguments = [workdir, "--epochs=3", "--noevaluate", *TINY, "--batch_size=128"]
+        arguments.append("--monitor_every=1")
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
@@ -117,7 +126,14 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
     continued = start("stopped")
     assert "Continuing after epoch 2" in continued.stdout, continued.stderr
     runs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
-    assert [m["loss"] for m in runs[0]] == [m["loss"] for m in runs[1]]
+    clocks = {"time": 0, "images_per_second": 0}
+    assert [m | clocks for m in runs[0] if "loss" in m] == [
+        m | clocks for m in runs[1] if "loss" in m
+    ]
+    # What is measured at the end of each epoch, too.
+    measured = [[m | clocks for m in run if "knn_accuracy" in m] for run in runs]
+    assert [m["epoch"] for m in measured[0]] == [1, 2, 3]
+    assert measured[0] == measured[1]
     weights = [
         keras.models.load_model(tmp_path / name / "backbone.keras").get_weights()
         for name in ("whole", "stopped")
@@ -175,6 +191,24 @@ def test_a_flat_folder_without_labels(tmp_path):
     output = pretrain(data, f"--workdir={tmp_path / 'run'}", "--epochs=1", *TINY)
     assert "the images have no labels" in output
     assert (tmp_path / "run" / "backbone.keras").is_file()
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["feature_rankme"] > 1
+    assert "knn_accuracy" not in last
+
+
+def test_monitoring_can_be_left_out_and_runs_on_several_replicas(tmp_path):
+    for label in ("cat", "dog"):
+        write_images(tmp_path / "data" / "train" / label, 20, 40)
+    arguments = [f"--data=folder:{tmp_path / 'data'}", "--epochs=1", "--noevaluate", *TINY]
+    arguments.append("--nodeterministic")  # that would stay on in this process
+    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'off'}", "--monitor_every=0")
+    several = ["--strategy=mirrored", "--monitor_images=10"]
+    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'on'}", *several)
+    *off, last = read_metrics(tmp_path / "off" / "metrics.jsonl")
+    *on, measured = read_metrics(tmp_path / "on" / "metrics.jsonl")
+    assert "loss" in last  # nothing was measured
+    assert [m["loss"] for m in on] == pytest.approx([m["loss"] for m in [*off, last]], rel=1e-3)
+    assert {"linear_accuracy", "knn_accuracy", "dead_dimensions"} < set(measured)
 
 
 def save_backbone(path, vectors):

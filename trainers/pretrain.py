@@ -81,11 +81,24 @@ flags.DEFINE_bool(
 flags.DEFINE_integer("steps_per_execution", 1, "Steps between looks at the metrics.", lower_bound=1)
 flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
 flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.", lower_bound=1)
+flags.DEFINE_integer(
+    "monitor_every",
+    1,
+    "Epochs between looks at the health of the representation, and at its accuracy where there "
+    "are labels; 0 for none.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "monitor_images",
+    5000,
+    "Labelled training images for the accuracy while training; 0 for none.",
+    lower_bound=0,
+)
 flags.DEFINE_bool("evaluate", True, "Whether to measure the backbone at the end.")
 
 # What may differ when a run is continued: it changes where and how, not what is computed.
 FREE = {"workdir", "data_dir", "strategy", "steps_per_execution", "log_every", "checkpoint_every"}
-FREE |= {"deterministic", "evaluate"}
+FREE |= {"deterministic", "evaluate", "monitor_every", "monitor_images"}
 
 
 def main():
@@ -98,7 +111,7 @@ def main():
 
         from keras_bt import data, workdir
         from keras_bt.strategy import choose_strategy
-        from trainers import pretraining, skipped_images
+        from trainers import monitors, pretraining, skipped_images
 
         gpus = tf.config.list_physical_devices("GPU")
 
@@ -124,7 +137,9 @@ def main():
     print(job.description())
     with command.mistakes, data.reading(*job.sources):
         try:
-            job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+            watching = monitors.monitors(job, FLAGS.monitor_every, FLAGS.monitor_images)
+            verbose = 1 if sys.stdout.isatty() else 2
+            job.fit(first_epoch, FLAGS.log_every, verbose, watching)
             print(job.finish(FLAGS.evaluate, started))
         finally:  # also where too many stop the run
             skipped_images.write(run.path, *job.sources)

@@ -111,8 +111,8 @@ class Pretraining:
             f"Everything is written to {self.run.path}"
         )
 
-    def fit(self, first_epoch, log_every, verbose):
-        """Trains to the last epoch."""
+    def fit(self, first_epoch, log_every, verbose, monitors=()):
+        """Trains to the last epoch, watched by callbacks that put what they measure into logs."""
         s, run = self.settings, self.run
         if first_epoch:
             print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
@@ -129,6 +129,7 @@ class Pretraining:
             shuffle=False,  # the batches are shuffled already
             verbose=verbose,
             callbacks=[
+                *monitors,
                 MetricsLog(
                     run.metrics, log_every, initial_step=first_step, batch_size=s["batch_size"]
                 ),
@@ -142,7 +143,8 @@ class Pretraining:
         """Writes the backbone, the plots and the summary, and returns the closing message."""
         run, backbone = self.run, self.model.backbone
         workdir.save_model(backbone, run.backbone)
-        metrics = read_metrics(run.metrics)
+        # Without the lines of what was measured at the end of an epoch whose steps were written.
+        metrics = [entry for entry in read_metrics(run.metrics) if "loss" in entry]
         plots.loss_curve(run.plots / "loss.png", metrics)
         view_a, view_b = (view[:EVALUATION_BATCH] for view in self.first_views())
         untrained = self.build()

@@ -32,9 +32,11 @@ class MetricsLog(keras.callbacks.Callback):
     steps, (k m_k - j m_j)/(k - j). That is done for the `keras.metrics.Mean` metrics of the model
     and assumes that every step weighs the same, as it does with batches of one size; anything else
     is written as it stands in the logs. The logs being float32, the difference is good to about
-    k/(k - j) * 1e-7 of the mean. Validation results (`val_...`) are means over the validation data;
-    they stand on the line of the epoch's last step, or on a line of their own if that step has been
-    written already.
+    k/(k - j) * 1e-7 of the mean.
+
+    **What is measured at the end of an epoch**, validation results (`val_...`) and what callbacks
+    earlier in the list have put into `logs`, stands on the line of the epoch's last step, or on a
+    line of its own, without a `loss`, if that step has been written already.
 
     **Images per second.** `batch_size` source images per step (of all replicas together; each gives
     two views), divided by the time between the lines. What is not training does not count: the
@@ -96,6 +98,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._epoch_start = self._step
         self._epoch_start_iterations = self._iterations()
         self._mean_steps, self._mean_totals = 0, {}
+        self._names_of_steps = set()
         if self._clock is not None:
             self._now = time.perf_counter()
             self._start_clock()
@@ -108,20 +111,22 @@ class MetricsLog(keras.callbacks.Callback):
         self._now = time.perf_counter()  # the epoch's last line comes later, after validation
         if self._clock is None:
             self._start_clock()
+        self._names_of_steps = set(logs)
         if self._step // self.every > steps_before // self.every:
             self._write_training(logs)
         if math.isfinite(self._images_per_second):
             logs["images_per_second"] = self._images_per_second
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes what is left of the epoch, and the validation results."""
+        """Writes what is left of the epoch, and what was measured at its end."""
         logs = {} if logs is None else logs
-        validation = {name: value for name, value in logs.items() if name.startswith("val_")}
-        training = {name: value for name, value in logs.items() if name not in validation}
+        steps = self._names_of_steps | {"learning_rate", "images_per_second"}
+        training = {name: value for name, value in logs.items() if name in steps}
+        measured = {name: value for name, value in logs.items() if name not in steps}
         if self._step > self._written_step:
-            self._write_training(training, validation)
-        elif validation:
-            self._write(validation)
+            self._write_training(training, measured)
+        elif _numbers(measured):
+            self._write(measured)
         if self.batch_size is not None:
             # Even if not measured yet: entries of Keras' history should be equally long.
             logs["images_per_second"] = self._images_per_second
@@ -145,13 +150,13 @@ class MetricsLog(keras.callbacks.Callback):
             self._images_per_second = steps * self.batch_size / (self._now - self._clock)
         self._start_clock()
 
-    def _write_training(self, logs, validation=None):
+    def _write_training(self, logs, measured=None):
         self._measure_speed()
         entries = self._interval_means(_numbers(logs))
         entries["learning_rate"] = self.model.optimizer.learning_rate
         if self.batch_size is not None:
             entries["images_per_second"] = self._images_per_second
-        self._write({**entries, **(validation or {})})
+        self._write({**entries, **(measured or {})})
 
     def _interval_means(self, logs):
         """Replaces means since the beginning of the epoch by means since the last line."""

@@ -1,0 +1,139 @@
+"""Numbers that tell a healthy representation from a collapsed one, in NumPy float64."""
+
+import dataclasses
+import math
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from keras_bt import objective
+from keras_bt.spectrum import rankme
+
+# A dimension whose deviation is a thousandth of the size of a typical value, or less. Relative,
+# for features and embeddings have no scale of their own: the objective standardises. A thousandth
+# lies far from both sides: dimensions that are alive were between 0.05 and 1 in all networks looked
+# at, untrained ones included, and what is dead (a ReLU that is never positive, a row of zeros) is
+# constant to rounding, below 1e-6.
+DEAD_BELOW = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """What can be said of a network from two views of n images. All floats.
+
+    The entries of C are those of the objective (equation 2), over these n images. Even of
+    unrelated dimensions its off-diagonal entries have an RMS of 1/√(n − 1).
+
+    Attributes:
+        diagonal_mean: mean of C_ii, the correlation of a dimension with itself over the two
+            views. Training drives it towards 1.
+        diagonal_rms: root of the mean square of C_ii.
+        off_diagonal_mean: mean of C_ij, i ≠ j; near 0 as a rule, for signs are arbitrary.
+        off_diagonal_rms: root of the mean square of C_ij, i ≠ j. Training drives it towards 0;
+            at 1 all dimensions say the same.
+        fixed_excess: the loss of these views less the smallest loss possible for n images. In
+            inference mode and for fixed views, hence smoother than the `excess` of training.
+        embedding_spread: deviation of the L2-normalised embedding's coordinates over the 2n views,
+            root mean square over coordinates, times √d: 0 if all embeddings point the same way, 1
+            if they point everywhere alike (a coordinate then deviates by 1/√d).
+        feature_rankme: RankMe of the backbone's features of the 2n views, at most
+            min(2n, features).
+        embedding_rankme: RankMe of the embeddings of the 2n views, at most min(2n, d).
+        dead_features: number of features that hardly change from view to view: whose deviation is
+            at most `DEAD_BELOW` times the root mean square of all values.
+        dead_dimensions: likewise, of the embedding.
+    """
+
+    diagonal_mean: float
+    diagonal_rms: float
+    off_diagonal_mean: float
+    off_diagonal_rms: float
+    fixed_excess: float
+    embedding_spread: float
+    feature_rankme: float
+    embedding_rankme: float
+    dead_features: float
+    dead_dimensions: float
+
+
+def measure(features, za, zb, redundancy_weight):
+    """Measures the health of a network on two views of n images.
+
+    Args:
+        features: floats (m, f), the backbone's features of all views.
+        za: floats (n, d), the embeddings of one view.
+        zb: floats (n, d), those of the other view of the same images.
+        redundancy_weight: float λ.
+
+    Returns:
+        A `Health`; every number is NaN where an input is not finite.
+
+    Raises:
+        ValueError: if the embeddings are not two equal (n, d) with n ≥ 2.
+    """
+    features, za, zb = (np.asarray(x, np.float64) for x in (features, za, zb))
+    objective.check_embeddings(za, zb)
+    if not all(np.isfinite(x).all() for x in (features, za, zb)):
+        return Health(*[math.nan] * len(dataclasses.fields(Health)))
+    n, d = za.shape
+    with threadpool_limits(limits=1):  # see keras_bt.spectrum
+        c, total, total_squares = _correlation_sums(_standardise(za), _standardise(zb))
+    others = max(d * (d - 1), 1)
+    off_diagonal = max(total_squares - np.sum(c**2), 0.0)
+    loss = np.sum((1 - c) ** 2) + redundancy_weight * off_diagonal
+    z = np.concatenate([za, zb])
+    return Health(
+        diagonal_mean=float(np.mean(c)),
+        diagonal_rms=float(np.sqrt(np.mean(c**2))),
+        off_diagonal_mean=float((total - np.sum(c)) / others),
+        off_diagonal_rms=float(np.sqrt(off_diagonal / others)),
+        fixed_excess=float(loss - objective.loss_floor(n, d, redundancy_weight)),
+        embedding_spread=spread(z),
+        feature_rankme=rankme(features),
+        embedding_rankme=rankme(z),
+        dead_features=float(is_dead(features).sum()),
+        dead_dimensions=float(is_dead(z).sum()),
+    )
+
+
+def spread(z):
+    """Deviation of L2-normalised vectors' coordinates times √d: see `Health.embedding_spread`.
+
+    Args:
+        z: floats (n, d).
+
+    Returns:
+        float, 0 to 1. A vector of zeros stays one.
+
+    Source: Chen and He 2021 (arXiv 2011.10566), section 4.1, who watch collapse by it.
+    """
+    length = np.linalg.norm(z, axis=1, keepdims=True)
+    unit = z / np.where(length == 0, 1, length)
+    return float(np.sqrt(unit.shape[1] * np.mean(unit.var(axis=0))))
+
+
+def is_dead(z):
+    """Which dimensions hardly change from row to row: see `Health.dead_features`.
+
+    Args:
+        z: floats (n, d).
+
+    Returns:
+        bool (d,). All are dead if all rows are alike.
+    """
+    return z.std(axis=0) <= DEAD_BELOW * np.sqrt(np.mean(z**2))
+
+
+def _standardise(z):
+    centred = z - z.mean(axis=0)
+    return centred / np.sqrt(np.mean(centred**2, axis=0) + objective.EPSILON)
+
+
+def _correlation_sums(za, zb):
+    """C's diagonal, Σ_ij C_ij and Σ_ij C_ij², without C itself where that is larger."""
+    n, d = za.shape
+    c = np.sum(za * zb, axis=0) / n
+    total = za.sum(axis=1) @ zb.sum(axis=1) / n
+    if n < d:  # the two forms of keras_bt.objective
+        return c, total, np.sum((za @ za.T) * (zb @ zb.T)) / n**2
+    return c, total, np.sum((za.T @ zb / n) ** 2)
