@@ -108,8 +108,9 @@ def paths():
 
 def from_torch(source, target):
     """Reads tensors and writes a Keras model; returns what there was, in words."""
-    from keras_bt import torch_files, torch_weights
+    from keras_bt import torch_weights
     from keras_bt.model import BarlowTwins
+    from keras_bt.whole_files import whole
 
     state = torch_weights.read_state_dict(source)
     model = backbone = torch_weights.backbone_of(state, FLAGS.drop_head)
@@ -121,7 +122,7 @@ def from_torch(source, target):
         note = "\nNot converted: the projector, without --with_projector"
     if FLAGS.drop_head:
         note += "\nNot converted: the classifier, for --drop_head"
-    with torch_files.whole(target) as partial:
+    with whole(target) as partial:
         model.save(partial)
     return described(backbone, projector) + note
 

@@ -4,7 +4,6 @@ Only `.pth` files need PyTorch, which is an extra of this project: `pip install 
 """
 
 import argparse
-import contextlib
 import pathlib
 import re
 import warnings
@@ -12,6 +11,8 @@ import warnings
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from keras_bt.whole_files import whole
 
 PICKLED = (".pth", ".pt", ".tar")
 ENDINGS = (*PICKLED, ".safetensors")
@@ -97,21 +98,6 @@ def check_ending(path):
         raise ValueError(
             f"A file of PyTorch tensors must end in {', '.join(ENDINGS)}. Received: {path}."
         )
-
-
-@contextlib.contextmanager
-def whole(path):
-    """Gives the path of a new file beside `path`, which replaces `path` if all goes well.
-
-    If not, the new file is removed, and one that was at `path` before is as it was.
-    """
-    path = pathlib.Path(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def listed(names, most=10):

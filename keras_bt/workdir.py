@@ -6,6 +6,8 @@ import os
 import pathlib
 import platform
 
+from keras_bt.whole_files import whole
+
 PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
 
@@ -24,6 +26,7 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
         self.backbone = self.path / "backbone.keras"
+        self.saved_model = self.path / "saved_model"
         self.summary = self.path / "summary.json"
 
     def check(self, settings):
@@ -77,13 +80,11 @@ class Workdir:
 
 def write_json(path, value):
     """Writes a JSON file whole or not at all."""
-    partial = pathlib.Path(f"{path}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def save_model(model, path):
     """Saves a Keras model as a `.keras` file, whole or not at all."""
-    partial = pathlib.Path(path).with_suffix(".partial.keras")
-    model.save(partial)
-    partial.replace(path)
+    with whole(path) as partial:
+        model.save(partial)

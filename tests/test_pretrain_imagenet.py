@@ -71,9 +71,10 @@ def test_the_recipe_trains_two_steps_on_tiny_archives(
     assert "tfds:imagenet2012, 42 images to train on" in output
     assert ("on 2 replicas" if streamed else "on one device") in output
     assert isinstance(opened[0], RecordSource if streamed else BytesSource)
-    metrics = read_metrics(run / "metrics.jsonl")
+    *metrics, measured = read_metrics(run / "metrics.jsonl")
     assert [m["step"] for m in metrics] == [1, 2]
     assert all(np.isfinite(m["loss"]) for m in metrics)
+    assert {"linear_accuracy", "embedding_rankme"} < set(measured)
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert (settings["stem"], settings["blur_a"], settings["solarize_b"]) == ("imagenet", 1.0, 0.2)
     summary = json.loads((run / "summary.json").read_text())

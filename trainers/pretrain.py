@@ -107,25 +107,18 @@ def main():
     # Imported when the flags are known to be right: TensorFlow takes seconds.
     with command.quiet_start():
         import keras
-        import tensorflow as tf
 
         from keras_bt import data, workdir
         from keras_bt.strategy import choose_strategy
-        from trainers import monitors, pretraining, skipped_images
-
-        gpus = tf.config.list_physical_devices("GPU")
+        from trainers import monitors, pretraining, running, skipped_images
 
     with command.mistakes:
         settings = read_settings()
         run = workdir.Workdir(FLAGS.workdir or default_workdir())
         run.check(settings)
-        if run.summary.exists():
-            print(f"{run.path} holds a finished run; nothing is left to do. See {run.summary}.")
-            print("For another run choose another --workdir.")
+        if running.is_finished(run):
             return
-        on_cpu = not gpus and FLAGS.strategy != "tpu"
-        if FLAGS.deterministic or (FLAGS.deterministic is None and on_cpu):
-            tf.config.experimental.enable_op_determinism()
+        running.make_deterministic(FLAGS.deterministic, FLAGS.strategy)
         strategy = choose_strategy(FLAGS.strategy)
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
         precision = "float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}"

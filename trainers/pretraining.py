@@ -8,15 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bt import augmentations, data, objective, plots, workdir
-from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
+from keras_bt import augmentations, data, objective, plots, saved_model, workdir
+from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
 from keras_bt.model import BarlowTwins, projector
 from keras_bt.optimizer import LARS
 from keras_bt.schedule import warmup_cosine
-from trainers import backbones, skipped_images
+from trainers import backbones, running, skipped_images
 from trainers.labelled import labelled_halves
 
 EVALUATION_BATCH = 256
@@ -128,20 +128,23 @@ class Pretraining:
             steps_per_epoch=self.steps_per_epoch,
             shuffle=False,  # the batches are shuffled already
             verbose=verbose,
-            callbacks=[
-                *monitors,
-                MetricsLog(
-                    run.metrics, log_every, initial_step=first_step, batch_size=s["batch_size"]
-                ),
-                StopOnNonFinite(run.checkpoints),
-                keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+            callbacks=running.callbacks(
+                run,
                 self.checkpoint,
-            ],
+                log_every,
+                first_step,
+                s["batch_size"],
+                advice="Most likely the rate is too high (--rate) or the warm-up too short "
+                "(--warmup_epochs); with float16 try bfloat16.",
+                monitors=monitors,
+            ),
         )
 
     def finish(self, evaluate, started):
         """Writes the backbone, the plots and the summary, and returns the closing message."""
-        run, backbone = self.run, self.model.backbone
+        run = self.run
+        # What is measured is what is handed on: in float32, for one device.
+        backbone = saved_model.plain_copy(self.model.backbone)
         workdir.save_model(backbone, run.backbone)
         # Without the lines of what was measured at the end of an epoch whose steps were written.
         metrics = [entry for entry in read_metrics(run.metrics) if "loss" in entry]
@@ -155,7 +158,7 @@ class Pretraining:
         plots.correlation(run.plots / "correlation.png", matrices)
         accuracies, where = None, "not measured (--noevaluate)"
         if evaluate:
-            accuracies, where = self.measure(untrained.backbone)
+            accuracies, where = self.measure(untrained.backbone, backbone)
 
         skipped = skipped_images.write(run.path, *self.sources)
         seconds = time.time() - started
@@ -163,33 +166,47 @@ class Pretraining:
         speeds = [m.get("images_per_second", math.nan) for m in metrics]
         speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
         rows = accuracies and {name: dataclasses.asdict(row) for name, row in accuracies.items()}
-        workdir.write_json(
-            run.summary,
-            {
-                **final,
-                "floor": final["loss"] - final["excess"],
-                "accuracies": rows,
-                "measured_on": where,
-                "images_per_second": speed,
-                "seconds_of_last_call": round(seconds, 1),
-                "skipped_images": sorted(line.split("\t")[1] for line in skipped),
-            },
-        )
+        summary = {
+            **final,
+            "floor": final["loss"] - final["excess"],
+            "accuracies": rows,
+            "measured_on": where,
+            "images_per_second": speed,
+            "seconds_of_last_call": round(seconds, 1),
+            "skipped_images": sorted(line.split("\t")[1] for line in skipped),
+        }
+        self.export(backbone, summary)
+        workdir.write_json(run.summary, summary)  # last: a run with a summary is finished
         message = closing_message(run, final, accuracies, where, seconds)
         return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
-    def measure(self, untrained):
+    def export(self, backbone, summary):
+        """Writes the SavedModel, unless a call that was stopped later has done so."""
+        if (self.run.saved_model / "1").exists():
+            return
+        image_size = self.settings["image_size"]
+        saved_model.export_saved_model(
+            backbone,
+            self.run.saved_model,
+            image_size,
+            data.evaluation_resize(self.train, image_size),
+            card=saved_model.run_card(self.settings, summary),
+        )
+
+    def measure(self, untrained, trained):
         """Accuracies of raw pixels and of both backbones, if there are labels to compare with."""
         train, test, where = labelled_halves(self.train, self.test, self.settings["seed"])
         if train is None:
             return None, where
+        if train.multilabel:
+            return None, "not measured: several labels per image (trainers.linear_probe --fast)"
         image_size = self.settings["image_size"]
         backbones.switch_blocks_on(untrained)
         rows, mapped = {}, None
         for name, backbone in (
             ("raw pixels", None),
             ("untrained backbone", untrained),
-            ("Barlow Twins", self.model.backbone),
+            ("Barlow Twins", trained),
         ):
             started = time.time()
             print(f"Measuring {name} … ", end="", flush=True)
@@ -214,23 +231,6 @@ class Pretraining:
         path = self.run.plots / "views.png"
         plots.view_pairs(path, view_a, view_b, data.IMAGENET_MEAN, data.IMAGENET_STD)
         print(f"What the model sees: {path}")
-
-
-class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends training with an explanation when the loss is NaN or infinite."""
-
-    def __init__(self, checkpoints):
-        super().__init__()
-        self._checkpoints = checkpoints
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Raises ValueError for a loss that is no number."""
-        if not np.isfinite(float(logs["loss"])):
-            raise ValueError(
-                f"The loss became {float(logs['loss'])}. Most likely the rate is too high (--rate) "
-                "or the warm-up too short (--warmup_epochs); with float16 try bfloat16. The "
-                f"checkpoint of the last finished epoch is kept in {self._checkpoints}."
-            )
 
 
 def make_views(settings):
@@ -277,6 +277,7 @@ def closing_message(run, final, accuracies, where, seconds):
     lines += [
         "",
         f"  {run.backbone}    the backbone: keras.models.load_model, to fine-tune",
+        f"  {run.saved_model / '1'}    the same with its preprocessing, to serve",
         f"  {run.plots}/    pictures: {pictures}",
         f"  {run.summary}    these figures;  {run.metrics}  those of every step",
         f"  tensorboard --logdir={run.tensorboard}",

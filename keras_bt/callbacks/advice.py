@@ -70,8 +70,8 @@ def redundant(health, before, num_images, dim, redundancy_weight):
         f"the embeddings have collapsed into a few directions: their {dim:,} dimensions all say "
         f"nearly the same (RMS of C {off:.2f} off the diagonal, {on:.2f} on it; RankMe "
         f"{health.embedding_rankme:.1f} of at most {min(2 * num_images, dim):,}). What to try: a "
-        f"larger redundancy_weight λ (now {redundancy_weight:g}; published is 0.0051); a larger batch; "
-        "a lower rate."
+        f"larger redundancy_weight λ (now {redundancy_weight:g}; published is 0.0051); a larger "
+        "batch; a lower rate."
     )
 
 

@@ -1,0 +1,19 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import pathlib
+
+
+@contextlib.contextmanager
+def whole(path):
+    """Gives the path of a new file beside `path`, which replaces `path` if all goes well.
+
+    If not, the new file is removed, and one that was at `path` before is as it was.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
