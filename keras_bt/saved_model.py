@@ -4,12 +4,10 @@ What it can do is in `keras_bt.endpoints`.
 """
 
 import datetime
-import importlib.metadata
 import inspect
 import json
 import math
 import pathlib
-import platform
 
 import keras
 import tensorflow as tf
@@ -164,7 +162,6 @@ def _card(backbone, features, preprocessing):
     size, resize = preprocessing["image_size"], preprocessing["resize"]
     rgb = "uint8 RGB, (batch, height, width, 3), any height and width"
     floats = "float32, (batch, height, width, 3), preprocessed"
-    versions = {name: _version(name) for name in ("keras_bt", *workdir.PACKAGES)}
     return {
         "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt.",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -195,12 +192,5 @@ def _card(backbone, features, preprocessing):
         "every other endpoint an image's features do not depend on the rest of the batch.",
         "fine-tuning": "In Keras with the layer in backbone_layer.py beside this file; with "
         "TensorFlow alone through `train` and `trainable_variables`.",
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": workdir.versions(),
     }
-
-
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # used from a folder, not installed
-        return "unknown"

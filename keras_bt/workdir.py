@@ -8,7 +8,7 @@ import platform
 
 from keras_bt.whole_files import whole
 
-PACKAGES = ("keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
+PACKAGES = ("keras_bt", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
 
 class Workdir:
@@ -68,14 +68,24 @@ class Workdir:
         self.check(settings)
         self.plots.mkdir(parents=True, exist_ok=True)
         if not self.config.exists():
-            versions = {name: importlib.metadata.version(name) for name in PACKAGES}
             write_json(
                 self.config,
                 {
                     "settings": settings,
-                    "versions": {"python": platform.python_version(), **versions},
+                    "versions": versions(),
                 },
             )
+
+
+def versions():
+    """Versions of Python, of this package and of what it computes with, as a dict of strings."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # used from a folder, not installed
+            found[name] = "unknown"
+    return found
 
 
 def write_json(path, value):

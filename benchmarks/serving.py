@@ -1,0 +1,292 @@
+"""How fast is a backbone, in every form in which it leaves the project? `-m benchmarks.serving`.
+
+`serve` and `serve_jpeg` get photographs of 500 × 375, pixels and JPEG files, and do everything from
+there; the rest gets images that are preprocessed already. All start from NumPy's arrays or bytes
+and end with an array, use all cores, and take turns. How far the features are from those of the
+Keras model is in the table, too. Nothing else should be running on the machine.
+
+PyTorch (`benchmarks.torch_resnet`, with the same weights), and the runtimes of ONNX and LiteRT, are
+measured where they are installed.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import itertools
+import pathlib
+import platform
+import statistics
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.input_pipeline import available_cores, machine, table, write_photographs
+from trainers import command
+
+PACKAGES = ("keras_bt", "keras", "tensorflow", "torch", "onnxruntime", "ai-edge-litert")
+KERAS = "model.predict"
+_PHOTOGRAPHS = 8  # different ones; larger batches repeat them
+
+
+def new_backbone(name, stem, width, image_size):
+    """A ResNet, or a model from a .keras file."""
+    import keras
+
+    from trainers import backbones
+
+    keras.utils.set_random_seed(0)
+    backbone = backbones.build(name, stem, width, image_size)
+    if not name.endswith(".keras"):
+        backbones.switch_blocks_on(backbone)  # else hardly any of its features depends on them
+    return backbone
+
+
+def inputs(folder, image_size):
+    """What there is to be served: files, pixels, and preprocessed images, as NumPy's arrays."""
+    from keras_bt.preprocessing import centre_crop, normalise
+
+    files, pixels = [], []
+    for path in write_photographs(folder, 4 * _PHOTOGRAPHS):
+        image = np.asarray(_decoded(path))
+        if image.shape == (375, 500, 3) and len(files) < _PHOTOGRAPHS:  # one shape makes a batch
+            files.append(path.read_bytes())
+            pixels.append(image)
+    floats = normalise(centre_crop(np.stack(pixels), image_size)).numpy()
+    return {"files": np.array(files, object), "uint8": np.stack(pixels), "float32": floats}
+
+
+def _decoded(path):
+    import tensorflow as tf
+
+    return tf.io.decode_jpeg(path.read_bytes(), channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def saved_model_forms(backbone, folder, image_size):
+    """The forms that TensorFlow and Keras serve: name → (which input, function to features)."""
+    import keras
+    import tensorflow as tf
+
+    from keras_bt.saved_model import export_saved_model
+    from keras_bt.workdir import save_model
+
+    loaded = tf.saved_model.load(export_saved_model(backbone, folder / "saved_model", image_size))
+    save_model(backbone, folder / "backbone.keras")
+    model = keras.models.load_model(folder / "backbone.keras", compile=False)
+
+    def call(name, argument, x):
+        # The signature, as TensorFlow Serving calls it, and as is best: it is never traced again.
+        return loaded.signatures[name](**{argument: tf.constant(x)})["features"].numpy()
+
+    def predict(x):
+        return model.predict(x, batch_size=len(x), verbose=0)
+
+    return {
+        KERAS: ("float32", predict),
+        "SavedModel, infer": ("float32", functools.partial(call, "infer", "images")),
+        "SavedModel, serve": ("uint8", functools.partial(call, "serve", "images")),
+        "SavedModel, serve_jpeg": ("files", functools.partial(call, "serve_jpeg", "encoded")),
+    }
+
+
+def torch_forms(backbone):
+    """PyTorch with the weights of a `keras_bt.resnet`, images in both orders that it knows."""
+    import torch
+
+    from benchmarks import torch_resnet
+    from keras_bt.torch_weights import state_dict
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def form(order):
+        def tensor(x):
+            x = torch.from_numpy(np.ascontiguousarray(x)).to(device)
+            return x.contiguous(memory_format=order) if x.ndim == 4 else x
+
+        state = {name: tensor(x) for name, x in state_dict(backbone).items() if x.ndim}
+
+        def call(x):
+            with torch.inference_mode():
+                images = tensor(np.moveaxis(x, -1, 1))
+                return torch_resnet.features(state, images).cpu().numpy()
+
+        return "float32", call
+
+    return {
+        f"PyTorch, {device}": form(torch.contiguous_format),
+        f"PyTorch, {device}, channels last": form(torch.channels_last),
+    }
+
+
+def onnx_form(path, cores):
+    """A function that runs an ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["features"], {"images": images})[0]
+
+
+def litert_form(path, cores):
+    """A function that runs a LiteRT file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(str(path), num_threads=cores).get_signature_runner()
+    return lambda images: run(images=images)["features"]
+
+
+def portable_forms(backbone, folder, image_size, cores, name, ending, start):
+    """A format's two endpoints, where they can be exported and run here."""
+    from keras_bt.portable import export_portable
+
+    found = {}
+    for endpoint, kind in (("infer", "float32"), ("serve", "uint8")):
+        path = folder / f"{endpoint}{ending}"
+        export_portable(backbone, path, image_size, endpoint=endpoint)
+        found[f"{name}, {endpoint}"] = (kind, start(path, cores))
+    return found
+
+
+def contestants(backbone, folder, image_size, cores):
+    """Name → (which input, function); says what is left out and why."""
+    found = saved_model_forms(backbone, folder, image_size)
+    portable = functools.partial(portable_forms, backbone, folder, image_size, cores)
+    for name, forms in (
+        ("ONNX", functools.partial(portable, "ONNX", ".onnx", onnx_form)),
+        ("LiteRT", functools.partial(portable, "LiteRT", ".tflite", litert_form)),
+        ("PyTorch", functools.partial(torch_forms, backbone)),
+    ):
+        try:
+            found |= forms()
+        except (ImportError, ValueError) as error:  # not installed, or not for this backbone
+            print(f"{name} is left out: {' '.join(str(error).split())}")
+    return found
+
+
+def batch_of(x, size):
+    """So many of the images, repeated as often as needed."""
+    return x[np.arange(size) % len(x)]
+
+
+def images_per_second(function, batch, seconds):
+    """Calls a function for so long, at least once."""
+    start = time.perf_counter()
+    for calls in itertools.count(1):
+        function(batch)
+        spent = time.perf_counter() - start
+        if spent >= seconds:
+            return calls * len(batch) / spent
+
+
+def differences(forms, data):
+    """Name → relative L2 distance to the features of the Keras model, of the image farthest off."""
+    found = {name: function(data[kind]) for name, (kind, function) in forms.items()}
+    right = found[KERAS]
+    length = np.linalg.norm(right, axis=1)
+    return {
+        name: float((np.linalg.norm(features - right, axis=1) / length).max())
+        for name, features in found.items()
+    }
+
+
+def measure(forms, data, batch_sizes, rounds, seconds):
+    """Speeds by name and batch size, one per round; a form that fails has none.
+
+    Returns:
+        speeds: dict from (name, batch size) to list of images per second.
+        failures: dict from name to the error.
+    """
+    speeds, failures = {}, {}
+    for size in batch_sizes:
+        batches = {kind: batch_of(x, size) for kind, x in data.items()}
+        for turn in range(rounds + 1):
+            for name, (kind, function) in forms.items():
+                if name in failures:
+                    continue
+                try:
+                    speed = images_per_second(function, batches[kind], seconds if turn else 0)
+                except Exception as error:  # a form for one batch size only, say
+                    failures[name] = f"{type(error).__name__} at batch size {size}: {error}"
+                    continue
+                if turn:  # the first calls compile and allocate
+                    speeds.setdefault((name, size), []).append(speed)
+    return speeds, failures
+
+
+def speed_table(forms, speeds, distances, batch_sizes):
+    """Rows: forms; columns: batch sizes, medians with least and greatest, and what goes in."""
+    taken = {"files": "JPEG files", "uint8": "pixels", "float32": "preprocessed"}
+
+    def cell(values):
+        if not values:
+            return "–"
+        digits = 1 if max(values) < 100 else 0
+        median, least, most = (
+            f"{x:.{digits}f}" for x in (statistics.median(values), min(values), max(values))
+        )
+        return f"{median} ({least}–{most})"
+
+    rows = [
+        [
+            name,
+            taken[kind],
+            *(cell(speeds.get((name, size))) for size in batch_sizes),
+            f"{distances[name]:.0e}" if name in distances else "–",
+        ]
+        for name, (kind, _) in forms.items()
+    ]
+    sizes = [f"batch of {size}" for size in batch_sizes]
+    return table(["images/s", "takes", *sizes, "features differ by"], rows)
+
+
+def versions():
+    """One line."""
+    found = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join(found)
+
+
+def main(_):
+    """Measures and prints."""
+    with command.quiet_start():
+        import tensorflow as tf
+
+    logging.set_verbosity(logging.WARNING)
+    args = flags.FLAGS
+    cores, batch_sizes = available_cores(), [int(size) for size in args.batch_sizes]
+    print(f"{machine(cores).splitlines()[0]}, {len(tf.config.list_physical_devices('GPU'))} GPUs")
+    print(versions(), flush=True)
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        backbone = new_backbone(args.backbone, args.stem, args.width, args.image_size)
+        millions = backbone.count_params() / 1e6
+        size = args.image_size
+        print(
+            f"{backbone.name}, {millions:.1f} million parameters, {size} × {size} pixels;", end=" "
+        )
+        print(f"{args.rounds} measurements of at least {args.seconds:g} s: median (least–greatest)")
+        forms = contestants(backbone, folder, size, cores)
+        data = inputs(folder, size)
+        speeds, failures = measure(forms, data, batch_sizes, args.rounds, args.seconds)
+        for name, error in failures.items():
+            print(f"{name} failed. {error}")
+        sound = {name: form for name, form in forms.items() if name not in failures}
+        print()
+        print(speed_table(forms, speeds, differences(sound, data), batch_sizes))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("backbone", "resnet50", "resnet18 to resnet152, new, or a .keras file.")
+    flags.DEFINE_enum("stem", "imagenet", ("imagenet", "small"), "Of a new ResNet.")
+    flags.DEFINE_integer("width", 64, "Of a new ResNet.", 1)
+    flags.DEFINE_integer("image_size", 224, "Side of the images that it sees, in pixels.", 1)
+    flags.DEFINE_list("batch_sizes", ["1", "8", "32", "128"], "Images per call.")
+    flags.DEFINE_integer("rounds", 3, "Measurements of each form and batch size.", 1)
+    flags.DEFINE_float("seconds", 1.0, "Least duration of a measurement.", 0.0)
+    app.run(main)

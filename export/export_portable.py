@@ -1,0 +1,88 @@
+"""Exports a backbone to ONNX or LiteRT: python -m export.export_portable --backbone=RUN --target=F.
+
+The target's ending chooses the format:
+
+    --target=backbone.onnx      pip install "keras_bt[onnx]", for ONNX Runtime and what reads ONNX
+    --target=backbone.tflite    pip install "keras_bt[litert]", for telephones and small devices
+
+By default the file takes uint8 RGB images of any size and preprocesses them as evaluation does.
+With --endpoint=infer it takes float32 images that the client has preprocessed, which suits
+accelerators that want fixed sizes; TARGET.json beside it says with which numbers. A run's image
+size, data and figures are taken from its folder, and so is how evaluation resized its images.
+"""
+
+import pathlib
+
+from absl import flags
+
+from export import subject
+from trainers import command
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("target", None, "The file to write, .onnx or .tflite.")
+flags.DEFINE_enum(
+    "endpoint",
+    "serve",
+    ["serve", "infer"],
+    "serve: uint8 images of any size. infer: float32 images, preprocessed by the client.",
+)
+flags.DEFINE_boolean("overwrite", False, "Replace the target, and its card, if they exist.")
+
+
+def main():
+    """Writes the file and says how to use it."""
+    with command.mistakes:
+        if not FLAGS.target:
+            raise ValueError("--target is needed: the file to write, .onnx or .tflite.")
+        target = pathlib.Path(FLAGS.target)
+        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        with command.quiet_start():
+            from keras_bt import portable, portable_formats
+
+        portable_formats.format_of(target).check_installed()
+        for path in (target, portable.card_path(target)):
+            if path.is_dir():
+                raise ValueError(f"--target must be a file. Received a folder: {path}")
+            if path.exists() and not FLAGS.overwrite:
+                raise ValueError(f"{path} exists. Give --overwrite to replace it.")
+        if not target.absolute().parent.is_dir():
+            raise ValueError(f"--target must be in a folder that exists. Received: {target}")
+        it = subject.read()
+        portable.export_portable(
+            it.backbone,
+            target,
+            it.image_size,
+            it.resize,
+            endpoint=FLAGS.endpoint,
+            card=it.card,
+        )
+        print(description(target))
+
+
+def description(target):
+    """What was written, and the lines that use it."""
+    lines = {
+        ".onnx": [
+            "import onnxruntime",
+            f'session = onnxruntime.InferenceSession("{target}")',
+            '(features,) = session.run(["features"], {"images": images})',
+        ],
+        ".tflite": [
+            "from ai_edge_litert.interpreter import Interpreter",
+            f'backbone = Interpreter("{target}").get_signature_runner()',
+            'features = backbone(images=images)["features"]',
+        ],
+    }[target.suffix]
+    return "\n".join(
+        [
+            f"Written to {target}, with {target.name}.json, which says what it is and takes.",
+            "On random images its features equal the SavedModel's.",
+            "",
+            *(f"  {line}" for line in lines),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

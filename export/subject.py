@@ -1,0 +1,95 @@
+"""What is exported, by the flags that exporting scripts share.
+
+`--backbone=RUN` takes the backbone of a run of `trainers.pretrain`, and its image size, how
+evaluation resized its images, and what its card says.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "backbone", None, "What to export: the folder of a run of trainers.pretrain, or a .keras file."
+)
+flags.DEFINE_integer(
+    "image_size",
+    None,
+    "Side of the images that the backbone sees. Default: the run's.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "resize",
+    None,
+    "Shorter side of an image before the centre is cut out. Default: as the run was evaluated; of "
+    "a .keras file 256/224 of image_size.",
+    lower_bound=1,
+)
+flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A backbone and what is known of it.
+
+    Attributes:
+        backbone: `keras.Model`, (b, h, w, 3) → (b, features).
+        file: path of its .keras file.
+        image_size: int, pixels.
+        resize: int or None, see `keras_bt.preprocessing.centre_crop`.
+        card: dict of JSON values, empty if it belongs to no run.
+    """
+
+    backbone: object
+    file: pathlib.Path
+    image_size: int
+    resize: int | None
+    card: dict
+
+
+def read():
+    """Opens what the flags name.
+
+    Returns:
+        A `Subject`.
+
+    Raises:
+        ValueError, OSError: the backbone is none, or a setting is missing.
+    """
+    from keras_bt import saved_model
+    from trainers import backbones
+
+    file, settings = backbones.find(FLAGS.backbone)
+    image_size = FLAGS.image_size or settings.get("image_size")
+    if not image_size:
+        raise ValueError(f"--image_size is needed, as {file} does not belong to a run.")
+    backbone = backbones.load(file, image_size)
+    resize = FLAGS.resize or _resize_of_evaluation(settings, image_size)
+    card = saved_model.run_card(settings, _summary(file)) if settings else {}
+    return Subject(backbone, file, image_size, resize, card)
+
+
+def _resize_of_evaluation(settings, image_size):
+    """Length of the shorter side that evaluation resizes the run's images to, None for its default.
+
+    Raises:
+        ValueError: the data, which it depends on, cannot be opened.
+    """
+    from keras_bt import data
+
+    if "data" not in settings:
+        return None
+    try:
+        source, _ = data.open_source(settings["data"], FLAGS.data_dir)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--resize is needed, as the data cannot be opened. {error}") from error
+    return data.evaluation_resize(source, image_size)
+
+
+def _summary(file):
+    """The final figures of the run that a backbone belongs to, {} if there are none."""
+    summary = file.parent / "summary.json"
+    return json.loads(summary.read_text()) if summary.is_file() else {}
