@@ -1,10 +1,9 @@
 """A classifier on few labels from an exported backbone, and the label of a JPEG. To be copied.
 
-Pretrain on images without labels, here handwritten digits, and export the backbone. This part uses
-keras_bt; `--data=folder:PHOTOS --image_size=64` trains on your own images instead:
+Pretrain on images without labels, here handwritten digits. This part uses keras_bt, and leaves
+runs/digits/saved_model/1; `--data=folder:PHOTOS --image_size=64` trains on your own images instead:
 
     python -m trainers.pretrain --workdir=runs/digits
-    python -m export.export_saved_model --backbone=runs/digits
 
 From here on Keras and TensorFlow suffice (and scikit-learn, for the digits). The same images, of
 which five per class have labels now, or all with --labels_per_class=0:
@@ -140,7 +139,13 @@ def arguments():
     add("--jpeg", help="only say what --classifier takes this file for")
     add("--classifier", default="classifier/frozen", help="a classifier that was written")
     add("--seed", type=int, default=0)
-    return parser.parse_args()
+    flags = parser.parse_args()
+    needed = flags.classifier if flags.jpeg else flags.saved_model
+    if not pathlib.Path(needed, "saved_model.pb").is_file():
+        parser.error(f"There must be a SavedModel. Received: {needed}")
+    if flags.jpeg and not pathlib.Path(flags.jpeg).is_file():
+        parser.error(f"There must be an image file. Received: {flags.jpeg}")
+    return flags
 
 
 def main():
