@@ -19,6 +19,7 @@ from export import subject
 from trainers import command
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(subject)  # so that --help lists them
 
 flags.DEFINE_string("target", None, "The file to write, .onnx or .tflite.")
 flags.DEFINE_enum(

@@ -12,6 +12,7 @@ from export import subject
 from trainers import command
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(subject)  # so that --help lists them
 
 flags.DEFINE_string(
     "out", None, "Folder of the versions. Default: saved_model/ beside the backbone."

@@ -12,9 +12,11 @@ import time
 
 from absl import flags
 
-from trainers import command, subject
+from trainers import classifier_flags, command, subject
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(classifier_flags)  # so that --help lists them
+flags.adopt_module_key_flags(subject)
 
 flags.DEFINE_string(
     "labels",
@@ -44,16 +46,6 @@ flags.DEFINE_integer("epochs", 20, "Epochs in all.", lower_bound=1)
 flags.DEFINE_integer(
     "batch_size", 256, "Images per step, on all replicas together; at most all there are.", 1
 )
-flags.DEFINE_float("min_area", 0.08, "Least part of an image that a crop takes.", 0, 1)
-flags.DEFINE_float("flip", 0.5, "Probability of mirroring left to right.", 0, 1)
-
-flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored", "tpu"], "Devices to train on.")
-flags.DEFINE_bool(
-    "deterministic",
-    None,
-    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where it is free.",
-)
-flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
 
 
 def main():
@@ -61,7 +53,7 @@ def main():
     started = time.time()
     # Imported when the flags are known to be right: TensorFlow takes seconds.
     with command.quiet_start():
-        from keras_bt import data, workdir
+        from keras_bt import workdir
         from keras_bt.strategy import choose_strategy
         from trainers import finetuning, labelled, running, skipped_images
 
@@ -81,12 +73,9 @@ def main():
         first_epoch = job.restore()
 
     print(job.description())
-    with command.mistakes, data.reading(*job.sources):
-        try:
-            job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
-            print(job.finish(started))
-        finally:  # also where too many stop the run
-            skipped_images.write(run.path, *job.sources)
+    with command.mistakes, skipped_images.noted(run.path, *job.sources):
+        job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+        print(job.finish(started))
 
 
 def read_rates():

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from keras_bt import data, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.checkpoint import RunCheckpoint
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.report import percent
 from trainers import running, skipped_images
@@ -22,7 +21,7 @@ BUDGET = ("data", "labels", "seed", "epochs", "batch_size", "image_size", "resiz
 BUDGET += ("flip", "backbone_sha256")
 
 
-class Finetuning:
+class Finetuning(running.ClassifierRun):
     """One run: classifier, data, training, and what is reported of it.
 
     Args:
@@ -74,18 +73,6 @@ class Finetuning:
             )
             finetune.compile_classifier(model, schedule, s["backbone_rate"] / s["head_rate"])
         return model
-
-    def batches(self, first_epoch):
-        """The run's training batches from an epoch on."""
-        s = self.settings
-        view = running.training_view(s["image_size"], s["min_area"], s["flip"])
-        return data.labelled_views(self.train, view, self.batch_size, s["seed"], first_epoch)
-
-    def restore(self):
-        """Takes up the newest checkpoint and returns the number of finished epochs."""
-        with self.strategy.scope():
-            self.checkpoint = RunCheckpoint(self.run.checkpoints, self.model)
-        return self.checkpoint.restore()
 
     def description(self):
         """What is going to happen, for the terminal."""

@@ -23,6 +23,7 @@ from absl import flags
 from trainers import command, subject
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(subject)  # so that --help lists them
 
 flags.DEFINE_list("k", ["20", "200"], "Numbers of neighbours, with commas between them.")
 flags.DEFINE_float("temperature", 0.07, "The lower, the more the nearest neighbours count.")

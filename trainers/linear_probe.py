@@ -16,9 +16,11 @@ import time
 
 from absl import flags
 
-from trainers import command, subject
+from trainers import classifier_flags, command, subject
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(classifier_flags)  # so that --help lists them
+flags.adopt_module_key_flags(subject)
 
 flags.DEFINE_string(
     "labels",
@@ -33,8 +35,6 @@ flags.DEFINE_float("weight_decay", 1e-6, "Of kernel and bias.", 0)
 flags.DEFINE_enum("schedule", "cosine", ["cosine", "step"], "Of the rate, per epoch.")
 flags.DEFINE_list("milestones", [], "Epochs after which --schedule=step drops: 7,14,21, say.")
 flags.DEFINE_float("decay", 0.1, "By what the rate is multiplied then.", 0, 1)
-flags.DEFINE_float("min_area", 0.08, "Least part of an image that a crop takes.", 0, 1)
-flags.DEFINE_float("flip", 0.5, "Probability of mirroring left to right.", 0, 1)
 
 flags.DEFINE_bool("fast", False, "Whether to fit a logistic regression to features kept on disk.")
 flags.DEFINE_integer(
@@ -47,13 +47,6 @@ flags.DEFINE_string(
     None,
     "Folder of the run. Default: linear_probe/ beside the backbone; with --fast evaluation/.",
 )
-flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored", "tpu"], "Devices to train on.")
-flags.DEFINE_bool(
-    "deterministic",
-    None,
-    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where it is free.",
-)
-flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
 
 
 def main():
@@ -64,9 +57,9 @@ def main():
         # Imported when the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import workdir
-            from trainers import fast_probe, linear_probing, running
+            from trainers import fast_probe, linear_probing, running, skipped_images
 
-            measured = subject.read()
+        measured = subject.read()
         if FLAGS.fast:
             folder = FLAGS.workdir or measured.folder / "evaluation"
             settings = {name: FLAGS[name].value for name in ("labels", "draws", "seed")}
@@ -84,7 +77,7 @@ def main():
         first_epoch = job.restore()
     print(measured)
     print(job)
-    with command.mistakes, job.skipped():
+    with command.mistakes, skipped_images.noted(run.path, *job.sources):
         job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
         print(job.finish(started))
 

@@ -1,6 +1,5 @@
 """A run of the linear protocol: what `trainers.linear_probe` does without --fast."""
 
-import contextlib
 import math
 import time
 
@@ -8,7 +7,6 @@ import keras
 
 from keras_bt import data, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.checkpoint import RunCheckpoint
 from keras_bt.evaluation import linear_protocol
 from keras_bt.evaluation.report import percent
 from keras_bt.strategy import choose_strategy
@@ -18,7 +16,7 @@ from trainers.labelled import labelled_part
 EVALUATION_BATCH = 256
 
 
-class LinearProbing:
+class LinearProbing(running.ClassifierRun):
     """One run: classifier, data, training, and what is reported of it.
 
     Args:
@@ -68,18 +66,6 @@ class LinearProbing:
             f"batch size {self.batch_size}, rate {s['rate']:g}, {s['schedule']} schedule{steps}, "
             f"on {devices}\nEverything is written to {self.run.path}"
         )
-
-    def batches(self, first_epoch):
-        """The run's training batches from an epoch on."""
-        s = self.settings
-        view = running.training_view(s["image_size"], s["min_area"], s["flip"])
-        return data.labelled_views(self.train, view, self.batch_size, s["seed"], first_epoch)
-
-    def restore(self):
-        """Takes up the newest checkpoint and returns the number of finished epochs."""
-        with self.strategy.scope():
-            self.checkpoint = RunCheckpoint(self.run.checkpoints, self.model)
-        return self.checkpoint.restore()
 
     def fit(self, first_epoch, log_every, verbose):
         """Trains to the last epoch, measuring after each."""
@@ -146,12 +132,3 @@ class LinearProbing:
             f"These figures: {run.summary}; those of every epoch: {run.metrics}",
         ]
         return "\n".join([*lines, *skipped_images.closing_lines(run.path, skipped)])
-
-    @contextlib.contextmanager
-    def skipped(self):
-        """Around reading images: names those that cannot be read, also where they are too many."""
-        with data.reading(*self.sources):
-            try:
-                yield
-            finally:
-                skipped_images.write(self.run.path, *self.sources)

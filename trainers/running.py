@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_bt import augmentations, data
 from keras_bt.callbacks.metrics_log import MetricsLog
+from keras_bt.checkpoint import RunCheckpoint
 
 
 def is_finished(run):
@@ -70,6 +71,22 @@ def callbacks(run, checkpoint, log_every, first_step, batch_size, advice, monito
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         checkpoint,
     ]
+
+
+class ClassifierRun:
+    """What runs that train a classifier share; theirs are the settings, the model and `fit`."""
+
+    def batches(self, first_epoch):
+        """The run's training batches from an epoch on."""
+        s = self.settings
+        view = training_view(s["image_size"], s["min_area"], s["flip"])
+        return data.labelled_views(self.train, view, self.batch_size, s["seed"], first_epoch)
+
+    def restore(self):
+        """Takes up the newest checkpoint and returns the number of finished epochs."""
+        with self.strategy.scope():
+            self.checkpoint = RunCheckpoint(self.run.checkpoints, self.model)
+        return self.checkpoint.restore()
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

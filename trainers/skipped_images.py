@@ -1,6 +1,10 @@
 """The images that a run could not read: a list in its workdir, and a line in the terminal."""
 
+import contextlib
 import pathlib
+
+from keras_bt import data
+from keras_bt.whole_files import whole
 
 FILE = "skipped_images.txt"
 _IN_ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -27,10 +31,27 @@ def write(folder, *sources):
     }
     lines = sorted(known | found)
     if found - known:
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return lines
+
+
+@contextlib.contextmanager
+def noted(folder, *sources):
+    """Around reading images: those that cannot be read are listed, also where they are too many.
+
+    Args:
+        folder: `pathlib.Path`, the workdir.
+        *sources: `keras_bt.data.Source`s that are read inside the `with` statement.
+
+    Raises:
+        DataError: see `keras_bt.data.reading`.
+    """
+    with data.reading(*sources):
+        try:
+            yield
+        finally:
+            write(folder, *sources)
 
 
 def closing_lines(folder, lines):
