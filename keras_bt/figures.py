@@ -4,8 +4,7 @@ Colours are told apart by colour-blind people. Names that users give (of classes
 as they are, whatever script they are in and whatever signs they hold.
 """
 
-import io
-import os
+import pathlib
 import textwrap
 import warnings
 
@@ -13,6 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from keras_bt.whole_files import whole
 
 # Ten colours of Paul Tol's "muted" scheme: https://personal.sron.nl/~pault/
 COLOURS = (
@@ -43,16 +44,12 @@ def new(width, height, rows=1, columns=1, **kwargs):
 
 def save(figure, path):
     """Writes the picture beside its place and moves it there, so that no half one is ever seen."""
-    image = io.BytesIO()
-    with warnings.catch_warnings():
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial, warnings.catch_warnings():
         # Names of any script: a letter that the font lacks is a box, and no more than that.
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(image, format="png")
-    path = os.fspath(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(f"{path}.partial", "wb") as file:
-        file.write(image.getvalue())
-    os.replace(f"{path}.partial", path)
+        figure.savefig(partial, format="png")
 
 
 def shortened(text, most):

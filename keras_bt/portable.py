@@ -1,7 +1,6 @@
 """A backbone as one file for systems without TensorFlow: ONNX or LiteRT."""
 
 import datetime
-import json
 import math
 import pathlib
 import re
@@ -13,7 +12,7 @@ from keras_bt import matrix_crop, preprocessing, workdir
 from keras_bt.endpoints import with_endpoints
 from keras_bt.portable_formats import format_of, silent
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, default_resize
-from keras_bt.saved_model import plain_copy
+from keras_bt.saved_model import plain_copy, preprocessing_values, whole_card
 from keras_bt.whole_files import whole
 
 TOLERANCE = 1e-4  # relative L2 distance of the features of each image
@@ -74,20 +73,11 @@ def export_portable(
         raise ValueError(f'endpoint must be "serve" or "infer". Received: {endpoint!r}')
     resize = default_resize(image_size) if resize is None else resize
     preprocessing.centre_crop(tf.zeros((1, 1, 3)), image_size, resize)  # refuses impossible sizes
-    steps = {
-        "image_size": image_size,
-        "resize": resize,
-        "mean": [float(m) for m in mean],
-        "std": [float(s) for s in std],
-    }
+    steps = preprocessing_values(image_size, resize, mean, std)
     plain = plain_copy(backbone)
     _, functions = with_endpoints(plain, **steps)
     expected = functions[endpoint]
-    text = {**_card(plain, form, endpoint, expected, steps), **(card or {})}
-    try:
-        json.dumps(text)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"card must consist of JSON values. {error}") from error
+    text = whole_card(_card(plain, form, endpoint, expected, steps), card)
     content = _converted(plain, form, endpoint, steps)
     _check(plain, form, content, expected, endpoint, image_size)
     with whole(card_path(path)) as partial_card, whole(path) as partial:

@@ -73,20 +73,11 @@ def export_saved_model(
             "resize must be at least image_size, and image_size at least 1. "
             f"Received: image_size={image_size}, resize={resize}."
         )
-    preprocessing = {
-        "image_size": image_size,
-        "resize": resize,
-        "mean": [float(m) for m in mean],
-        "std": [float(s) for s in std],
-    }
+    preprocessing = preprocessing_values(image_size, resize, mean, std)
     plain = plain_copy(backbone)
     exported, functions = with_endpoints(plain, **preprocessing)
     features = functions["serve"].structured_outputs["features"].shape[-1]
-    text = {**_card(plain, features, preprocessing), **(card or {})}
-    try:
-        json.dumps(text)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"card must consist of JSON values. {error}") from error
+    text = whole_card(_card(plain, features, preprocessing), card)
     signatures = {name: functions[name] for name in SIGNATURES}
     signatures["serving_default"] = functions["serve"]
 
@@ -101,6 +92,30 @@ def export_saved_model(
         (extra / "backbone_layer.py").write_text(inspect.getsource(backbone_layer))
 
     return add_version(directory, write)
+
+
+def preprocessing_values(image_size, resize, mean, std) -> dict:
+    """The preprocessing as JSON values, by the names that `with_endpoints` has for them."""
+    return {
+        "image_size": image_size,
+        "resize": resize,
+        "mean": [float(m) for m in mean],
+        "std": [float(s) for s in std],
+    }
+
+
+def whole_card(own: dict, card: dict | None) -> dict:
+    """What every card says, and what the caller adds.
+
+    Raises:
+        ValueError: the caller's is no JSON.
+    """
+    text = {**own, **(card or {})}
+    try:
+        json.dumps(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"card must consist of JSON values. {error}") from error
+    return text
 
 
 def run_card(settings: dict, summary: dict) -> dict:

@@ -51,10 +51,7 @@ class Workdir:
                     f"Received: {self.path}, which holds other files."
                 )
             return
-        try:
-            earlier = json.loads(self.config.read_text())["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.config} must hold a run's settings. {error}") from error
+        earlier = self.read_settings()
         for name in sorted(earlier.keys() | settings.keys()):
             if earlier.get(name) != settings.get(name):
                 raise ValueError(
@@ -62,6 +59,18 @@ class Workdir:
                     f"{name}={settings.get(name)}. Continue with the settings in {self.config}, "
                     "or choose another --workdir."
                 )
+
+    def read_settings(self):
+        """The settings that `claim` recorded, a dict.
+
+        Raises:
+            OSError: if the folder holds no run.
+            ValueError: if the file holds something else.
+        """
+        try:
+            return dict(json.loads(self.config.read_text(encoding="utf-8"))["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.config} must hold a run's settings. {error!r}") from error
 
     def claim(self, settings):
         """Makes the folder and records the settings and versions in `config.json`."""
@@ -91,7 +100,8 @@ def versions():
 def write_json(path, value):
     """Writes a JSON file whole or not at all."""
     with whole(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8")
 
 
 def save_model(model, path):

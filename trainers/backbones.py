@@ -1,12 +1,12 @@
 """Backbones for the scripts: a ResNet by its name, or a model from a file."""
 
-import json
 import pathlib
 
 import keras
 import numpy as np
 
 from keras_bt.resnet import STAGES, resnet
+from keras_bt.workdir import Workdir
 
 
 def build(name, stem, width, image_size):
@@ -45,22 +45,17 @@ def find(name):
             "--backbone is needed: the folder of a run of trainers.pretrain, or a .keras file."
         )
     path = pathlib.Path(name)
-    file = path / "backbone.keras" if path.is_dir() else path
+    file = Workdir(path).backbone if path.is_dir() else path
     if not file.is_file():
         hint = ""
-        if (path / "config.json").is_file():
+        if Workdir(path).config.is_file():
             hint = ", for this run is not finished: the same trainers.pretrain command continues it"
         raise ValueError(
             "--backbone must be the folder of a run or a .keras file. "
             f"Received: {name}, but there is no {file}{hint}."
         )
-    config = file.parent / "config.json"
-    if file.name != "backbone.keras" or not config.is_file():
-        return file, {}
-    try:
-        return file, dict(json.loads(config.read_text())["settings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config} must hold a run's settings. {error}") from error
+    run = Workdir(file.parent)
+    return file, run.read_settings() if file == run.backbone and run.config.is_file() else {}
 
 
 def load(path, image_size):

@@ -8,9 +8,6 @@ from keras_bt.callbacks.pictures import Pictures
 from keras_bt.tfds_source import RecordSource
 from trainers.labelled import labelled_halves
 
-# Pairs of views that health is measured on: as many as in a batch, up to here. Of 8192 dimensions
-# the singular values then take about a second.
-MOST_PAIRS = 512
 PICTURES = 3  # of each kind, over a run
 
 
@@ -30,7 +27,7 @@ def monitors(job, every, max_images):
     """
     if every == 0:
         return []
-    diagnostics = Diagnostics(tuple(view[:MOST_PAIRS] for view in job.first_views()), every)
+    diagnostics = Diagnostics(job.first_views, every)
     subset = labelled_subset(job, max_images)
     online = [] if subset is None else [OnlineKNN(subset, every), OnlineLinear(subset, every)]
     between = every * max(1, round(job.settings["epochs"] / PICTURES / every))

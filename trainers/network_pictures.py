@@ -31,7 +31,7 @@ def draw(out, job, epochs, max_images):
         draw(out / f"{name}.png", *args, **kwargs)
         print(out / f"{name}.png")
 
-    drawn("correlation", plots.correlation, correlations(models, *job.first_views()))
+    drawn("correlation", plots.correlation, correlations(models, *job.first_views))
 
     train, test, why_not = labels_or_reason(job)
     with data.reading(*job.sources):

@@ -128,14 +128,11 @@ def main():
         first_epoch = job.restore(FLAGS.checkpoint_every, FLAGS.steps_per_execution)
 
     print(job.description())
-    with command.mistakes, data.reading(*job.sources):
-        try:
-            watching = monitors.monitors(job, FLAGS.monitor_every, FLAGS.monitor_images)
-            verbose = 1 if sys.stdout.isatty() else 2
-            job.fit(first_epoch, FLAGS.log_every, verbose, watching)
-            print(job.finish(FLAGS.evaluate, started))
-        finally:  # also where too many stop the run
-            skipped_images.write(run.path, *job.sources)
+    with command.mistakes, skipped_images.noted(run.path, *job.sources):
+        watching = monitors.monitors(job, FLAGS.monitor_every, FLAGS.monitor_images)
+        verbose = 1 if sys.stdout.isatty() else 2
+        job.fit(first_epoch, FLAGS.log_every, verbose, watching)
+        print(job.finish(FLAGS.evaluate, started))
 
 
 def read_settings():

@@ -1,6 +1,7 @@
 """A pretraining run: what `trainers.pretrain` does with its flags."""
 
 import dataclasses
+import functools
 import math
 import time
 
@@ -20,6 +21,9 @@ from trainers import backbones, running, skipped_images
 from trainers.labelled import labelled_halves
 
 EVALUATION_BATCH = 256
+# Pairs of views that are looked at before, while and after the run trains: as many as in a batch,
+# up to here. Of 8192 dimensions the singular values of the monitors then take about a second.
+FIRST_PAIRS = 512
 
 
 class Pretraining:
@@ -80,9 +84,15 @@ class Pretraining:
             self.train, *self.views, s["batch_size"], s["seed"], first_step, **placement
         )
 
+    @functools.cached_property
     def first_views(self):
-        """The views of the first step, or of its first replica's seed for augmentation there."""
-        return self.model.two_views(next(iter(self.batches(first_step=0))))
+        """The first pairs of views of the first step, (view_a, view_b) as NumPy arrays.
+
+        Of its first replica's seed for augmentation on the device. Made once: to open the
+        pipeline may take XLA seconds.
+        """
+        views = self.model.two_views(next(iter(self.batches(first_step=0))))
+        return tuple(np.array(view[:FIRST_PAIRS]) for view in views)
 
     def restore(self, checkpoint_every, steps_per_execution):
         """Takes up the newest checkpoint and returns the number of finished epochs."""
@@ -149,7 +159,7 @@ class Pretraining:
         # Without the lines of what was measured at the end of an epoch whose steps were written.
         metrics = [entry for entry in read_metrics(run.metrics) if "loss" in entry]
         plots.loss_curve(run.plots / "loss.png", metrics)
-        view_a, view_b = (view[:EVALUATION_BATCH] for view in self.first_views())
+        view_a, view_b = (view[:EVALUATION_BATCH] for view in self.first_views)
         untrained = self.build()
         matrices = {
             name: np.asarray(objective.cross_correlation(model.embed(view_a), model.embed(view_b)))
@@ -227,7 +237,7 @@ class Pretraining:
 
     def draw_views(self):
         """Draws some pairs of views, to be looked at while training runs."""
-        view_a, view_b = self.first_views()
+        view_a, view_b = self.first_views
         path = self.run.plots / "views.png"
         plots.view_pairs(path, view_a, view_b, data.IMAGENET_MEAN, data.IMAGENET_STD)
         print(f"What the model sees: {path}")

@@ -1,8 +1,6 @@
 """A picture of images, each with several draws of both views."""
 
-import io
 import textwrap
-import warnings
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from keras_bt import figures
 from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
 from keras_bt.randomness import fold_in
 
@@ -74,13 +73,7 @@ def draw_grid(path, shown, drawn, title):
         for draw in range(draws):
             axes = panels[0, 2 + which * (draws + 1) + draw]
             axes.set_title(f"view {letter}{f', draw {draw + 1}' * (draws > 1)}", fontsize=10)
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        # Class names of any script: a letter that the font lacks is a box, and no more than that.
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(picture, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture.getvalue())
+    figures.save(figure, path)
 
 
 def show(axes, picture):

@@ -1,6 +1,5 @@
 """A run read back from its folder: settings, metrics, and the model of the newest checkpoint."""
 
-import json
 import pathlib
 
 from keras_bt import workdir
@@ -31,11 +30,7 @@ def read_run(folder):
         raise ValueError(
             f"A run must hold {run.config.name}, as trainers.pretrain writes it. Received: {folder}"
         )
-    try:
-        settings = dict(json.loads(run.config.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run.config} must hold a run's settings. {error!r}") from error
-    return run, _FORMERLY | settings
+    return run, _FORMERLY | run.read_settings()
 
 
 def logged(run):

@@ -9,6 +9,8 @@ import time
 import keras
 import numpy as np
 
+from keras_bt.whole_files import whole
+
 
 class MetricsLog(keras.callbacks.Callback):
     """Appends the metrics of training to a JSON lines file.
@@ -229,9 +231,8 @@ def _remove_after(path, step):
         return
     kept = b"".join(line for line, record in _whole_lines(path) if record["step"] <= step)
     if len(kept) != os.path.getsize(path):
-        with open(f"{path}.partial", "wb") as file:
-            file.write(kept)
-        os.replace(f"{path}.partial", path)
+        with whole(path) as partial:
+            partial.write_bytes(kept)
 
 
 def _names_of_means(metrics):
