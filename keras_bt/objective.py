@@ -21,6 +21,8 @@ This is what Keras expects, whose optimizers sum gradients over replicas.
 import keras
 from keras import ops
 
+from keras_bt import costs
+
 EPSILON = 1e-5  # of the standardisation; torch.nn.BatchNorm1d's default, as published
 FORMS = ("auto", "correlation", "gram")
 
@@ -167,8 +169,13 @@ def loss_floor(batch_size, dim, redundancy_weight=5.1e-3):
 def choose_form(n, d, form="auto", replica_count=1):
     """Chooses the cheaper form, from static shapes.
 
-    Forward and backward, the d×d form costs 3 products of n·d² multiply-adds and the n×n form 4
-    of n²·d, each divided by the number of replicas; so the latter wins for 4n < 3d.
+    With n_g images in the global batch on R replicas, each form takes
+
+        time = flops / speed + bytes / bandwidth,   speed / bandwidth = 100 flops per byte
+
+    by the formulas of `keras_bt.costs`: the matrix products, forward and backward, and what a
+    replica sends. On one replica the n×n form wins for 4·n_g < 3d; with many, whose work is divided
+    while their communication is not, the border rises towards n_g < d.
 
     Args:
         n: int or None, the rows on this replica.
@@ -188,7 +195,7 @@ def choose_form(n, d, form="auto", replica_count=1):
         return form
     if n is None:  # any batch size may come: keep the array of the common ones small
         return "correlation" if d <= 512 else "gram"
-    return "gram" if 4 * n * replica_count < 3 * d else "correlation"
+    return costs.cheaper_form(n * replica_count, d, replica_count)
 
 
 def check_redundancy_weight(redundancy_weight):
