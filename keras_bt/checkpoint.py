@@ -1,64 +1,256 @@
-"""Checkpoints of a run: the model with its optimizer, and how many epochs are done."""
+"""Checkpoints of a run, written whole, verified when read, at any step."""
+
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import signal
+import time
 
 import keras
 import tensorflow as tf
+
+from keras_bt.interruption import Interrupted
+
+VARIABLES, CONTENTS = "variables", "contents.json"
+# What TensorFlow raises for a file that is missing, cut or changed.
+_UNREADABLE = (OSError, tf.errors.OpError, AssertionError, IndexError, RuntimeError)
 
 
 class RunCheckpoint(keras.callbacks.Callback):
     """Saves a run while it trains, and restores it exactly.
 
-    A checkpoint holds the weights, the optimizer's state and the number of finished epochs. Files
-    are written under their own names and only then listed, so a run that is killed while it saves
-    still has the checkpoint before.
+    A checkpoint is a folder named after the number of steps that are done. It holds all variables
+    of the model and its optimizer. The input of a run being a function of the step, there is
+    nothing else to remember.
 
-    >>> checkpoint = RunCheckpoint("runs/digits/checkpoints", model)
-    >>> first_epoch = checkpoint.restore()          # 0 in an empty folder
-    >>> model.fit(views, initial_epoch=first_epoch, epochs=60, callbacks=[checkpoint])
+    A folder appears under its name when all of it is on the disk: a run that is killed while it
+    saves, or finds the disk full, still has the checkpoint before. TensorFlow keeps a checksum of
+    every tensor, which reading verifies; one that cannot be read is passed over for the one before.
+
+    >>> checkpoint = RunCheckpoint("runs/digits/checkpoints", model, steps_per_epoch=5)
+    >>> steps = checkpoint.restore()          # 0 in an empty folder
+    >>> model.fit(views, initial_epoch=steps // 5, epochs=60, callbacks=[checkpoint])
+
+    It belongs at the end of the list of callbacks: what is saved is then written by the others.
 
     Args:
         directory: folder of the checkpoints; made if need be.
         model: a compiled Keras model.
+        steps_per_epoch: int.
         every: int, epochs between checkpoints. The last epoch is saved in any case.
+        minutes: float, minutes after which a checkpoint is written within an epoch too; None for
+            never, where a run cannot go on within an epoch.
         keep: int, how many checkpoints stay.
+        writes: whether this process writes; of several workers one does.
+        interruption: `keras_bt.interruption.Interruption` to look at after each step, or None.
+        agree: function from this worker's 0 or signal number to the sum over all workers, which
+            all call at the same steps; None where there is one worker.
 
     Raises:
-        ValueError: if `every` or `keep` is less than one.
+        ValueError: if a number is out of range.
     """
 
-    def __init__(self, directory, model, every=1, keep=3):
+    def __init__(
+        self,
+        directory,
+        model,
+        steps_per_epoch,
+        every=1,
+        minutes=None,
+        keep=3,
+        writes=True,
+        interruption=None,
+        agree=None,
+    ):
         super().__init__()
-        if every < 1 or keep < 1:
-            raise ValueError(f"every and keep must be at least 1. Received: {every} and {keep}.")
-        self._every = every
+        if every < 1 or keep < 1 or steps_per_epoch < 1:
+            raise ValueError(
+                "every, keep and steps_per_epoch must be at least 1. "
+                f"Received: {every}, {keep} and {steps_per_epoch}."
+            )
         model.optimizer.build(model.trainable_variables)  # so that its variables are there to read
-        self._epochs_done = tf.Variable(0, dtype="int64", trainable=False)
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model, epochs_done=self._epochs_done),  # with its optimizer
-            str(directory),
-            max_to_keep=keep,
-        )
+        self._directory = pathlib.Path(directory)
+        self._variables = _variables(model)
+        self._checkpoint = tf.train.Checkpoint(variables=[v.value for v in self._variables])
+        self._steps_per_epoch = steps_per_epoch
+        self._every, self._keep, self._writes = every, keep, writes
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        self._interruption, self._agree = interruption, agree
+        self._step = self._saved_step = 0
 
     def restore(self):
-        """Restores the newest checkpoint, if there is one, and returns the finished epochs.
+        """Restores the newest checkpoint that can be read, and returns the number of steps done.
+
+        0 if there is none at all. Prints a line for each that cannot be read.
 
         Raises:
-            ValueError: if the checkpoint does not hold exactly the variables of this model.
+            ValueError: if a checkpoint does not hold exactly the variables of this model.
+            OSError: if there are checkpoints, but none can be read.
         """
-        path = self._manager.latest_checkpoint
-        if path is None:
-            return 0
+        paths = checkpoints(self._directory)
+        for path in paths:
+            try:
+                self._check_contents(path)
+                self._checkpoint.read(str(path / VARIABLES)).assert_consumed()
+            except _UNREADABLE as error:
+                print(f"Passing over {path}, which cannot be read: {_first_line(error)}")
+                continue
+            self._step = self._saved_step = int(path.name)
+            return self._step
+        if paths:
+            raise OSError(
+                f"None of the checkpoints in {self._directory} can be read. Remove it to begin "
+                "anew, or choose another --workdir."
+            )
+        return 0
+
+    def _check_contents(self, path):
+        """Raises ValueError unless a checkpoint is of this model, OSError if it cannot be read."""
         try:
-            status = self._manager.checkpoint.restore(path)
-            status.assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
-            reason = str(error).strip().splitlines()[0]
+            theirs = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OSError(f"{CONTENTS} is damaged") from error
+        ours = _contents(self._variables)
+        if theirs != ours:
+            pairs = itertools.zip_longest(ours, theirs)
+            ours, theirs = next((a, b) for a, b in pairs if a != b)
             raise ValueError(
-                f"The checkpoint must hold the variables of this model. Received: {path} ({reason})"
-            ) from error
-        return int(self._epochs_done.numpy())
+                f"The checkpoint must hold the variables of this model, such as {ours}. "
+                f"Received: {path} with {theirs}."
+            )
+
+    def on_train_begin(self, logs=None):
+        """Starts the clock."""
+        self._clock = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Notes where the epoch begins."""
+        self._epoch_start = self._step
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Saves within an epoch, if it is time or the run is to leave."""
+        self._step = self._epoch_start + batch + 1
+        if self._step % self._steps_per_epoch == 0:
+            return  # what is measured at the end of the epoch belongs into the same checkpoint
+        number = self._signal(batch)
+        if self._is_time() or (number and self._seconds < math.inf):
+            self.save()
+        self._leave(number)
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves when a checkpoint is due."""
-        self._epochs_done.assign(epoch + 1)
-        if (epoch + 1) % self._every == 0 or epoch + 1 == self.params["epochs"]:
-            self._manager.save(checkpoint_number=epoch + 1)
+        number = self._signal(None)
+        last = epoch + 1 == self.params["epochs"]
+        if number or last or (epoch + 1) % self._every == 0 or self._is_time():
+            self.save()
+        self._leave(number)
+
+    def _is_time(self):
+        return time.monotonic() - self._clock >= self._seconds
+
+    def _signal(self, batch):
+        """The signal to leave by, on all workers at the same step; 0 if there was none."""
+        number = self._interruption.number if self._interruption else 0
+        if self._agree is None:
+            return number
+        # To ask takes about a millisecond; signals leave many seconds' time.
+        return self._agree(number) if batch is None or batch % 10 == 9 else 0
+
+    def _leave(self, number):
+        if number:
+            # Of several workers some may have had the signal.
+            number = number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
+            print(
+                f"Stopped by {signal.Signals(number).name} after step {self._step:,}; "
+                f"{self._directory} holds step {self._saved_step:,}. To go on, run the same "
+                "command again.",
+                flush=True,
+            )
+            raise Interrupted(number)
+
+    def save(self):
+        """Writes a checkpoint, and removes those that are not to be kept.
+
+        Raises:
+            OSError: if it cannot be written. Nothing half-written stays.
+        """
+        self._clock, self._saved_step = time.monotonic(), self._step
+        if not self._writes:
+            return
+        path = self._directory / f"{self._step:08}"
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            self._checkpoint.write(str(partial / VARIABLES))
+            text = json.dumps(_contents(self._variables))
+            (partial / CONTENTS).write_text(text, encoding="utf-8")
+            for file in partial.iterdir():
+                _flush(file)
+            if path.exists():  # it could not be read, or this step would not be ahead
+                shutil.rmtree(path)
+            partial.rename(path)
+            _flush(self._directory)
+        except (OSError, tf.errors.OpError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = checkpoints(self._directory)
+            raise OSError(
+                f"The checkpoint of step {self._step:,} could not be written: "
+                f"{_first_line(error)}. "
+                + (f"{kept[0]} is kept. " if kept else "")
+                + "Make room and run the same command again."
+            ) from error
+        self._prune()
+
+    def _prune(self):
+        """Removes old checkpoints, and what lies ahead of the run: it could not be read."""
+        paths = checkpoints(self._directory)
+        ahead = [path for path in paths if int(path.name) > self._step]
+        for path in ahead + paths[len(ahead) + self._keep :]:
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self._directory.glob("*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoints(directory):
+    """The checkpoints in a folder, complete by their names, the newest first: list of Paths."""
+    if not pathlib.Path(directory).is_dir():
+        return []
+    return sorted(
+        (path for path in pathlib.Path(directory).iterdir() if path.name.isdecimal()),
+        key=lambda path: int(path.name),
+        reverse=True,
+    )
+
+
+def _variables(model):
+    """What a run consists of: weights, states of random layers, the optimizer; no metrics."""
+    metrics = {id(v) for v in model.metrics_variables}
+    variables = [v for v in model.variables if id(v) not in metrics]
+    seen = {id(v) for v in variables}
+    return variables + [v for v in model.optimizer.variables if id(v) not in seen]
+
+
+def _contents(variables):
+    """What tells variables apart: [last word of the name, shape, dtype] of each.
+
+    The words before it name layers, which Keras numbers on within a process.
+    """
+    return [[re.split("[/_]", v.path)[-1], list(v.shape), v.dtype] for v in variables]
+
+
+def _flush(path):
+    """Makes sure that a file, or the names in a folder, are on the disk and not in a cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,12 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_bt import objective
+from keras_bt.optimizer import SkipNonFinite
+from keras_bt.remat import rematerialised
+from keras_bt.several_workers import FitsOnSeveralWorkers, as_logs
 from keras_bt.strategy import current_replicas, synchronise_batch_normalisation
+
+ON_NONFINITE = ("stop", "skip")
 
 
 def projector(widths=(8192, 8192, 8192), input_dim=2048, name="projector"):
@@ -50,7 +55,7 @@ def projector(widths=(8192, 8192, 8192), input_dim=2048, name="projector"):
 
 
 @keras.saving.register_keras_serializable("keras_bt")
-class BarlowTwins(keras.Model):
+class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
     """Barlow Twins, trained with plain `compile` and `fit` on pairs of views.
 
     `fit` and `evaluate` take batches (view_a, view_b) of two augmented versions of the same images,
@@ -79,6 +84,13 @@ class BarlowTwins(keras.Model):
             `keras_bt.data.pretraining_views(..., augment_on="device")`. They draw from the first
             seed of a replica's part of the batch, and so on each replica differently. They are
             not saved with the model: set `model.views` again after loading.
+        on_nonfinite: what becomes of a step whose loss or gradient is not finite on any replica.
+            `"stop"`: its loss is reported as NaN, for a callback to stop at. `"skip"`: it changes
+            neither weights nor statistics, and is counted in the metric `skipped_steps`. In
+            float16 a gradient that overflows is skipped and counted in any case; the loss scale
+            falls until it does not.
+        remat: whether to compute the backbone's activations again in the backward pass instead
+            of keeping them, see `keras_bt.remat`.
         **kwargs: those of `keras.Model`.
 
     Raises:
@@ -87,7 +99,15 @@ class BarlowTwins(keras.Model):
     """
 
     def __init__(
-        self, backbone, projector, redundancy_weight=5.1e-3, form="auto", views=None, **kwargs
+        self,
+        backbone,
+        projector,
+        redundancy_weight=5.1e-3,
+        form="auto",
+        views=None,
+        on_nonfinite="stop",
+        remat=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         features = _vector_length(backbone, "backbone")
@@ -107,10 +127,19 @@ class BarlowTwins(keras.Model):
         if views is not None and (len(views) != 2 or not all(map(callable, views))):
             raise ValueError(f"views must be two functions, or None. Received: views={views}.")
         self.views = views
+        if on_nonfinite not in ON_NONFINITE:
+            raise ValueError(
+                f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}. "
+                f"Received: on_nonfinite={on_nonfinite!r}."
+            )
+        self.on_nonfinite = on_nonfinite
+        self.remat = remat
+        self._rematerialised = rematerialised(backbone) if remat else None
         self._trackers = [
             keras.metrics.Mean(name=name)
             for name in ("loss", "on_diagonal", "off_diagonal", "excess")
         ]
+        self._skipped = keras.metrics.Sum(name="skipped_steps")
         # Both parts are built, so nothing has to be inferred from a first batch, which under a
         # strategy Keras cannot do.
         self.built = True
@@ -121,7 +150,8 @@ class BarlowTwins(keras.Model):
 
     def embed(self, images, training=None):
         """Returns the embeddings z, (b, d), before standardisation."""
-        return self.projector(self.backbone(images, training=training), training=training)
+        encode = self._rematerialised or self.backbone
+        return self.projector(encode(images, training=training), training=training)
 
     def compile(self, optimizer="rmsprop", **kwargs):
         """Configures training. The loss is the objective, so only the optimizer is to be chosen.
@@ -147,6 +177,9 @@ class BarlowTwins(keras.Model):
                 "the losses of its parts. "
                 f"Received: gradient_accumulation_steps={inner.gradient_accumulation_steps}."
             )
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.on_nonfinite == "skip" and not scaled and self.dtype_policy.name != "mixed_float16":
+            optimizer = SkipNonFinite(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
 
     def compile_from_config(self, config):
@@ -156,27 +189,40 @@ class BarlowTwins(keras.Model):
 
     @property
     def metrics(self):
-        """The running means that `fit` and `evaluate` report and reset."""
-        return self._trackers
+        """What `fit` and `evaluate` report and reset: means over the epoch, and a count."""
+        return [*self._trackers, self._skipped] if self._skips else self._trackers
+
+    @property
+    def _skips(self):
+        return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
 
     def train_step(self, data):
         """One step on (view_a, view_b): two forward passes, the objective, one update."""
         replicas = current_replicas()
         view_a, view_b = self.two_views(data)
+        statistics = [(v, tf.identity(v)) for v in self._statistics] if self._skips else []
         with tf.GradientTape() as tape:
-            loss, logs = self._loss_and_logs(view_a, view_b, replicas, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
+            share, parts = self._share(view_a, view_b, replicas, training=True)
+            scaled_share = self.optimizer.scale_loss(share)
         variables = self.trainable_variables
-        gradients = tape.gradient(scaled_loss, variables)
-        if replicas.count > 1 and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = _agree_on_overflow(gradients, replicas)
+        gradients = tape.gradient(scaled_share, variables)
+        # One replica that skips while others do not would let their weights drift apart.
+        *parts, failures = ops.unstack(
+            replicas.sum(ops.stack([*parts, 1 - _all_finite([share, *gradients])]))
+        )
+        finite = failures == 0
+        if self._skips:
+            gradients = _spoil_unless(finite, gradients)
+            for variable, before in statistics:
+                variable.assign(ops.where(finite, variable, before))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return logs
+        return self._logs(parts, finite, replicas)
 
     def test_step(self, data):
         """The objective on (view_a, view_b) in inference mode."""
-        view_a, view_b = self.two_views(data)
-        return self._loss_and_logs(view_a, view_b, current_replicas(), training=False)[1]
+        replicas = current_replicas()
+        _, parts = self._share(*self.two_views(data), replicas, training=False)
+        return self._logs(ops.unstack(replicas.sum(ops.stack(parts))), True, replicas)
 
     def two_views(self, data):
         """Returns the views in a batch, or makes them if it holds crops.
@@ -204,25 +250,45 @@ class BarlowTwins(keras.Model):
             for view, crops in zip(self.views, batches, strict=True)
         )
 
-    def _loss_and_logs(self, view_a, view_b, replicas, training):
-        """Returns this replica's share of the loss, and the metrics of the global batch."""
+    def _share(self, view_a, view_b, replicas, training):
+        """This replica's share of the loss, and of what it consists of.
+
+        Returns:
+            The share, and [on_diagonal, off_diagonal, regularisers, rows], float32 scalars whose
+            sums over replicas are those of the global batch.
+        """
         # Two passes: each view has its own batch statistics.
         za = self.embed(view_a, training=training)
         zb = self.embed(view_b, training=training)
-        shares = objective.barlow_twins_terms(za, zb, self.form, replicas)
+        on_diagonal, off_diagonal = objective.barlow_twins_terms(za, zb, self.form, replicas)
         penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularisers
+        penalty = ops.cast(penalty, on_diagonal.dtype) / replicas.count
+        rows = ops.cast(ops.shape(za)[0], on_diagonal.dtype)
+        share = on_diagonal + self.redundancy_weight * off_diagonal + penalty
+        return share, [on_diagonal, off_diagonal, penalty, rows]
 
-        on_diagonal, off_diagonal = shares
-        share = on_diagonal + self.redundancy_weight * off_diagonal + penalty / replicas.count
-        on_diagonal, off_diagonal, n = ops.unstack(
-            replicas.sum(ops.stack([*shares, ops.cast(ops.shape(za)[0], shares[0].dtype)]))
-        )
+    def _logs(self, parts, finite, replicas):
+        """Updates and returns the metrics, from the global batch's parts of the loss."""
+        on_diagonal, off_diagonal, penalty, n = parts
         loss = on_diagonal + self.redundancy_weight * off_diagonal
         floor = objective.loss_floor(n, self.embedding_dim, self.redundancy_weight)
-        values = (loss + penalty, on_diagonal, off_diagonal, loss - floor)
+        values = [loss + penalty, on_diagonal, off_diagonal, loss - floor]
+        weight = None
+        if self._skips:
+            self._skipped.update_state(ops.where(finite, 0.0, 1.0) / replicas.count)
+            if self.on_nonfinite == "skip":
+                weight = ops.cast(finite, loss.dtype)
+                values = [ops.where(finite, value, 0.0) for value in values]
+        else:
+            values[0] = ops.where(finite, values[0], float("nan"))
         for tracker, value in zip(self._trackers, values, strict=True):
-            tracker.update_state(value)
-        return share, {tracker.name: tracker.result() for tracker in self._trackers}
+            tracker.update_state(value, sample_weight=weight)
+        return as_logs({metric.name: metric.result() for metric in self.metrics})
+
+    @property
+    def _statistics(self):
+        """The moving statistics, which the forward passes of a step change."""
+        return self.backbone.non_trainable_weights + self.projector.non_trainable_weights
 
     def get_config(self):
         """Returns the constructor's arguments except `views`, models serialised."""
@@ -231,6 +297,8 @@ class BarlowTwins(keras.Model):
             "projector": keras.saving.serialize_keras_object(self.projector),
             "redundancy_weight": self.redundancy_weight,
             "form": self.form,
+            "on_nonfinite": self.on_nonfinite,
+            "remat": self.remat,
         }
 
     @classmethod
@@ -268,14 +336,18 @@ def _vector_length(model, role):
     return shape[-1]
 
 
-def _agree_on_overflow(gradients, replicas):
-    """Makes an overflow on any replica visible on all.
+def _all_finite(tensors):
+    """1.0 if every element of every tensor is finite, else 0.0."""
+    return ops.cast(
+        ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors if t is not None])), "float32"
+    )
 
-    `LossScaleOptimizer` looks at the local gradients of the first replica only. Skipping the step
-    there and not elsewhere would let the replicas' weights drift apart.
+
+def _spoil_unless(finite, gradients):
+    """Makes a failure on any replica visible on all, for Keras to skip the step.
+
+    `LossScaleOptimizer` looks at the local gradients of the first replica only.
     """
-    finite = [ops.all(ops.isfinite(g)) for g in gradients if g is not None]
-    overflows = replicas.sum(1.0 - ops.cast(ops.all(ops.stack(finite)), "float32"))
     first = next(i for i, g in enumerate(gradients) if g is not None)
-    gradients[first] = ops.where(overflows > 0, float("nan"), gradients[first])
-    return gradients
+    spoilt = ops.where(finite, gradients[first], float("nan"))
+    return [*gradients[:first], spoilt, *gradients[first + 1 :]]

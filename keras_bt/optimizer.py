@@ -101,3 +101,29 @@ class LARS(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "trust_coefficient": self.trust_coefficient,
         }
+
+
+@keras.saving.register_keras_serializable("keras_bt")
+class SkipNonFinite(keras.optimizers.LossScaleOptimizer):
+    """Leaves out the steps of another optimizer whose gradient is not finite, in any precision.
+
+    Keras has this for float16, where an overflow halves the scale of the loss. Here the scale
+    stays 1, and is no state to be saved: a run may go on with or without this around its
+    optimizer.
+
+    Args:
+        inner_optimizer: a Keras optimizer.
+        **kwargs: `name`.
+    """
+
+    def __init__(self, inner_optimizer, **kwargs):
+        kwargs |= {"initial_scale": 1.0, "dynamic_growth_steps": 2**31 - 1}
+        super().__init__(inner_optimizer, **kwargs)
+
+    def _stateful_handle_non_finite_grads(self):
+        """What Keras does on such a step besides skipping it: nothing here."""
+
+    @property
+    def variables(self):
+        """Those of the other optimizer."""
+        return self.inner_optimizer.variables

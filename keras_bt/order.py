@@ -63,13 +63,20 @@ class Order:
         return tf.random.stateless_uniform([2], pair, None, None, tf.int64, alg="philox")
 
     def block_seeds(self, block):
-        """Data set of a seed for every block of so many images, all epochs through."""
-        blocks_per_step = self.local_batch_size // block
-        numbers = tf.data.Dataset.range(self.first_step * blocks_per_step, _ENDLESS)
-        # Below _ORDER, where no image and no order has its number.
-        return numbers.map(
-            lambda number: self.draw(0, _ORDER - 1 - number * self.num_shards - self.shard_index)
-        )
+        """Data set of a seed for every block of so many images, all epochs through.
+
+        Blocks are counted through all shards, so that as many images with one seed make the same
+        blocks however many shards there are.
+        """
+        here = self.local_batch_size // block  # blocks per step
+        numbers = tf.data.Dataset.range(self.first_step * here, _ENDLESS)
+
+        def seed(number):
+            step, place = number // here, number % here
+            block = (step * self.num_shards + self.shard_index) * here + place
+            return self.draw(0, _ORDER - 1 - block)  # which no image and no order has
+
+        return numbers.map(seed)
 
     def numbers(self, block):
         """Data set of (epochs, numbers) of the images of a block: int64 (block,) each.

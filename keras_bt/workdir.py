@@ -1,12 +1,19 @@
 """The folder of a run: its settings, which must not change, and files that are written whole."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import socket
 
 from keras_bt.whole_files import whole
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes in one workdir are the user's to avoid
+    fcntl = None
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
@@ -28,6 +35,7 @@ class Workdir:
         self.backbone = self.path / "backbone.keras"
         self.saved_model = self.path / "saved_model"
         self.summary = self.path / "summary.json"
+        self._lock = self.path / "lock"
 
     def check(self, settings):
         """Checks, before anything is written, that a run with these settings may use the folder.
@@ -45,7 +53,9 @@ class Workdir:
         if not os.access(parent, os.W_OK):
             raise ValueError(f"workdir must be writable. Received: {self.path}")
         if not self.config.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            # What another worker, or a process that was killed, leaves on the way to `config`.
+            ours = {self._lock.name, f"{self.config.stem}.partial{self.config.suffix}"}
+            if self.path.exists() and any(p.name not in ours for p in self.path.iterdir()):
                 raise ValueError(
                     "workdir must be new, empty, or hold a run. "
                     f"Received: {self.path}, which holds other files."
@@ -72,18 +82,36 @@ class Workdir:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.config} must hold a run's settings. {error!r}") from error
 
-    def claim(self, settings):
-        """Makes the folder and records the settings and versions in `config.json`."""
+    @contextlib.contextmanager
+    def claimed(self, settings):
+        """Makes the folder, records settings and versions in `config.json`, and keeps others out.
+
+        The operating system lets go of the lock when the process ends, however it ends.
+
+        Raises:
+            ValueError: as `check`; or if another process has claimed the folder.
+            OSError: if the folder cannot be written to.
+        """
         self.check(settings)
-        self.plots.mkdir(parents=True, exist_ok=True)
-        if not self.config.exists():
-            write_json(
-                self.config,
-                {
-                    "settings": settings,
-                    "versions": versions(),
-                },
-            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self._lock, "a+", encoding="utf-8") as lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    lock.seek(0)
+                    raise ValueError(
+                        f"workdir must not be in use. Received: {self.path}, in which "
+                        f"{lock.read().strip() or 'another process'} trains."
+                    ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            self.check(settings)  # another process may have been here in the meantime
+            if not self.config.exists():
+                write_json(self.config, {"settings": settings, "versions": versions()})
+            self.plots.mkdir(exist_ok=True)
+            yield
 
 
 def versions():

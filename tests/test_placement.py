@@ -296,10 +296,10 @@ def test_saving_and_checkpoints_leave_the_views_out(files, tmp_path):
         return model
 
     model = compiled_model()
-    checkpoint = RunCheckpoint(tmp_path / "checkpoints", model)
+    checkpoint = RunCheckpoint(tmp_path / "checkpoints", model, steps_per_epoch=2)
     model.fit(data, callbacks=[checkpoint], **fit)
     restored = compiled_model()
-    assert RunCheckpoint(tmp_path / "checkpoints", restored).restore() == 1
+    assert RunCheckpoint(tmp_path / "checkpoints", restored, steps_per_epoch=2).restore() == 2
     for ours, theirs in zip(restored.weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 

@@ -138,6 +138,8 @@ def test_an_unfinished_run_without_labels(digits_run, tmp_path, capsys, drawn):
         pixels = np.random.default_rng(index).integers(0, 256, (12, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "data" / f"{index}.png")
     run = copy(digits_run, tmp_path / "run", data=f"folder:{tmp_path / 'data'}", epochs=3)
+    (run / "checkpoints" / "00000040").rename(run / "checkpoints" / "00000002")
+    shutil.rmtree(run / "checkpoints" / "00000020")
     script.call("plot", run)
     output = capsys.readouterr().out
     assert "after epoch 2 of 3" in output
@@ -158,9 +160,8 @@ def test_an_unfinished_run_without_labels(digits_run, tmp_path, capsys, drawn):
 
 def copy(run, folder, **settings):
     """A run with other settings, or None for one taken away; its metrics are kept."""
-    (folder / "checkpoints").mkdir(parents=True)
-    for path in [run / "config.json", run / "metrics.jsonl", *(run / "checkpoints").iterdir()]:
-        shutil.copy(path, folder / path.relative_to(run))
+    shutil.copytree(run / "checkpoints", folder / "checkpoints")
+    shutil.copy(run / "metrics.jsonl", folder)
     config = json.loads((run / "config.json").read_text())
     config["settings"] |= settings
     config["settings"] = {k: v for k, v in config["settings"].items() if v is not None}

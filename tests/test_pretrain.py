@@ -15,6 +15,7 @@ from PIL import Image
 
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.checkpoint import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--width=4", "--projector=16-16", "--batch_size=16", "--log_every=1"]
@@ -59,7 +60,7 @@ def test_writes_everything_that_it_promises(finished_run):
     card = json.loads((workdir / "saved_model/1/assets.extra/card.json").read_text())
     summary = json.loads((workdir / "summary.json").read_text())
     assert card["metrics"]["accuracies"] == summary["accuracies"]
-    assert (workdir / "checkpoints" / "checkpoint").is_file()
+    assert [path.name for path in checkpoints(workdir / "checkpoints")] == ["00000162", "00000081"]
     for word in ("raw pixels", "untrained backbone", "5 labels per class", str(workdir)):
         assert word in output
 

@@ -16,7 +16,7 @@ def test_chooses_by_name():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("horovod", "strategy must be one of auto, one, mirrored, tpu. Received: .*horovod"),
+        ("horovod", "strategy must be one of auto, one, mirrored, multiworker, tpu. Received: .*horovod"),
         ("tpu", "strategy=tpu needs a TPU. Received: TPU_NAME=local"),
     ],
 )

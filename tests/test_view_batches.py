@@ -183,6 +183,22 @@ def test_a_crop_depends_on_the_image_and_the_epoch_but_not_on_the_batch_size(mak
     assert len(np.unique(looks % 10)) == looks.size
 
 
+@pytest.mark.parametrize("pixels", [1, 2 * 5 * 5])
+def test_shards_make_the_views_of_the_whole_where_blocks_are_alike(
+    make_source, monkeypatch, pixels
+):
+    monkeypatch.setattr(view_batches, "_BLOCK", pixels)  # blocks of one image, and of two
+    source = make_source("arrays")
+    whole = values(pretraining_views(source, A, B, batch_size=8, seed=5, first_step=1).take(7))
+    for count in (2, 4):
+        shards = [
+            pretraining_views(source, A, B, 8, 5, 1, shard_index=i, num_shards=count).take(7)
+            for i in range(count)
+        ]
+        together = np.concatenate([values(shard) for shard in shards], axis=-1)
+        np.testing.assert_array_equal(together, whole)
+
+
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_shards_divide_the_batches(make_source, kind):
     source = make_source(kind)

@@ -6,6 +6,7 @@ weights, with the same labels and steps, so that one sees what pretraining is wo
 the same flags, it continues where it stopped.
 """
 
+import contextlib
 import re
 import sys
 import time
@@ -57,7 +58,7 @@ def main():
         from keras_bt.strategy import choose_strategy
         from trainers import finetuning, labelled, running, skipped_images
 
-    with command.mistakes:
+    with command.mistakes, contextlib.ExitStack() as held:
         rates = read_rates()
         what = subject.read()
         settings = read_settings(what, rates)
@@ -69,13 +70,13 @@ def main():
         strategy = choose_strategy(FLAGS.strategy)
         train = labelled.labelled_part(what, FLAGS.labels, FLAGS.seed, FLAGS.data_dir)
         job = finetuning.Finetuning(settings, what, train, strategy, run)
-        run.claim(settings)
+        held.enter_context(run.claimed(settings))
         first_epoch = job.restore()
-
-    print(job.description())
-    with command.mistakes, skipped_images.noted(run.path, *job.sources):
-        job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
-        print(job.finish(started))
+        print(job.description())
+        with skipped_images.noted(run.path, *job.sources):
+            with job.interruption.watched():
+                job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+            print(job.finish(started))
 
 
 def read_rates():

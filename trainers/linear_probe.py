@@ -10,6 +10,7 @@ part of the training images. For images with several labels (VOC07) it is a line
 machine per class and the mean average precision.
 """
 
+import contextlib
 import re
 import sys
 import time
@@ -52,7 +53,7 @@ flags.DEFINE_string(
 def main():
     """Trains the classifier, measures it and writes everything into a folder."""
     started = time.time()
-    with command.mistakes:
+    with command.mistakes, contextlib.ExitStack() as held:
         milestones = read_milestones()
         # Imported when the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
@@ -73,13 +74,14 @@ def main():
             return
         running.make_deterministic(FLAGS.deterministic, FLAGS.strategy)
         job = linear_probing.LinearProbing(settings, measured, FLAGS.strategy, run, FLAGS.data_dir)
-        run.claim(settings)
+        held.enter_context(run.claimed(settings))
         first_epoch = job.restore()
-    print(measured)
-    print(job)
-    with command.mistakes, skipped_images.noted(run.path, *job.sources):
-        job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
-        print(job.finish(started))
+        print(measured)
+        print(job)
+        with skipped_images.noted(run.path, *job.sources):
+            with job.interruption.watched():
+                job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+            print(job.finish(started))
 
 
 def read_milestones():

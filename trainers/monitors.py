@@ -25,7 +25,7 @@ def monitors(job, every, max_images):
     Raises:
         ValueError: if too many images cannot be read.
     """
-    if every == 0:
+    if every == 0 or not job.leads:
         return []
     diagnostics = Diagnostics(job.first_views, every)
     subset = labelled_subset(job, max_images)

@@ -25,7 +25,7 @@ def draw(out, job, epochs, max_images):
     """
     seed, image_size = job.settings["seed"], job.settings["image_size"]
     after = f"after epoch {epochs}"
-    models = {"untrained": job.build(), after: job.model}
+    models = {"untrained": job.build(job.strategy), after: job.model}
 
     def drawn(name, draw, *args, **kwargs):
         draw(out / f"{name}.png", *args, **kwargs)

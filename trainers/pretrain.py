@@ -4,8 +4,8 @@ Without flags: on scikit-learn's handwritten digits, on a CPU, in about two minu
 the same flags, it continues where it stopped. Recipes: --flagfile=trainers/recipes/NAME.flags.
 """
 
+import contextlib
 import re
-import sys
 import time
 
 from absl import flags
@@ -70,8 +70,27 @@ flags.DEFINE_bool(
     None,
     "Whether XLA compiles the views on the host. Default: from 64 × 64 pixels on.",
 )
-flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored", "tpu"], "Devices to train on.")
+flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "one", "mirrored", "multiworker", "tpu"],
+    "Devices to train on: one, all of this machine, those of every worker that TF_CONFIG or SLURM "
+    "names, a TPU; or what there is.",
+)
 flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16", "float16"], "Of the network.")
+flags.DEFINE_bool(
+    "remat",
+    False,
+    "Whether to compute activations of the backbone again in the backward pass instead of keeping "
+    "them: more images fit into memory, a step takes about a third longer.",
+)
+flags.DEFINE_enum(
+    "on_nonfinite",
+    "stop",
+    ["stop", "skip"],
+    "What to do about a step whose loss or gradient is not finite: end the run, or leave the step "
+    "out and count it.",
+)
 flags.DEFINE_integer("seed", 0, "Of weights, order and views.", 0, 2**31 - 1)
 flags.DEFINE_bool(
     "deterministic",
@@ -81,6 +100,9 @@ flags.DEFINE_bool(
 flags.DEFINE_integer("steps_per_execution", 1, "Steps between looks at the metrics.", lower_bound=1)
 flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
 flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.", lower_bound=1)
+flags.DEFINE_float(
+    "checkpoint_minutes", 5.0, "Minutes after which one is written within an epoch too.", 0
+)
 flags.DEFINE_integer(
     "monitor_every",
     1,
@@ -99,6 +121,7 @@ flags.DEFINE_bool("evaluate", True, "Whether to measure the backbone at the end.
 # What may differ when a run is continued: it changes where and how, not what is computed.
 FREE = {"workdir", "data_dir", "strategy", "steps_per_execution", "log_every", "checkpoint_every"}
 FREE |= {"deterministic", "evaluate", "monitor_every", "monitor_images"}
+FREE |= {"checkpoint_minutes", "on_nonfinite", "remat"}
 
 
 def main():
@@ -112,7 +135,7 @@ def main():
         from keras_bt.strategy import choose_strategy
         from trainers import monitors, pretraining, running, skipped_images
 
-    with command.mistakes:
+    with command.mistakes, contextlib.ExitStack() as held:
         settings = read_settings()
         run = workdir.Workdir(FLAGS.workdir or default_workdir())
         run.check(settings)
@@ -123,16 +146,21 @@ def main():
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
         precision = "float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}"
         keras.config.set_dtype_policy(precision)
-        job = pretraining.Pretraining(settings, train, test, strategy, run)
-        run.claim(settings)
-        first_epoch = job.restore(FLAGS.checkpoint_every, FLAGS.steps_per_execution)
+        job = pretraining.Pretraining(
+            settings, train, test, strategy, run, FLAGS.on_nonfinite, FLAGS.remat
+        )
+        if job.leads:
+            held.enter_context(run.claimed(settings))
+        steps = job.restore(FLAGS.checkpoint_every, FLAGS.checkpoint_minutes)
+        print(job.description())
 
-    print(job.description())
-    with command.mistakes, skipped_images.noted(run.path, *job.sources):
-        watching = monitors.monitors(job, FLAGS.monitor_every, FLAGS.monitor_images)
-        verbose = 1 if sys.stdout.isatty() else 2
-        job.fit(first_epoch, FLAGS.log_every, verbose, watching)
-        print(job.finish(FLAGS.evaluate, started))
+        with skipped_images.noted(run.path, *job.sources):
+            watching = monitors.monitors(job, FLAGS.monitor_every, FLAGS.monitor_images)
+            with job.interruption.watched():
+                job.fit(steps, FLAGS.log_every, FLAGS.steps_per_execution, watching)
+            if job.leads:
+                print(job.finish(FLAGS.evaluate, started))
+        job.wait_for_the_others()
 
 
 def read_settings():

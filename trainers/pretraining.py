@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import sys
 import time
 
 import keras
@@ -14,9 +15,17 @@ from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
+from keras_bt.interruption import Interruption
 from keras_bt.model import BarlowTwins, projector
 from keras_bt.optimizer import LARS
 from keras_bt.schedule import warmup_cosine
+from keras_bt.strategy import (
+    describe,
+    distribute_batches,
+    is_chief,
+    sum_over_workers,
+    worker_count,
+)
 from trainers import backbones, running, skipped_images
 from trainers.labelled import labelled_halves
 
@@ -35,16 +44,20 @@ class Pretraining:
         test: labelled source to measure on, or None.
         strategy: `tf.distribute.Strategy`.
         run: `keras_bt.workdir.Workdir`.
+        on_nonfinite: see `BarlowTwins`.
+        remat: see `BarlowTwins`.
 
     Raises:
         ValueError: if settings and data do not go together.
     """
 
-    def __init__(self, settings, train, test, strategy, run):
+    def __init__(self, settings, train, test, strategy, run, on_nonfinite="stop", remat=False):
         self.settings = settings
+        self.on_nonfinite, self.remat = on_nonfinite, remat
         self.train, self.test = train, test
         self.sources = [source for source in (train, test) if source is not None]
         self.strategy = strategy
+        self.leads = is_chief(strategy)  # of several workers, one writes and speaks
         self.run = run
         batch_size, replicas = settings["batch_size"], strategy.num_replicas_in_sync
         if batch_size % replicas:
@@ -55,19 +68,25 @@ class Pretraining:
         self.views = make_views(settings)
         self.batches(first_step=0)  # refuses a batch larger than the data, before anything is made
         self.steps_per_epoch = train.num_examples // batch_size
-        self.model = self.build()
+        self.model = self.build(strategy)
 
-    def build(self):
+    def build(self, strategy):
         """The model at the start of training: the same each time that it is called."""
         s = self.settings
         keras.utils.set_random_seed(s["seed"])
-        with self.strategy.scope():
+        with strategy.scope():
             backbone = backbones.build(s["backbone"], s["stem"], s["width"], s["image_size"])
             widths = [int(width) for width in s["projector"].split("-")]
             features = backbone.output_shape[-1] if len(backbone.output_shape) == 2 else 1
             rest = [v.rest for v in self.views] if s["augment_on"] == "device" else None
             model = BarlowTwins(
-                backbone, projector(widths, features), s["redundancy_weight"], s["form"], rest
+                backbone,
+                projector(widths, features),
+                s["redundancy_weight"],
+                s["form"],
+                rest,
+                self.on_nonfinite,
+                self.remat,
             )
             steps = s["epochs"] * self.steps_per_epoch
             warmup_steps = min(round(s["warmup_epochs"] * self.steps_per_epoch), steps - 1)
@@ -76,12 +95,19 @@ class Pretraining:
             model.compile(optimizer)
         return model
 
-    def batches(self, first_step):
+    def batches(self, first_step, shard_index=0, num_shards=1):
         """The run's batches of view pairs, or of crops for the device, from a step on."""
         s = self.settings
         placement = {name: s[name] for name in ("augment_on", "compile_views")}
         return data.pretraining_views(
-            self.train, *self.views, s["batch_size"], s["seed"], first_step, **placement
+            self.train,
+            *self.views,
+            s["batch_size"],
+            s["seed"],
+            first_step,
+            shard_index=shard_index,
+            num_shards=num_shards,
+            **placement,
         )
 
     @functools.cached_property
@@ -94,60 +120,111 @@ class Pretraining:
         views = self.model.two_views(next(iter(self.batches(first_step=0))))
         return tuple(np.array(view[:FIRST_PAIRS]) for view in views)
 
-    def restore(self, checkpoint_every, steps_per_execution):
-        """Takes up the newest checkpoint and returns the number of finished epochs."""
-        self.model.compile(self.model.optimizer, steps_per_execution=steps_per_execution)
+    def restore(self, checkpoint_every=1, checkpoint_minutes=None):
+        """Takes up the newest checkpoint and returns the number of steps that are done.
+
+        Raises:
+            ValueError: if the checkpoint is not of this model, or workers found different ones.
+            OSError: if no checkpoint can be read.
+        """
+        several = worker_count(self.strategy) > 1
+        self.interruption = Interruption()
         with self.strategy.scope():
             self.checkpoint = RunCheckpoint(
-                self.run.checkpoints, self.model, every=checkpoint_every
+                self.run.checkpoints,
+                self.model,
+                self.steps_per_epoch,
+                every=checkpoint_every,
+                minutes=checkpoint_minutes,
+                writes=self.leads,
+                interruption=self.interruption,
+                agree=functools.partial(sum_over_workers, self.strategy) if several else None,
             )
-        return self.checkpoint.restore()
+        steps = self.checkpoint.restore()
+        if sum_over_workers(self.strategy, steps) != steps * worker_count(self.strategy):
+            raise ValueError(
+                "All workers must see the same workdir, on a file system that they share. "
+                f"Received: {self.run.checkpoints} with different checkpoints; here step {steps}."
+            )
+        return steps
 
     def description(self):
         """What is going to happen, for the terminal."""
         s = self.settings
+        if not self.leads:
+            return f"One of {describe(self.strategy)}; the first worker tells the rest"
         d, n = self.model.embedding_dim, s["batch_size"]
         parameters = sum(math.prod(v.shape) for v in self.model.backbone.trainable_variables)
-        replicas = self.strategy.num_replicas_in_sync
-        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-        devices = f"{replicas} replicas" if replicas > 1 else "one device"
         return (
             f"Data: {s['data']}, {self.train.num_examples:,} images to train on\n"
             f"Backbone: {self.model.backbone.name}, {parameters / 1e6:.2f} million parameters; "
             f"projector {s['projector']}\n"
             f"Training: {s['epochs']} epochs of {self.steps_per_epoch} steps, batch size {n}, on "
-            f"{devices} ({kind}) in {s['precision']}; the smallest loss possible is "
+            f"{describe(self.strategy)} in {s['precision']}; the smallest loss possible is "
             f"{objective.loss_floor(n, d, s['redundancy_weight']):.1f}\n"
             f"Everything is written to {self.run.path}"
         )
 
-    def fit(self, first_epoch, log_every, verbose, monitors=()):
-        """Trains to the last epoch, watched by callbacks that put what they measure into logs."""
+    def wait_for_the_others(self):
+        """Lets no worker leave while another still works: that would look like a failure."""
+        sum_over_workers(self.strategy, 0)
+
+    def fit(self, steps, log_every, steps_per_execution=1, monitors=()):
+        """Trains to the last epoch, watched by callbacks that put what they measure into logs.
+
+        Args:
+            steps: int, steps that are done.
+            log_every: int, steps between lines of metrics.jsonl.
+            steps_per_execution: int, at most so many steps between looks at the metrics.
+            monitors: Keras callbacks.
+        """
         s, run = self.settings, self.run
-        if first_epoch:
-            print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
-        if first_epoch >= s["epochs"]:
+        epoch, done = divmod(steps, self.steps_per_epoch)
+        if steps and self.leads:
+            within = f" and {done} steps of the next" if done else ""
+            print(f"Continuing after epoch {epoch}{within}, of {s['epochs']}")
+        if epoch >= s["epochs"]:
             return
-        first_step = first_epoch * self.steps_per_epoch
-        if first_epoch == 0:
+        if steps == 0 and self.leads:
             self.draw_views()
-        self.model.fit(
-            self.batches(first_step),
-            initial_epoch=first_epoch,
-            epochs=s["epochs"],
-            steps_per_epoch=self.steps_per_epoch,
-            shuffle=False,  # the batches are shuffled already
-            verbose=verbose,
-            callbacks=running.callbacks(
-                run,
-                self.checkpoint,
-                log_every,
-                first_step,
+        # Keras executes as many steps at once in any case: they must fill what is left.
+        at_once = largest_divisor(math.gcd(self.steps_per_epoch, done), steps_per_execution)
+        self.model.compile(self.model.optimizer, steps_per_execution=at_once)
+        callbacks = running.callbacks(
+            run,
+            self.checkpoint,
+            log_every,
+            steps,
+            s["batch_size"],
+            advice="Most likely the rate is too high (--rate) or the warm-up too short "
+            "(--warmup_epochs); with float16 try bfloat16. --on_nonfinite=skip leaves such steps "
+            "out.",
+            monitors=monitors,
+            writes=self.leads,
+        )
+        batches = distribute_batches(
+            self.strategy, functools.partial(self.batches, steps), s["batch_size"]
+        )
+        if done:  # the rest of an epoch first
+            self._fit(batches, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
+            epoch += 1
+            batches = distribute_batches(
+                self.strategy,
+                functools.partial(self.batches, epoch * self.steps_per_epoch),
                 s["batch_size"],
-                advice="Most likely the rate is too high (--rate) or the warm-up too short "
-                "(--warmup_epochs); with float16 try bfloat16.",
-                monitors=monitors,
-            ),
+            )
+        if epoch < s["epochs"]:
+            self._fit(batches, epoch, s["epochs"], self.steps_per_epoch, callbacks)
+
+    def _fit(self, batches, first_epoch, epochs, steps_per_epoch, callbacks):
+        self.model.fit(
+            batches,
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
+            verbose=0 if not self.leads else 1 if sys.stdout.isatty() else 2,
+            callbacks=callbacks,
         )
 
     def finish(self, evaluate, started):
@@ -160,7 +237,7 @@ class Pretraining:
         metrics = [entry for entry in read_metrics(run.metrics) if "loss" in entry]
         plots.loss_curve(run.plots / "loss.png", metrics)
         view_a, view_b = (view[:EVALUATION_BATCH] for view in self.first_views)
-        untrained = self.build()
+        untrained = self.build(tf.distribute.get_strategy())
         matrices = {
             name: np.asarray(objective.cross_correlation(model.embed(view_a), model.embed(view_b)))
             for name, model in (("untrained", untrained), ("trained", self.model))
@@ -241,6 +318,11 @@ class Pretraining:
         path = self.run.plots / "views.png"
         plots.view_pairs(path, view_a, view_b, data.IMAGENET_MEAN, data.IMAGENET_STD)
         print(f"What the model sees: {path}")
+
+
+def largest_divisor(number, most):
+    """The largest divisor of `number` that is at most `most`."""
+    return next(k for k in range(min(number, most), 0, -1) if number % k == 0)
 
 
 def make_views(settings):

@@ -1,7 +1,5 @@
 """A run read back from its folder: settings, metrics, and the model of the newest checkpoint."""
 
-import pathlib
-
 from keras_bt import workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 
@@ -82,12 +80,11 @@ def rebuild(run, settings, data_dir=None):
         job = pretraining.Pretraining(settings, train, test, choose_strategy("one"), run)
     except KeyError as error:
         raise ValueError(f"{run.config} must hold every setting. Received: no {error}.") from error
-    return job, job.restore(checkpoint_every=1, steps_per_execution=1)
+    return job, job.restore() // job.steps_per_epoch
 
 
 def newest_checkpoint(run):
-    """`pathlib.Path` of the newest checkpoint's index, or None where there is none."""
-    import tensorflow as tf
+    """`pathlib.Path` of the newest checkpoint, or None where there is none."""
+    from keras_bt.checkpoint import checkpoints
 
-    path = tf.train.latest_checkpoint(str(run.checkpoints))
-    return path and pathlib.Path(f"{path}.index")
+    return next(iter(checkpoints(run.checkpoints)), None)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_bt import augmentations, data
 from keras_bt.callbacks.metrics_log import MetricsLog
 from keras_bt.checkpoint import RunCheckpoint
+from keras_bt.interruption import Interruption
 
 
 def is_finished(run):
@@ -49,7 +50,7 @@ def training_view(image_size, min_area, flip):
     )
 
 
-def callbacks(run, checkpoint, log_every, first_step, batch_size, advice, monitors=()):
+def callbacks(run, checkpoint, log_every, first_step, batch_size, advice, monitors=(), writes=True):
     """The callbacks of a run.
 
     Args:
@@ -60,14 +61,18 @@ def callbacks(run, checkpoint, log_every, first_step, batch_size, advice, monito
         batch_size: int, images per step.
         advice: string, the probable causes of a loss that is no number.
         monitors: callbacks that put something into the logs for the others to write.
+        writes: whether this process writes; of several workers one does.
 
     Returns:
         List of Keras callbacks.
     """
+    stop = StopOnNonFinite(advice, run.checkpoints)
+    if not writes:
+        return [stop, checkpoint]
     return [
         *monitors,
         MetricsLog(run.metrics, log_every, initial_step=first_step, batch_size=batch_size),
-        StopOnNonFinite(advice, run.checkpoints),
+        stop,
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         checkpoint,
     ]
@@ -84,9 +89,15 @@ class ClassifierRun:
 
     def restore(self):
         """Takes up the newest checkpoint and returns the number of finished epochs."""
+        self.interruption = Interruption()
         with self.strategy.scope():
-            self.checkpoint = RunCheckpoint(self.run.checkpoints, self.model)
-        return self.checkpoint.restore()
+            self.checkpoint = RunCheckpoint(
+                self.run.checkpoints,
+                self.model,
+                self.steps_per_epoch,
+                interruption=self.interruption,
+            )
+        return self.checkpoint.restore() // self.steps_per_epoch
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -106,6 +117,6 @@ class StopOnNonFinite(keras.callbacks.Callback):
         loss = float(np.asarray(logs["loss"]))
         if not np.isfinite(loss):
             raise ValueError(
-                f"The loss became {loss}. {self._advice} The checkpoint of the last finished epoch "
-                f"is kept in {self._checkpoints}."
+                f"The loss became {loss}. {self._advice} The last good checkpoint is kept in "
+                f"{self._checkpoints}."
             )

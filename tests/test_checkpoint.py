@@ -1,0 +1,292 @@
+"""Whatever happens to a run, the work up to a checkpoint is not lost."""
+
+import os
+import resource
+import shutil
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bt.checkpoint import RunCheckpoint, checkpoints
+from keras_bt.interruption import Interrupted, Interruption
+
+STEPS = 4  # per epoch
+
+
+def small_model(units=3, optimizer="adam"):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Input((2,)), keras.layers.Dense(units), keras.layers.Dropout(0.5)]
+    model = keras.Sequential([*layers, keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    return model
+
+
+def batches(first_step=0):
+    """An endless stream that is a function of the step, as a run's is."""
+    x = np.random.default_rng(0).normal(size=(4 * STEPS, 8, 2)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((x, x[..., :1])).skip(first_step).repeat()
+
+
+class AtStep(keras.callbacks.Callback):
+    """Calls a function when so many steps are done."""
+
+    def __init__(self, step, function):
+        super().__init__()
+        self._left, self._function = step, function
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._left -= 1
+        if self._left == 0:
+            self._function()
+
+
+def fit(model, checkpoint, epochs=2, first_epoch=0, data=None, callbacks=()):
+    model.fit(
+        batches() if data is None else data,
+        initial_epoch=first_epoch,
+        epochs=epochs,
+        steps_per_epoch=STEPS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks, checkpoint],
+    )
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A folder with the checkpoints of steps 4, 8 and 12, and the model after step 12."""
+    model = small_model()
+    fit(model, RunCheckpoint(tmp_path / "c", model, STEPS), epochs=3)
+    return tmp_path / "c", model
+
+
+def state(model):
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+
+
+def assert_same_state(ours, theirs):
+    for a, b in zip(state(ours), state(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def names(folder):
+    return [path.name for path in checkpoints(folder)]
+
+
+def test_an_empty_folder_is_a_new_run(tmp_path):
+    assert RunCheckpoint(tmp_path / "none", small_model(), STEPS).restore() == 0
+
+
+def test_everything_is_restored_and_training_goes_on_exactly(three):
+    folder, model = three
+    assert names(folder) == ["00000012", "00000008", "00000004"]
+    restored = small_model()
+    checkpoint = RunCheckpoint(folder, restored, STEPS)
+    assert checkpoint.restore() == 12
+    assert_same_state(restored, model)  # Dropout's seed and Adam's moments included
+    for each in (model, restored):
+        fit(each, RunCheckpoint(folder.parent / "d", each, STEPS), 5, 3, batches(12))
+    assert_same_state(restored, model)
+
+
+def test_few_are_kept_and_not_every_epoch_is_saved(tmp_path):
+    model = small_model()
+    fit(model, RunCheckpoint(tmp_path / "c", model, STEPS, every=2, keep=2), epochs=7)
+    assert names(tmp_path / "c") == ["00000028", "00000024"]  # the last epoch in any case
+
+
+def test_the_clock_saves_within_an_epoch(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    model = small_model()
+    tick = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: now.__setitem__(0, now[0] + 60)
+    )
+    checkpoint = RunCheckpoint(tmp_path / "c", model, STEPS, every=9, minutes=3, keep=9)
+    fit(model, checkpoint, epochs=3, callbacks=[tick])
+    # Every three minutes, a minute a step; not at step 3 + 3 + 3 + 3 = 12 twice.
+    assert names(tmp_path / "c") == ["00000012", "00000009", "00000006", "00000003"]
+
+
+def truncate(path, share):
+    with open(path, "r+b") as file:
+        file.truncate(int(share * path.stat().st_size))
+
+
+def flip_a_bit(path, share):
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 4
+    path.write_bytes(data)
+
+
+DATA, INDEX = "variables.data-00000-of-00001", "variables.index"
+DAMAGE = {
+    "no data": lambda c: (c / DATA).unlink(),
+    "no index": lambda c: (c / INDEX).unlink(),
+    "no contents": lambda c: (c / "contents.json").unlink(),
+    "half the contents": lambda c: truncate(c / "contents.json", 0.5),
+    "no file at all": lambda c: (shutil.rmtree(c), c.mkdir()),
+    **{f"data cut at {s}": lambda c, s=s: truncate(c / DATA, s) for s in (0, 0.3, 0.7, 0.99)},
+    **{f"index cut at {s}": lambda c, s=s: truncate(c / INDEX, s) for s in (0, 0.5, 0.99)},
+    **{f"data flipped at {s}": lambda c, s=s: flip_a_bit(c / DATA, s) for s in (0, 0.4, 0.99)},
+    **{f"index flipped at {s}": lambda c, s=s: flip_a_bit(c / INDEX, s) for s in (0.2, 0.6)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_what_cannot_be_read_is_passed_over_and_said(damage, three, capsys):
+    folder, _ = three
+    expected = small_model()
+    fit(expected, RunCheckpoint(folder.parent / "d", expected, STEPS), epochs=2)
+    damage(folder / "00000012")
+    model = small_model()
+    checkpoint = RunCheckpoint(folder, model, STEPS)
+    assert checkpoint.restore() == 8
+    assert_same_state(model, expected)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"Passing over {folder / '00000012'}, which cannot be read: ")
+    # The run comes to that step again, and its new checkpoint takes the place.
+    fit(model, checkpoint, epochs=3, first_epoch=2, data=batches(8))
+    assert names(folder) == ["00000012", "00000008", "00000004"]
+    assert RunCheckpoint(folder, small_model(), STEPS).restore() == 12
+
+
+def test_what_lies_ahead_of_the_run_is_removed(three):
+    folder, _ = three
+    (folder / "00000012" / DATA).unlink()
+    model = small_model()
+    checkpoint = RunCheckpoint(folder, model, STEPS, keep=2)
+    checkpoint.restore()
+    checkpoint.save()
+    assert names(folder) == ["00000008", "00000004"]
+
+
+def test_if_none_can_be_read_nothing_is_begun_anew(three):
+    folder, _ = three
+    for path in checkpoints(folder):
+        (path / DATA).unlink()
+    with pytest.raises(OSError, match=r"None of the checkpoints in .* can be read"):
+        RunCheckpoint(folder, small_model(), STEPS).restore()
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda: small_model(units=5), r"such as \['kernel', \[2, 5\], 'float32'\].*\[2, 3\]"),
+        (lambda: small_model(optimizer="sgd"), "such as None"),
+    ],
+)
+def test_the_checkpoint_of_another_model_is_refused(other, words, three):
+    folder, _ = three
+    with pytest.raises(ValueError, match=words):
+        RunCheckpoint(folder, other(), STEPS).restore()
+
+
+def test_a_save_that_was_killed_leaves_nothing_that_counts(three):
+    folder, _ = three
+    shutil.copytree(folder / "00000012", folder / "00000016.partial")
+    model = small_model()
+    checkpoint = RunCheckpoint(folder, model, STEPS)
+    assert checkpoint.restore() == 12
+    checkpoint.save()
+    assert sorted(p.name for p in folder.iterdir()) == ["00000004", "00000008", "00000012"]
+
+
+@pytest.mark.parametrize("limit", [0, 100, 1000])
+def test_a_full_disk_ends_the_run_with_what_was_kept(limit, three):
+    folder, _ = three
+    model = small_model()
+    checkpoint = RunCheckpoint(folder, model, STEPS)
+    checkpoint.restore()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"step 16 could not be written.*00000012 is kept") as e:
+            fit(model, checkpoint, epochs=4, first_epoch=3, data=batches(12))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in str(e.value)
+    assert sorted(p.name for p in folder.iterdir()) == ["00000004", "00000008", "00000012"]
+    assert RunCheckpoint(folder, small_model(), STEPS).restore() == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [3, 4])  # within an epoch, and at its end
+def test_a_signal_saves_and_leaves(number, step, tmp_path, capfd):
+    model = small_model()
+    interruption = Interruption()
+    checkpoint = RunCheckpoint(
+        tmp_path / "c", model, STEPS, every=9, minutes=60, interruption=interruption
+    )
+    kill = AtStep(step, lambda: os.kill(os.getpid(), number))
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with interruption.watched(), pytest.raises(Interrupted) as left:
+        fit(model, checkpoint, epochs=9, callbacks=[kill])
+    assert left.value.code == 128 + number
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert names(tmp_path / "c") == [f"{step:08}"]
+    out, err = capfd.readouterr()
+    name = signal.Signals(number).name
+    assert f"Stopped by {name} after step {step};" in out
+    assert "run the same command again" in out
+    assert f"{name}: saving after this step" in err
+    restored = small_model()
+    assert RunCheckpoint(tmp_path / "c", restored, STEPS).restore() == step
+    assert_same_state(restored, model)
+
+
+def test_a_second_signal_acts_at_once(tmp_path):
+    model = small_model()
+    interruption = Interruption()
+    checkpoint = RunCheckpoint(tmp_path / "c", model, STEPS, interruption=interruption)
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with interruption.watched(), pytest.raises(KeyboardInterrupt):
+        fit(model, checkpoint, callbacks=[AtStep(1, twice)])
+    assert names(tmp_path / "c") == []
+
+
+def test_without_minutes_a_signal_leaves_the_last_epoch(tmp_path, capfd):
+    model = small_model()
+    interruption = Interruption()
+    checkpoint = RunCheckpoint(tmp_path / "c", model, STEPS, interruption=interruption)
+    kill = AtStep(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with interruption.watched(), pytest.raises(Interrupted):
+        fit(model, checkpoint, epochs=9, callbacks=[kill])
+    assert names(tmp_path / "c") == ["00000004"]
+    assert "after step 6;" in capfd.readouterr().out
+
+
+def test_workers_leave_together_when_one_has_had_a_signal(tmp_path):
+    asked = []
+
+    def agree(number):
+        asked.append(number)
+        return number + (signal.SIGTERM if len(asked) == 2 else 0)  # another worker's
+
+    model = small_model()
+    checkpoint = RunCheckpoint(
+        tmp_path / "c", model, 100, minutes=60, interruption=Interruption(), agree=agree
+    )
+    with pytest.raises(Interrupted):
+        model.fit(batches(), steps_per_epoch=100, shuffle=False, verbose=0, callbacks=[checkpoint])
+    assert asked == [0, 0]  # after steps 10 and 20
+    assert names(tmp_path / "c") == ["00000020"]
+
+
+def test_only_one_worker_writes(tmp_path):
+    model = small_model()
+    fit(model, RunCheckpoint(tmp_path / "c", model, STEPS, writes=False))
+    assert names(tmp_path / "c") == []
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}, {"steps_per_epoch": 0}])
+def test_numbers_are_checked(wrong, tmp_path):
+    with pytest.raises(ValueError, match="at least 1"):
+        RunCheckpoint(tmp_path, small_model(), **({"steps_per_epoch": STEPS} | wrong))
