@@ -72,7 +72,8 @@ class RunCheckpoint(keras.callbacks.Callback):
                 "every, keep and steps_per_epoch must be at least 1. "
                 f"Received: {every}, {keep} and {steps_per_epoch}."
             )
-        model.optimizer.build(model.trainable_variables)  # so that its variables are there to read
+        if not model.optimizer.built:  # its variables must be there to read; once
+            model.optimizer.build(model.trainable_variables)
         self._directory = pathlib.Path(directory)
         self._variables = _variables(model)
         self._checkpoint = tf.train.Checkpoint(variables=[v.value for v in self._variables])
@@ -253,4 +254,6 @@ def _flush(path):
 
 
 def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's text, without what TensorFlow notes for its developers."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", line)

@@ -8,6 +8,7 @@ from keras_bt import objective
 from keras_bt.optimizer import SkipNonFinite
 from keras_bt.remat import rematerialised
 from keras_bt.several_workers import FitsOnSeveralWorkers, as_logs
+from keras_bt.step_metrics import MeanOverSteps, SkippedSteps
 from keras_bt.strategy import current_replicas, synchronise_batch_normalisation
 
 ON_NONFINITE = ("stop", "skip")
@@ -136,10 +137,9 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         self.remat = remat
         self._rematerialised = rematerialised(backbone) if remat else None
         self._trackers = [
-            keras.metrics.Mean(name=name)
-            for name in ("loss", "on_diagonal", "off_diagonal", "excess")
+            MeanOverSteps(name=name) for name in ("loss", "on_diagonal", "off_diagonal", "excess")
         ]
-        self._skipped = keras.metrics.Sum(name="skipped_steps")
+        self._skipped = SkippedSteps()
         # Both parts are built, so nothing has to be inferred from a first batch, which under a
         # strategy Keras cannot do.
         self.built = True
@@ -275,7 +275,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         values = [loss + penalty, on_diagonal, off_diagonal, loss - floor]
         weight = None
         if self._skips:
-            self._skipped.update_state(ops.where(finite, 0.0, 1.0) / replicas.count)
+            self._skipped.update_state(ops.where(finite, 0.0, 1.0))
             if self.on_nonfinite == "skip":
                 weight = ops.cast(finite, loss.dtype)
                 values = [ops.where(finite, value, 0.0) for value in values]

@@ -8,6 +8,7 @@ Keras has `keras.RematScope`, which wraps single layers. It keeps every layer's 
 little is saved, and its second pass updates the statistics of BatchNormalization once more.
 """
 
+import itertools
 import math
 
 import keras
@@ -76,7 +77,7 @@ class _Encoder(keras.layers.Layer):
         pieces = list(_pieces(backbone))
         bounds = segments_of_least_peak(*_sizes(backbone, pieces))
         self.segments = tuple(
-            _Segment(pieces[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)
+            _Segment(pieces[start:end]) for start, end in itertools.pairwise(bounds)
         )
         self.built = True
 
@@ -197,8 +198,9 @@ def _once_known(x, others):
     with tf.control_dependencies(others):
         if not x.dtype.is_floating:
             return tf.identity(x)
-        elements = [tf.cast(tf.reshape(other, [-1])[0], x.dtype) for other in others]
-        return x + 0 * tf.add_n(elements)
+        # Zeros are what is cast: a large gradient may be infinite in another type.
+        zeros = [tf.cast(0 * tf.reshape(other, [-1])[0], x.dtype) for other in others]
+        return x + tf.add_n(zeros)
 
 
 def _turn(device):

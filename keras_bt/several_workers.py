@@ -1,9 +1,10 @@
-"""What Keras 3.15 lacks for `fit` with several workers, in one place.
+"""What Keras 3.15 lacks for `fit` with several replicas and workers, in one place.
 
 Under `MultiWorkerMirroredStrategy` Keras' trainer fails twice: before the first step, where it
 averages a batch over workers to build the model from, and after each step, where it averages logs
-along an axis that numbers do not have. `tests/test_several_workers.py` fails when Keras can do
-without this module.
+along an axis that numbers do not have. And with several replicas its loop over the steps of one
+execution fails ("You must feed a value for placeholder"). `tests/test_replicas.py` says when Keras
+can do without a part of this module.
 """
 
 import tensorflow as tf
@@ -33,3 +34,16 @@ def as_logs(logs):
     if worker_count(tf.distribute.get_strategy()) == 1:
         return logs
     return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
+
+
+def steps_per_execution(wanted, strategy):
+    """How many steps Keras can execute at once: as many as wanted, or one on several replicas.
+
+    Args:
+        wanted: int.
+        strategy: `tf.distribute.Strategy`. On a TPU, where the loop is most wanted, the failure
+            was not looked for; what is wanted stays.
+    """
+    if strategy.num_replicas_in_sync == 1 or isinstance(strategy, tf.distribute.TPUStrategy):
+        return wanted
+    return 1

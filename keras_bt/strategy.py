@@ -1,8 +1,10 @@
 """Where training runs: the `tf.distribute` strategies, and collectives for the objective."""
 
+import contextlib
 import functools
 import json
 import os
+import re
 
 import keras
 import tensorflow as tf
@@ -14,7 +16,7 @@ _SLURM_PORT = 8888  # of a node's first task, the others count on from there
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
 
-def choose_strategy(name="auto"):
+def choose_strategy(name="auto", one_process=False):
     """Returns the `tf.distribute.Strategy` of that name.
 
     With several workers this must come before anything that TensorFlow computes, for a process
@@ -27,14 +29,21 @@ def choose_strategy(name="auto"):
             TPU_NAME; or `"auto"`: `"multiworker"` where the environment names several workers,
             else `"tpu"` where it names a TPU, else `"mirrored"` where there are several GPUs, else
             `"one"`.
+        one_process: whether the caller cannot work in several processes.
 
     Raises:
-        ValueError: for any other name, for a strategy that the environment does not provide, and
-            where TF_CONFIG or SLURM's variables cannot be understood.
+        ValueError: for any other name, for a strategy that the environment does not provide,
+            where TF_CONFIG or SLURM's variables cannot be understood, and where `"auto"` finds
+            several workers for `one_process`.
     """
     if name not in STRATEGIES:
         raise ValueError(
             f"strategy must be one of {', '.join(STRATEGIES)}. Received: strategy={name!r}."
+        )
+    if name == "auto" and one_process and several_workers():
+        raise ValueError(
+            "This runs in one process: take --strategy=one or mirrored. Received: --strategy=auto "
+            "and an environment (TF_CONFIG, SLURM_STEP_NUM_TASKS) that names several workers."
         )
     if name == "auto":
         name = _found()
@@ -200,6 +209,29 @@ def _total(strategy):
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(number))  # placed here
 
     return tf.function(lambda number: strategy.run(on_replica, args=(number,)))
+
+
+@contextlib.contextmanager
+def lost_workers_reported(strategy):
+    """Around what workers do together: says in one line that one of them is gone.
+
+    Raises:
+        OSError: if another worker has left or cannot be reached. TensorFlow cannot go on without
+            it; all processes have to be started again.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if worker_count(strategy) == 1 or "ollective" not in str(error):
+            raise
+        found = re.findall(r"ollective ops is aborted by: (.*)|task:(\d+)", str(error))
+        reason = "; ".join(dict.fromkeys(r or f"worker {task}" for r, task in found))
+        raise OSError(
+            "Another worker has left or cannot be reached"
+            + (f" ({reason})" if reason else "")
+            + ". Start all workers again with the same commands: they go on from the newest "
+            "checkpoint."
+        ) from error
 
 
 def distribute_batches(strategy, pipeline, batch_size):

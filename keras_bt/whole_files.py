@@ -15,5 +15,9 @@ def whole(path):
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a disk that is full does not say where
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -94,19 +94,23 @@ class Workdir:
         """
         self.check(settings)
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self._lock, "a+", encoding="utf-8") as lock:
+        with open(self._lock, "ab+", buffering=0) as lock:
             if fcntl is not None:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     lock.seek(0)
+                    holder = lock.read().decode(errors="replace").strip() or "another process"
                     raise ValueError(
-                        f"workdir must not be in use. Received: {self.path}, in which "
-                        f"{lock.read().strip() or 'another process'} trains."
+                        f"workdir must not be in use. Received: {self.path}, in which {holder} "
+                        "trains."
                     ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+            try:
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            except OSError as error:
+                error.filename = str(self._lock)  # a disk that is full does not say where
+                raise
             self.check(settings)  # another process may have been here in the meantime
             if not self.config.exists():
                 write_json(self.config, {"settings": settings, "versions": versions()})

@@ -110,6 +110,20 @@ def plain_keras(where):
                 yield name, f"{type(error).__name__}: {error}"
 
 
+def several_steps(where):
+    """Keras' own error when it is to execute several steps at once."""
+    with where.scope():
+        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse", steps_per_execution=2)
+    x = np.ones((8, 4), "float32")
+    data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(4, drop_remainder=True)
+    try:
+        model.fit(data.repeat(), steps_per_epoch=2, shuffle=False, verbose=0)
+        yield "error", ""
+    except Exception as error:
+        yield "error", f"{type(error).__name__}: {error}"
+
+
 def main():
     out, devices, task = [*sys.argv[1:], "compare"][:3]
     tf.config.set_logical_device_configuration(

@@ -236,15 +236,6 @@ def test_training_on_two_replicas_is_reproducible(files):
     assert not np.allclose(run(6), expected, rtol=1e-2)
 
 
-def test_the_training_step_compiles(files):
-    views = few_layers()
-    data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
-    plain, compiled = (
-        losses(small_model(views), data, jit_compile=jit_compile) for jit_compile in (False, True)
-    )
-    np.testing.assert_allclose(compiled, plain, rtol=1e-3)
-
-
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_views_keep_their_precision(files, policy):
     views = few_layers()

@@ -74,4 +74,13 @@ def test_keras_still_needs_several_workers(tmp_path):
     """When this fails, Keras has learned it, and a part of keras_bt/several_workers.py can go."""
     found = run(tmp_path, 2, task="plain_keras")
     assert "PerReplica" in str(found["build"])  # averages a batch over workers
-    assert "Invalid reduction dimension 0" in str(found["logs"])  # averages numbers along their first axis
+    assert "Invalid reduction dimension 0" in str(
+        found["logs"]
+    )  # averages numbers along their first axis
+
+
+def test_keras_still_cannot_execute_several_steps_at_once(tmp_path):
+    """When this fails, `several_workers.steps_per_execution` can go."""
+    assert "must feed a value for placeholder" in str(
+        run(tmp_path, devices=2, task="several_steps")["error"]
+    )

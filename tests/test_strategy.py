@@ -1,8 +1,9 @@
 import pytest
 import tensorflow as tf
 
+from keras_bt import strategy
 from keras_bt.objective import OneReplica
-from keras_bt.strategy import choose_strategy, current_replicas
+from keras_bt.strategy import choose_strategy, current_replicas, several_workers
 
 
 def test_chooses_by_name():
@@ -16,7 +17,10 @@ def test_chooses_by_name():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("horovod", "strategy must be one of auto, one, mirrored, multiworker, tpu. Received: .*horovod"),
+        (
+            "horovod",
+            "strategy must be one of auto, one, mirrored, multiworker, tpu. Received: .*horovod",
+        ),
         ("tpu", "strategy=tpu needs a TPU. Received: TPU_NAME=local"),
     ],
 )
@@ -27,7 +31,7 @@ def test_what_there_is_not(name, message):
 
 def test_collectives_sum_and_gather_over_replicas():
     assert isinstance(current_replicas(), OneReplica)
-    strategy = choose_strategy("mirrored")
+    mirrored = choose_strategy("mirrored")
 
     @tf.function
     def on_each_replica():
@@ -36,8 +40,50 @@ def test_collectives_sum_and_gather_over_replicas():
         rows = tf.fill([2, 3], rank)
         return replicas.sum(rows), replicas.gather(rows)
 
-    sums, gathered = strategy.run(on_each_replica)
-    for copy in strategy.experimental_local_results(sums):
+    sums, gathered = mirrored.run(on_each_replica)
+    for copy in mirrored.experimental_local_results(sums):
         assert (copy.numpy() == 1).all()
-    for copy in strategy.experimental_local_results(gathered):
+    for copy in mirrored.experimental_local_results(gathered):
         assert copy.numpy()[:, 0].tolist() == [0, 0, 1, 1]
+
+
+TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+ONE = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'
+CHIEF = '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}'
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"TF_CONFIG": ONE}, False),
+        ({"TF_CONFIG": TWO}, True),
+        ({"TF_CONFIG": CHIEF}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
+    ],
+)
+def test_auto_looks_for_workers(environment, several, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert several_workers() == several
+    if several:
+        with pytest.raises(ValueError, match="This runs in one process"):
+            choose_strategy("auto", one_process=True)
+    else:
+        assert choose_strategy("auto", one_process=True) is tf.distribute.get_strategy()
+        with pytest.raises(ValueError, match="strategy=multiworker needs several workers"):
+            choose_strategy("multiworker")
+
+
+def test_slurms_nodes_keep_their_order(monkeypatch):
+    # As srun sets them; sorted by name, node10 would come before node2.
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "5")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[2,10]")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "3,2")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    resolver = strategy._slurm()
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node2:8888", "node2:8889", "node2:8890", "node10:8888", "node10:8889"]
+    }
+    assert (resolver.task_type, resolver.task_id) == ("worker", 3)

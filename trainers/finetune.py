@@ -67,7 +67,7 @@ def main():
         if running.is_finished(run):
             return
         running.make_deterministic(FLAGS.deterministic, FLAGS.strategy)
-        strategy = choose_strategy(FLAGS.strategy)
+        strategy = choose_strategy(FLAGS.strategy, one_process=True)
         train = labelled.labelled_part(what, FLAGS.labels, FLAGS.seed, FLAGS.data_dir)
         job = finetuning.Finetuning(settings, what, train, strategy, run)
         held.enter_context(run.claimed(settings))

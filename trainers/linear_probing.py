@@ -40,7 +40,7 @@ class LinearProbing(running.ClassifierRun):
             )
         self.train = labelled_part(subject, s["labels"], s["seed"], data_dir)
         self.sources = [self.train, subject.test]
-        self.strategy = choose_strategy(strategy)
+        self.strategy = choose_strategy(strategy, one_process=True)
         self.replicas = self.strategy.num_replicas_in_sync
         self.batch_size = min(s["batch_size"], self.train.num_examples)
         if self.batch_size % self.replicas:

@@ -132,7 +132,7 @@ def main():
         import keras
 
         from keras_bt import data, workdir
-        from keras_bt.strategy import choose_strategy
+        from keras_bt.strategy import choose_strategy, lost_workers_reported
         from trainers import monitors, pretraining, running, skipped_images
 
     with command.mistakes, contextlib.ExitStack() as held:
@@ -143,6 +143,7 @@ def main():
             return
         running.make_deterministic(FLAGS.deterministic, FLAGS.strategy)
         strategy = choose_strategy(FLAGS.strategy)
+        held.enter_context(lost_workers_reported(strategy))
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
         precision = "float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}"
         keras.config.set_dtype_policy(precision)

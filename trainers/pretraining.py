@@ -10,7 +10,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bt import augmentations, data, objective, plots, saved_model, workdir
+from keras_bt import (
+    augmentations,
+    data,
+    objective,
+    plots,
+    saved_model,
+    several_workers,
+    workdir,
+)
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint
 from keras_bt.evaluation import report
@@ -33,6 +41,10 @@ EVALUATION_BATCH = 256
 # Pairs of views that are looked at before, while and after the run trains: as many as in a batch,
 # up to here. Of 8192 dimensions the singular values of the monitors then take about a second.
 FIRST_PAIRS = 512
+CAUSES = (
+    "Most likely the rate is too high (--rate) or the warm-up too short (--warmup_epochs); with "
+    "float16 try bfloat16."
+)
 
 
 class Pretraining:
@@ -181,14 +193,17 @@ class Pretraining:
         s, run = self.settings, self.run
         epoch, done = divmod(steps, self.steps_per_epoch)
         if steps and self.leads:
-            within = f" and {done} steps of the next" if done else ""
-            print(f"Continuing after epoch {epoch}{within}, of {s['epochs']}")
+            within = f" and {done} of {self.steps_per_epoch} steps of the next" if done else ""
+            print(f"Continuing after epoch {epoch}{within}, of {s['epochs']} epochs")
         if epoch >= s["epochs"]:
             return
         if steps == 0 and self.leads:
             self.draw_views()
         # Keras executes as many steps at once in any case: they must fill what is left.
-        at_once = largest_divisor(math.gcd(self.steps_per_epoch, done), steps_per_execution)
+        at_once = several_workers.steps_per_execution(steps_per_execution, self.strategy)
+        at_once = largest_divisor(math.gcd(self.steps_per_epoch, done), at_once)
+        if at_once < steps_per_execution and self.leads:
+            print(f"Steps per execution: {at_once}, instead of {steps_per_execution}")
         self.model.compile(self.model.optimizer, steps_per_execution=at_once)
         callbacks = running.callbacks(
             run,
@@ -196,11 +211,10 @@ class Pretraining:
             log_every,
             steps,
             s["batch_size"],
-            advice="Most likely the rate is too high (--rate) or the warm-up too short "
-            "(--warmup_epochs); with float16 try bfloat16. --on_nonfinite=skip leaves such steps "
-            "out.",
-            monitors=monitors,
+            CAUSES,
+            monitors,
             writes=self.leads,
+            guards=running.pretraining_guards(self, CAUSES),
         )
         batches = distribute_batches(
             self.strategy, functools.partial(self.batches, steps), s["batch_size"]
@@ -216,15 +230,25 @@ class Pretraining:
         if epoch < s["epochs"]:
             self._fit(batches, epoch, s["epochs"], self.steps_per_epoch, callbacks)
 
-    def _fit(self, batches, first_epoch, epochs, steps_per_epoch, callbacks):
+    def _fit(self, batches, first_epoch, last_epoch, steps, callbacks):
+        """Trains some epochs of so many steps."""
+        verbose = (1 if sys.stdout.isatty() else 2) if self.leads else 0
         self.model.fit(
             batches,
             initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
+            epochs=last_epoch,
+            steps_per_epoch=steps,
             shuffle=False,  # the batches are shuffled already
-            verbose=0 if not self.leads else 1 if sys.stdout.isatty() else 2,
-            callbacks=callbacks,
+            # Made here, so that they are told of all epochs of the run.
+            callbacks=keras.callbacks.CallbackList(
+                callbacks,
+                add_history=True,
+                add_progbar=verbose > 0,
+                model=self.model,
+                verbose=verbose,
+                epochs=self.settings["epochs"],
+                steps=steps,
+            ),
         )
 
     def finish(self, evaluate, started):
@@ -233,9 +257,9 @@ class Pretraining:
         # What is measured is what is handed on: in float32, for one device.
         backbone = saved_model.plain_copy(self.model.backbone)
         workdir.save_model(backbone, run.backbone)
-        # Without the lines of what was measured at the end of an epoch whose steps were written.
-        metrics = [entry for entry in read_metrics(run.metrics) if "loss" in entry]
-        plots.loss_curve(run.plots / "loss.png", metrics)
+        metrics = metrics_of_steps(run)
+        if any(math.isfinite(entry["loss"]) for entry in metrics):
+            plots.loss_curve(run.plots / "loss.png", metrics)
         view_a, view_b = (view[:EVALUATION_BATCH] for view in self.first_views)
         untrained = self.build(tf.distribute.get_strategy())
         matrices = {
@@ -249,13 +273,15 @@ class Pretraining:
 
         skipped = skipped_images.write(run.path, *self.sources)
         seconds = time.time() - started
-        final = {name: metrics[-1][name] for name in ("loss", "excess")}
+        final = {name: finite_or_none(metrics, name) for name in ("loss", "excess")}
+        n, d = self.settings["batch_size"], self.model.embedding_dim
+        floor = objective.loss_floor(n, d, self.settings["redundancy_weight"])
         speeds = [m.get("images_per_second", math.nan) for m in metrics]
         speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
         rows = accuracies and {name: dataclasses.asdict(row) for name, row in accuracies.items()}
         summary = {
             **final,
-            "floor": final["loss"] - final["excess"],
+            "floor": float(floor),
             "accuracies": rows,
             "measured_on": where,
             "images_per_second": speed,
@@ -320,6 +346,22 @@ class Pretraining:
         print(f"What the model sees: {path}")
 
 
+def metrics_of_steps(run):
+    """The lines of metrics.jsonl about training steps; none if somebody has removed it.
+
+    Not those of what was measured at the end of an epoch whose steps were written already.
+    """
+    if not run.metrics.exists():
+        return []
+    return [entry for entry in read_metrics(run.metrics) if "loss" in entry]
+
+
+def finite_or_none(metrics, name):
+    """The last entry of that name, or None if it is not known."""
+    value = metrics[-1].get(name, math.nan) if metrics else math.nan
+    return value if math.isfinite(value) else None
+
+
 def largest_divisor(number, most):
     """The largest divisor of `number` that is at most `most`."""
     return next(k for k in range(min(number, most), 0, -1) if number % k == 0)
@@ -344,8 +386,12 @@ def closing_message(run, final, accuracies, where, seconds):
     """What a person wants to know at the end."""
     lines = [
         "",
-        f"Finished in {seconds:.0f} s. Loss {final['loss']:.2f}, {final['excess']:.2f} above the "
-        f"smallest possible.",
+        f"Finished in {seconds:.0f} s. "
+        + (
+            f"The loss is not known: {run.metrics} does not tell."
+            if None in final.values()
+            else f"Loss {final['loss']:.2f}, {final['excess']:.2f} above the smallest possible."
+        ),
     ]
     if accuracies:
         ours, pixels = accuracies["Barlow Twins"], accuracies["raw pixels"]

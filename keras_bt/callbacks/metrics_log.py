@@ -32,8 +32,10 @@ class MetricsLog(keras.callbacks.Callback):
     little about the present once an epoch is long. A line holds the mean over the steps *since the
     line before it* (or since the epoch began): with m_j and m_k the epoch's means after j and k
     steps, (k m_k - j m_j)/(k - j). That is done for the `keras.metrics.Mean` metrics of the model
-    and assumes that every step weighs the same, as it does with batches of one size; anything else
-    is written as it stands in the logs. The logs being float32, the difference is good to about
+    and assumes that every step weighs the same, as it does with batches of one size; steps that a
+    `keras_bt.BarlowTwins(on_nonfinite="skip")` leaves out are no part of a mean. Anything else
+    is written as it stands in the logs, `skipped_steps` for one, which counts from the beginning of
+    the epoch. The logs being float32, the difference is good to about
     k/(k - j) * 1e-7 of the mean.
 
     **What is measured at the end of an epoch**, validation results (`val_...`) and what callbacks
@@ -68,6 +70,7 @@ class MetricsLog(keras.callbacks.Callback):
     Raises:
         ValueError: If `every`, `initial_step` or `batch_size` is out of range. When training
             begins: if the file at `path` is something else.
+        OSError: While training, if a line cannot be written; nothing of it stays.
     """
 
     def __init__(self, path, every=10, initial_step=None, batch_size=None):
@@ -163,10 +166,13 @@ class MetricsLog(keras.callbacks.Callback):
     def _interval_means(self, logs):
         """Replaces means since the beginning of the epoch by means since the last line."""
         steps = self._step - self._epoch_start
+        if getattr(self.model, "on_nonfinite", None) == "skip":
+            steps -= round(logs["skipped_steps"])
+        new = steps - self._mean_steps
         interval = dict(logs)
         for name in _names_of_means(self.model.metrics) & set(logs):
-            total = logs[name] * steps
-            interval[name] = (total - self._mean_totals.get(name, 0)) / (steps - self._mean_steps)
+            total = logs[name] * steps if steps else 0.0
+            interval[name] = (total - self._mean_totals.get(name, 0)) / new if new else math.nan
             self._mean_totals[name] = total
         self._mean_steps = steps
         return interval
@@ -179,10 +185,7 @@ class MetricsLog(keras.callbacks.Callback):
         for name, number in entries.items():
             record[name] = number if math.isfinite(number) else None
         line = json.dumps(record, allow_nan=False) + "\n"
-        # Unbuffered, so that a line reaches the file in one write; closed at once, so that nothing
-        # is left open when training ends with an error.
-        with open(self.path, "ab", buffering=0) as file:
-            file.write(line.encode())
+        _append(self.path, line.encode())
         self._written_step = self._step
 
 
@@ -203,6 +206,25 @@ def read_metrics(path):
         {name: math.nan if value is None else value for name, value in record.items()}
         for _, record in _whole_lines(path)
     ]
+
+
+def _append(path, line):
+    """Appends a line, or nothing of it and raises OSError.
+
+    Unbuffered, so that a line reaches the file in one write; closed at once, so that nothing is
+    left open when training ends with an error.
+    """
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while line:  # on a disk that gets full a part is written at first, without an error
+                line = line[file.write(line) :]
+        except OSError as error:
+            file.truncate(end)
+            raise OSError(
+                f"The metrics could not be written to {path}: {error.strerror}. Make room and run "
+                "the same command again."
+            ) from error
 
 
 def _whole_lines(path):

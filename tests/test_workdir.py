@@ -1,0 +1,211 @@
+"""One process at a time, with the same settings, in a folder that holds nothing else."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from keras_bt import workdir
+from keras_bt.workdir import Workdir, write_json
+
+SETTINGS = {"data": "digits", "epochs": 3}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Workdir(tmp_path / "runs" / "digits")
+
+
+@pytest.fixture
+def holder(run):
+    """Another process that trains in the folder of `run`, until it is killed."""
+    code = (
+        "import sys; from keras_bt.workdir import Workdir\n"
+        f"with Workdir({str(run.path)!r}).claimed({SETTINGS!r}):\n"
+        "    print('claimed', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        assert process.stdout.readline() == "claimed\n"
+        yield process
+        process.kill()
+
+
+def test_a_claim_makes_the_folder_and_notes_the_settings(run):
+    run.check(SETTINGS)
+    assert not run.path.parent.exists()  # to check leaves no trace
+    with run.claimed(SETTINGS):
+        assert run.plots.is_dir()
+    assert run.read_settings() == SETTINGS
+    assert set(json.loads(run.config.read_text())["versions"]) == {"python", *workdir.PACKAGES}
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(run, holder):
+    with (
+        pytest.raises(ValueError, match=f"not be in use.* in which process {holder.pid} on .*"),
+        run.claimed(SETTINGS),
+    ):
+        pass
+    assert f"process {holder.pid} " in (run.path / "lock").read_text()  # still, for the next one
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with run.claimed(SETTINGS):
+        assert f"process {os.getpid()} " in (run.path / "lock").read_text()
+
+
+def test_the_lock_is_let_go_at_the_end_whatever_happened(run):
+    for error in (None, KeyboardInterrupt):
+        try:
+            with run.claimed(SETTINGS):
+                with pytest.raises(ValueError, match="in use"), Workdir(run.path).claimed(SETTINGS):
+                    pass
+                if error:
+                    raise error
+        except KeyboardInterrupt:
+            pass
+    with Workdir(run.path).claimed(SETTINGS):
+        pass
+
+
+def test_a_lock_that_nobody_holds_says_nothing(run):
+    with run.claimed(SETTINGS):
+        pass
+    (run.path / "lock").write_bytes(b"process 1 on elsewhere, cut in the middle of \xc3")
+    with run.claimed(SETTINGS):
+        assert (run.path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_systems_without_such_locks_can_train_too(run, monkeypatch):
+    monkeypatch.setattr(workdir, "fcntl", None)
+    with run.claimed(SETTINGS):
+        pass
+
+
+@pytest.mark.parametrize(
+    "left", [["lock"], ["config.partial.json"], ["lock", "config.partial.json"]]
+)
+def test_what_a_killed_process_leaves_is_no_obstacle(left, run):
+    run.path.mkdir(parents=True)
+    for name in left:
+        (run.path / name).write_text('{"settings": {"da')
+    run.check(SETTINGS)
+    with run.claimed(SETTINGS):
+        pass
+    assert run.read_settings() == SETTINGS
+    assert not (run.path / "config.partial.json").exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json.bak", "checkpoints"])
+def test_other_files_are_refused(name, run):
+    run.path.mkdir(parents=True)
+    (run.path / name).write_text("all my work")
+    with pytest.raises(ValueError, match=r"must be new, empty, or hold a run.*other files"):
+        run.check(SETTINGS)
+    with pytest.raises(ValueError, match="other files"), run.claimed(SETTINGS):
+        pass
+    assert [path.name for path in run.path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (SETTINGS | {"epochs": 4}, r"with epochs=3\. Received: epochs=4\."),
+        (SETTINGS | {"rate": 0.1}, r"with rate=None\. Received: rate=0.1\."),
+        ({"data": "digits"}, r"with epochs=3\. Received: epochs=None\."),
+    ],
+)
+def test_other_settings_are_refused(settings, words, run):
+    with run.claimed(SETTINGS):
+        pass
+    before = run.config.read_bytes()
+    with pytest.raises(ValueError, match=words):
+        run.check(settings)
+    with pytest.raises(ValueError, match=words), run.claimed(settings):
+        pass
+    assert run.config.read_bytes() == before
+
+
+def test_settings_that_another_process_recorded_in_the_meantime_count(run, monkeypatch):
+    check, calls = run.check, []
+
+    def check_and_be_overtaken(settings):
+        check(settings)
+        calls.append(settings)
+        if len(calls) == 1:
+            run.path.mkdir(parents=True)
+            write_json(run.config, {"settings": SETTINGS | {"epochs": 9}, "versions": {}})
+
+    monkeypatch.setattr(run, "check", check_and_be_overtaken)
+    with pytest.raises(ValueError, match="epochs=9"), run.claimed(SETTINGS):
+        pass
+
+
+def test_a_damaged_config_is_named(run):
+    run.path.mkdir(parents=True)
+    for text in ("", "[]", '{"settings": 3}', '{"versions": {}}'):
+        run.config.write_text(text)
+        with pytest.raises(ValueError, match=r"config.json must hold a run's settings"):
+            run.check(SETTINGS)
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="must be a folder"):
+        Workdir(tmp_path / "file").check(SETTINGS)
+
+
+@pytest.fixture
+def read_only():
+    """A folder that may not be written to, also if root runs the tests: by another user then."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "run").mkdir()
+        write_json(Workdir(f"{folder}/run").config, {"settings": SETTINGS, "versions": {}})
+        for path in (f"{folder}/run/config.json", f"{folder}/run", folder):
+            os.chmod(path, 0o555)
+        if root:
+            os.setresuid(65534, 65534, 0)
+        try:
+            yield pathlib.Path(folder)
+        finally:
+            if root:
+                os.setresuid(0, 0, 0)
+            os.chmod(folder, 0o755)
+            os.chmod(f"{folder}/run", 0o755)
+
+
+@pytest.mark.parametrize("name", ["", "run", "new", "new/run"])
+def test_a_read_only_folder_is_refused(name, read_only):
+    with pytest.raises(ValueError, match="must be writable"):
+        Workdir(read_only / name).check(SETTINGS)
+
+
+def test_a_file_system_that_denies_it_only_when_it_comes_to_writing(read_only, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    for name in ("run", "new"):  # the error names the place
+        with (
+            pytest.raises(OSError, match=f"Permission denied.*{read_only / name}"),
+            Workdir(read_only / name).claimed(SETTINGS),
+        ):
+            pass
+
+
+def test_a_full_disk_is_told_with_the_file(run):
+    resource = pytest.importorskip("resource")
+    run.path.mkdir(parents=True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, name in ((0, "lock"), (100, "config.json")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(OSError, match=f"large: .*{name}"), run.claimed(SETTINGS):
+                pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [path.name for path in run.path.iterdir()] == ["lock"]
+    with run.claimed(SETTINGS):
+        pass
