@@ -1,19 +1,21 @@
 """Checkpoints of a run, written whole, verified when read, at any step."""
 
+import contextlib
 import itertools
 import json
 import math
-import os
 import pathlib
 import re
 import shutil
 import signal
 import time
+import zlib
 
 import keras
 import tensorflow as tf
 
 from keras_bt.interruption import Interrupted
+from keras_bt.whole_files import flush
 
 VARIABLES, CONTENTS = "variables", "contents.json"
 # What TensorFlow raises for a file that is missing, cut or changed.
@@ -47,8 +49,8 @@ class RunCheckpoint(keras.callbacks.Callback):
         keep: int, how many checkpoints stay.
         writes: whether this process writes; of several workers one does.
         interruption: `keras_bt.interruption.Interruption` to look at after each step, or None.
-        agree: function from this worker's 0 or signal number to the sum over all workers, which
-            all call at the same steps; None where there is one worker.
+        agree: function from 1 or 0, whether this worker is to leave, to the sum over all workers,
+            which all call at the same steps; None where there is one worker.
 
     Raises:
         ValueError: if a number is out of range.
@@ -102,6 +104,11 @@ class RunCheckpoint(keras.callbacks.Callback):
                 continue
             self._step = self._saved_step = int(path.name)
             return self._step
+        if not paths and self._directory.is_dir() and any(self._directory.glob("ckpt-*")):
+            raise OSError(
+                f"{self._directory} holds checkpoints of an earlier version, which cannot be read. "
+                "Choose another --workdir."
+            )
         if paths:
             raise OSError(
                 f"None of the checkpoints in {self._directory} can be read. Remove it to begin "
@@ -112,8 +119,11 @@ class RunCheckpoint(keras.callbacks.Callback):
     def _check_contents(self, path):
         """Raises ValueError unless a checkpoint is of this model, OSError if it cannot be read."""
         try:
-            theirs = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
-        except ValueError as error:
+            found = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
+            theirs = found["variables"]
+            if found["crc32"] != _checksum(theirs):
+                raise ValueError("checksum")
+        except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{CONTENTS} is damaged") from error
         ours = _contents(self._variables)
         if theirs != ours:
@@ -159,18 +169,19 @@ class RunCheckpoint(keras.callbacks.Callback):
         if self._agree is None:
             return number
         # To ask takes about a millisecond; signals leave many seconds' time.
-        return self._agree(number) if batch is None or batch % 10 == 9 else 0
+        leave = (batch is None or batch % 10 == 9) and self._agree(int(number > 0))
+        return (number or signal.SIGTERM) if leave else 0
 
     def _leave(self, number):
         if number:
-            # Of several workers some may have had the signal.
-            number = number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
-            print(
-                f"Stopped by {signal.Signals(number).name} after step {self._step:,}; "
-                f"{self._directory} holds step {self._saved_step:,}. To go on, run the same "
-                "command again.",
-                flush=True,
-            )
+            kept = f"{self._directory} holds step {self._saved_step:,}"
+            kept = kept if self._saved_step else "there is no checkpoint yet"
+            with contextlib.suppress(OSError):  # who reads it may be gone
+                print(
+                    f"Stopped by {signal.Signals(number).name} after step {self._step:,}; {kept}. "
+                    "To go on, run the same command again.",
+                    flush=True,
+                )
             raise Interrupted(number)
 
     def save(self):
@@ -179,7 +190,8 @@ class RunCheckpoint(keras.callbacks.Callback):
         Raises:
             OSError: if it cannot be written. Nothing half-written stays.
         """
-        self._clock, self._saved_step = time.monotonic(), self._step
+        self._clock = time.monotonic()
+        last, self._saved_step = self._saved_step, self._step
         if not self._writes:
             return
         path = self._directory / f"{self._step:08}"
@@ -188,21 +200,22 @@ class RunCheckpoint(keras.callbacks.Callback):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             self._checkpoint.write(str(partial / VARIABLES))
-            text = json.dumps(_contents(self._variables))
+            contents = _contents(self._variables)
+            text = json.dumps({"variables": contents, "crc32": _checksum(contents)})
             (partial / CONTENTS).write_text(text, encoding="utf-8")
-            for file in partial.iterdir():
-                _flush(file)
+            for file in [*partial.iterdir(), partial]:
+                flush(file)
             if path.exists():  # it could not be read, or this step would not be ahead
                 shutil.rmtree(path)
             partial.rename(path)
-            _flush(self._directory)
+            flush(self._directory)
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            kept = checkpoints(self._directory)
+            kept = self._directory / f"{last:08}"
             raise OSError(
                 f"The checkpoint of step {self._step:,} could not be written: "
                 f"{_first_line(error)}. "
-                + (f"{kept[0]} is kept. " if kept else "")
+                + (f"{kept} is kept. " if last else "")
                 + "Make room and run the same command again."
             ) from error
         self._prune()
@@ -244,13 +257,8 @@ def _contents(variables):
     return [[re.split("[/_]", v.path)[-1], list(v.shape), v.dtype] for v in variables]
 
 
-def _flush(path):
-    """Makes sure that a file, or the names in a folder, are on the disk and not in a cache."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _checksum(contents):
+    return zlib.crc32(json.dumps(contents).encode())
 
 
 def _first_line(error):

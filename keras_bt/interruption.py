@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C at the end of a step, so that nothing of the work is lost."""
 
 import contextlib
+import os
 import signal
-import sys
 import threading
 
 
@@ -45,5 +45,6 @@ class Interruption:
             signal.signal(each, handler)
         self.number = number
         name = signal.Signals(number).name
-        # Not `print`, which a signal may have interrupted.
-        sys.__stderr__.write(f"\n{name}: saving after this step; once more to leave at once.\n")
+        # Not `print`, which the signal may have interrupted; and who reads it may be gone.
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{name}: stopping after this step; again to stop at once.\n".encode())

@@ -5,9 +5,9 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_bt import objective
+from keras_bt.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
 from keras_bt.optimizer import SkipNonFinite
 from keras_bt.remat import rematerialised
-from keras_bt.several_workers import FitsOnSeveralWorkers, as_logs
 from keras_bt.step_metrics import MeanOverSteps, SkippedSteps
 from keras_bt.strategy import current_replicas, synchronise_batch_normalisation
 
@@ -194,7 +194,8 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
 
     @property
     def _skips(self):
-        return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        optimizer = getattr(self, "optimizer", None)  # none before `compile`
+        return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
     def train_step(self, data):
         """One step on (view_a, view_b): two forward passes, the objective, one update."""
@@ -212,7 +213,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         )
         finite = failures == 0
         if self._skips:
-            gradients = _spoil_unless(finite, gradients)
+            gradients = skip_everywhere_unless(finite, gradients)
             for variable, before in statistics:
                 variable.assign(ops.where(finite, variable, before))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
@@ -341,13 +342,3 @@ def _all_finite(tensors):
     return ops.cast(
         ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors if t is not None])), "float32"
     )
-
-
-def _spoil_unless(finite, gradients):
-    """Makes a failure on any replica visible on all, for Keras to skip the step.
-
-    `LossScaleOptimizer` looks at the local gradients of the first replica only.
-    """
-    first = next(i for i, g in enumerate(gradients) if g is not None)
-    spoilt = ops.where(finite, gradients[first], float("nan"))
-    return [*gradients[:first], spoilt, *gradients[first + 1 :]]

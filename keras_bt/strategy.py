@@ -45,8 +45,7 @@ def choose_strategy(name="auto", one_process=False):
             "This runs in one process: take --strategy=one or mirrored. Received: --strategy=auto "
             "and an environment (TF_CONFIG, SLURM_STEP_NUM_TASKS) that names several workers."
         )
-    if name == "auto":
-        name = _found()
+    name = resolved_name(name)
     if name == "multiworker":
         return _multi_worker()
     if name == "tpu":
@@ -57,8 +56,10 @@ def choose_strategy(name="auto", one_process=False):
     return _mirrored(tuple(d.name for d in gpus or tf.config.list_logical_devices("CPU")))
 
 
-def _found():
-    """The name of the strategy for what this process sees."""
+def resolved_name(name):
+    """The name of a strategy; for `"auto"`, of that for what this process sees."""
+    if name != "auto":
+        return name
     if several_workers():
         return "multiworker"
     if "TPU_NAME" in os.environ:
@@ -160,14 +161,19 @@ def worker_count(strategy):
     return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
 
 
+def worker_number(strategy):
+    """This process' number among the workers, from 0; that of the chief is 0."""
+    if worker_count(strategy) == 1:
+        return 0
+    resolver = strategy.cluster_resolver
+    if resolver.task_type == "chief":
+        return 0
+    return resolver.task_id + ("chief" in resolver.cluster_spec().as_dict())
+
+
 def is_chief(strategy):
     """Whether this process is the one that writes files; with one worker it is."""
-    if worker_count(strategy) == 1:
-        return True
-    resolver = strategy.cluster_resolver
-    if "chief" in resolver.cluster_spec().as_dict():
-        return resolver.task_type == "chief"
-    return resolver.task_id == 0
+    return worker_number(strategy) == 0
 
 
 def describe(strategy):

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import os
 import pathlib
 
 
@@ -14,6 +15,7 @@ def whole(path):
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
         yield partial
+        flush(partial)
         partial.replace(path)
     except OSError as error:
         if error.errno and not error.filename:  # a disk that is full does not say where
@@ -21,3 +23,12 @@ def whole(path):
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush(path):
+    """Makes sure that a file, or the names in a folder, are on the disk and not in a cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,7 @@ class Workdir:
     """The folder that a run writes to.
 
     Args:
-        path: the folder; nothing is made before `claim`.
+        path: the folder; nothing is made before `claimed`.
     """
 
     def __init__(self, path):
@@ -71,7 +71,7 @@ class Workdir:
                 )
 
     def read_settings(self):
-        """The settings that `claim` recorded, a dict.
+        """The settings that `claimed` recorded, a dict.
 
         Raises:
             OSError: if the folder holds no run.
@@ -105,6 +105,8 @@ class Workdir:
                         f"workdir must not be in use. Received: {self.path}, in which {holder} "
                         "trains."
                     ) from error
+                except OSError as error:  # some network file systems have no locks
+                    print(f"Let nobody else train in {self.path}: it cannot be locked ({error})")
             try:
                 lock.truncate(0)
                 lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())

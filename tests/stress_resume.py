@@ -53,7 +53,7 @@ def newest(workdir):
 
 def kill_at_a_random_moment(process, workdir, draw):
     """Kills it, and says whether it was starting, training or saving; None if it was too late."""
-    began = newest(workdir)
+    began, left_over = newest(workdir), partials(workdir)
     if draw.random() < 0.2:
         time.sleep(draw.uniform(0, 8))
     else:
@@ -61,12 +61,18 @@ def kill_at_a_random_moment(process, workdir, draw):
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 1.5))
     if process.poll() is not None:
+        finish(process)  # over, and not by an error
         return None
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    if any((workdir / "checkpoints").glob("*.partial")):
+    if partials(workdir) - left_over:
         return "saving"
     return "training" if newest(workdir) > began else "starting"
+
+
+def partials(workdir):
+    """Checkpoints that are being written, or were when the process was killed."""
+    return {path.name for path in (workdir / "checkpoints").glob("*.partial")}
 
 
 def variables(workdir):
@@ -94,7 +100,6 @@ def stress(folder, kills, epochs, seed=0, flags=()):
         process = start(workdir, epochs, "--checkpoint_minutes=0", *flags)
         moment = kill_at_a_random_moment(process, workdir, draw)
         if moment is None:
-            print(f"The run was over after {done} kills: take more --epochs.")
             break
         done += 1
         moments[moment] += 1
@@ -117,7 +122,10 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp())
     try:
         epochs = arguments.epochs or max(3, arguments.kills // 3)
-        print(stress(folder, arguments.kills, epochs, arguments.seed, flags))
+        found = stress(folder, arguments.kills, epochs, arguments.seed, flags)
+        print(found)
+        if found["kills"] < arguments.kills:
+            raise SystemExit("The run was over too soon: take more --epochs.")
         print("All variables equal those of the run that was not interrupted, bit for bit.")
     finally:
         shutil.rmtree(folder)

@@ -11,7 +11,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_bt import LARS, BarlowTwins, projector, resnet
-from keras_bt.remat import rematerialised, segments_of_least_peak
+from keras_bt.graph_cuts import segments_of_least_peak
+from keras_bt.remat import rematerialised
 from keras_bt.strategy import choose_strategy
 
 
@@ -367,12 +368,25 @@ class Subclassed(keras.Model):
         return images
 
 
+class WithACallOfItsOwn(keras.Model):
+    def call(self, images, training=None):
+        return -super().call(images, training=training)
+
+
+def functional_but_for_its_call():
+    images = keras.Input((4,))
+    return WithACallOfItsOwn(images, layers.Dense(2)(images))
+
+
 def two_inputs():
     inputs = [keras.Input((4,)), keras.Input((4,))]
     return keras.Model(inputs, layers.Add()(inputs))
 
 
-@pytest.mark.parametrize("build", [Subclassed, two_inputs, keras.Sequential, lambda: layers.ReLU()])
+@pytest.mark.parametrize(
+    "build",
+    [Subclassed, functional_but_for_its_call, two_inputs, keras.Sequential, layers.ReLU],
+)
 def test_models_without_a_graph_are_refused(build):
     with pytest.raises(ValueError, match=r"one input and one output.*Received: <"):
         rematerialised(build())

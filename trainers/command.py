@@ -77,16 +77,19 @@ def quiet_start():
 class Mistakes:
     """`with mistakes:` reports a `ValueError` or `OSError` as a user's mistake.
 
-    Around what reads the user's input, not around training, where such an error would be ours and
-    its traceback wanted.
+    Those of training are the user's as well: a loss that is no number, a disk that is full, images
+    that cannot be read.
     """
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
+        full = error is not None and "No space left on device" in str(error)
         if isinstance(error, (ValueError, OSError)):
             fail(error)
+        if full and isinstance(error, Exception):  # as TensorFlow says it
+            fail(str(error).strip().splitlines()[0])
 
 
 mistakes = Mistakes()

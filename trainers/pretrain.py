@@ -132,7 +132,7 @@ def main():
         import keras
 
         from keras_bt import data, workdir
-        from keras_bt.strategy import choose_strategy, lost_workers_reported
+        from keras_bt.strategy import choose_strategy, lost_workers_reported, worker_number
         from trainers import monitors, pretraining, running, skipped_images
 
     with command.mistakes, contextlib.ExitStack() as held:
@@ -155,11 +155,13 @@ def main():
         steps = job.restore(FLAGS.checkpoint_every, FLAGS.checkpoint_minutes)
         print(job.description())
 
-        with skipped_images.noted(run.path, *job.sources):
+        with skipped_images.noted(run.path, *job.sources, worker=worker_number(strategy)):
             watching = monitors.monitors(job, FLAGS.monitor_every, FLAGS.monitor_images)
             with job.interruption.watched():
                 job.fit(steps, FLAGS.log_every, FLAGS.steps_per_execution, watching)
-            if job.leads:
+        job.wait_for_the_others()
+        if job.leads:
+            with skipped_images.noted(run.path, *job.sources):
                 print(job.finish(FLAGS.evaluate, started))
         job.wait_for_the_others()
 

@@ -13,10 +13,10 @@ import tensorflow as tf
 from keras_bt import (
     augmentations,
     data,
+    keras_fixes,
     objective,
     plots,
     saved_model,
-    several_workers,
     workdir,
 )
 from keras_bt.callbacks.metrics_log import read_metrics
@@ -200,7 +200,7 @@ class Pretraining:
         if steps == 0 and self.leads:
             self.draw_views()
         # Keras executes as many steps at once in any case: they must fill what is left.
-        at_once = several_workers.steps_per_execution(steps_per_execution, self.strategy)
+        at_once = keras_fixes.steps_per_execution(steps_per_execution, self.strategy)
         at_once = largest_divisor(math.gcd(self.steps_per_epoch, done), at_once)
         if at_once < steps_per_execution and self.leads:
             print(f"Steps per execution: {at_once}, instead of {steps_per_execution}")

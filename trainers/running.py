@@ -8,6 +8,7 @@ from keras_bt import augmentations, data
 from keras_bt.callbacks.metrics_log import MetricsLog
 from keras_bt.checkpoint import RunCheckpoint, checkpoints
 from keras_bt.interruption import Interruption
+from keras_bt.strategy import resolved_name
 
 
 def is_finished(run):
@@ -26,7 +27,8 @@ def make_deterministic(wanted, strategy):
         wanted: bool, or None for whether that is free: on CPUs.
         strategy: name of the strategy.
     """
-    on_cpu = not tf.config.list_physical_devices("GPU") and strategy != "tpu"
+    tpu = resolved_name(strategy) == "tpu"
+    on_cpu = not tf.config.list_physical_devices("GPU") and not tpu
     if on_cpu if wanted is None else wanted:
         tf.config.experimental.enable_op_determinism()
         # AddN begins with whichever of its inputs nothing else holds at that moment, so the last

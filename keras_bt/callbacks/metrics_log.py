@@ -57,7 +57,8 @@ class MetricsLog(keras.callbacks.Callback):
 
     **Resuming.** When training begins, lines of an existing file beyond the step that training
     starts from are removed, and so is a last line that was not written whole: the file of a resumed
-    run reads like that of a run never interrupted. A new run (step 0) empties it. An instance
+    run reads like that of a run never interrupted, but for the first line after a resumption within
+    an epoch, which is the mean over the steps since. A new run (step 0) empties it. An instance
     belongs to one model; with several workers give it to one of them.
 
     Args:

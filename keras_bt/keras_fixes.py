@@ -3,8 +3,9 @@
 Under `MultiWorkerMirroredStrategy` Keras' trainer fails twice: before the first step, where it
 averages a batch over workers to build the model from, and after each step, where it averages logs
 along an axis that numbers do not have. And with several replicas its loop over the steps of one
-execution fails ("You must feed a value for placeholder"). `tests/test_replicas.py` says when Keras
-can do without a part of this module.
+execution fails ("You must feed a value for placeholder"), and `LossScaleOptimizer` looks for an
+overflow on the first replica only. `tests/test_replicas.py` says when Keras can do without a part
+of this module.
 """
 
 import tensorflow as tf
@@ -47,3 +48,21 @@ def steps_per_execution(wanted, strategy):
     if strategy.num_replicas_in_sync == 1 or isinstance(strategy, tf.distribute.TPUStrategy):
         return wanted
     return 1
+
+
+def skip_everywhere_unless(finite, gradients):
+    """Makes `LossScaleOptimizer` skip the step on all replicas.
+
+    It looks at the local gradients of the first one; where that skips and the others do not, or
+    the other way round, their weights drift apart.
+
+    Args:
+        finite: bool scalar, the same on all replicas: whether the step may be taken.
+        gradients: list of tensors or None.
+
+    Returns:
+        The gradients, the first of them NaN if the step is to be skipped.
+    """
+    first = next(i for i, g in enumerate(gradients) if g is not None)
+    spoilt = ops.where(finite, gradients[first], float("nan"))
+    return [*gradients[:first], spoilt, *gradients[first + 1 :]]
