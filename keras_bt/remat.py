@@ -16,6 +16,9 @@ from keras import ops
 
 from keras_bt.graph_cuts import is_chain, pieces_of, segments_of_least_peak, sizes
 
+# In 3.12 a `keras.Function` from a tensor within a graph fails with "Graph disconnected".
+SUPPORTED = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 13)
+
 
 def rematerialised(backbone):
     """Returns a function that computes what `backbone` does, with less memory in training.
@@ -42,8 +45,13 @@ def rematerialised(backbone):
         is true. Its attribute `segments` is a tuple of tuples of layer names, in order.
 
     Raises:
-        ValueError: if the backbone is no such model.
+        ValueError: if the backbone is no such model, or Keras is too old to cut one.
     """
+    if not SUPPORTED:
+        raise ValueError(
+            "Rematerialisation needs Keras 3.13 or newer, which can cut a model's graph, and that "
+            f"Python 3.11. Received: Keras {keras.__version__}."
+        )
     if not is_chain(backbone):
         raise ValueError(
             "Rematerialisation needs a functional or sequential keras.Model with one input and "
