@@ -71,11 +71,14 @@ def several_workers():
     """Whether TF_CONFIG or SLURM says that this process is one of several workers.
 
     Raises:
-        ValueError: if TF_CONFIG cannot be understood.
+        ValueError: if TF_CONFIG or SLURM's number of tasks cannot be understood.
     """
     if "TF_CONFIG" in os.environ:
         return sum(len(_tf_config()["cluster"].get(job, [])) for job in ("chief", "worker")) > 1
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if not tasks.isdecimal():
+        raise ValueError(f"SLURM_STEP_NUM_TASKS must be a number. Received: {tasks}")
+    return int(tasks) > 1
 
 
 def _tf_config():
@@ -105,7 +108,9 @@ def _multi_worker():
     try:
         resolver = None if "TF_CONFIG" in os.environ else _slurm()
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    except (tf.errors.OpError, RuntimeError, ValueError, KeyError) as error:
+    except KeyError as error:
+        raise ValueError(f"srun must set {error.args[0]}. Received: nothing.") from error
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"The workers could not be set up: {reason}") from error
 
@@ -146,7 +151,7 @@ def _tpu(name):
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
         return tf.distribute.TPUStrategy(resolver)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition(".")[0]
         raise ValueError(
             f"strategy=tpu needs a TPU. Received: TPU_NAME={name} ({reason})."

@@ -76,6 +76,16 @@ def test_auto_looks_for_workers(environment, several, monkeypatch):
             choose_strategy("multiworker")
 
 
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [("2", "srun must set SLURM_STEP_NODELIST"), ("x", "must be a number. Received: x")],
+)
+def test_what_slurm_should_have_set(tasks, message, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    with pytest.raises(ValueError, match=message):
+        choose_strategy("auto")
+
+
 def test_slurms_nodes_keep_their_order(monkeypatch):
     # As srun sets them; sorted by name, node10 would come before node2.
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "5")
