@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config
 
 # Two logical CPU devices in one process stand in for two GPUs. This must happen before
 # TensorFlow initialises its devices, hence here and not in a fixture.
@@ -22,6 +23,14 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _determinism_ends_with_the_module():
+    """A script that runs in this process switches it on for good; XLA then refuses to compile."""
+    yield
+    tf_config.disable_op_determinism()
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": True})
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import script
 import tensorflow as tf
-from tensorflow.python.framework import config
 
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
@@ -57,9 +56,6 @@ def flags(tmp_path_factory):
     keras.Sequential(layers).save(path)
     with unittest.mock.patch.object(data, "pretraining_views", remembered_views):
         yield [*FLAGS, f"--backbone={path}"]
-    # What the runs switch on stays on in this process.
-    config.disable_op_determinism()
-    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": True})
 
 
 @pytest.fixture
