@@ -23,7 +23,7 @@ from keras_bt import model as model_module
 BATCH, STEPS = 24, 5
 
 
-def smooth_model(form):
+def smooth_model(form="auto", redundancy_weight=0.01):
     """Small, and without the kinks of a ReLU, whose flips are noise on top of what is compared."""
     keras.utils.set_random_seed(0)
     backbone = keras.Sequential([keras.layers.Input((16, 16, 3))])
@@ -32,7 +32,7 @@ def smooth_model(form):
         backbone.add(keras.layers.BatchNormalization(momentum=0.9))
         backbone.add(keras.layers.Activation("softplus"))
     backbone.add(keras.layers.GlobalAveragePooling2D())
-    return BarlowTwins(backbone, projector((32, 48), input_dim=16), 0.01, form)
+    return BarlowTwins(backbone, projector((32, 48), input_dim=16), redundancy_weight, form)
 
 
 def images():

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from oracles import barlow_twins_terms as oracle_terms
 from oracles import load_formula_weights, weights_formula
+from replica_run import smooth_model
 
 from keras_bt import LARS, BarlowTwins, loss_floor, projector, resnet, warmup_cosine
 from keras_bt.strategy import choose_strategy
@@ -13,18 +14,6 @@ def small_model(form="auto", seed=0, **kwargs):
     keras.utils.set_random_seed(seed)
     backbone = resnet(18, stem="small", width=8, input_shape=(16, 16, 3))
     return BarlowTwins(backbone, projector((48, 48), input_dim=64), form=form, **kwargs)
-
-
-def smooth_model(form="auto", redundancy_weight=0.01):
-    """Small, and without the kinks of a ReLU, whose flips are noise on top of what is compared."""
-    keras.utils.set_random_seed(0)
-    backbone = keras.Sequential([keras.layers.Input((16, 16, 3))])
-    for filters in (8, 16):
-        backbone.add(keras.layers.Conv2D(filters, 3, strides=2, use_bias=False))
-        backbone.add(keras.layers.BatchNormalization(momentum=0.9))
-        backbone.add(keras.layers.Activation("softplus"))
-    backbone.add(keras.layers.GlobalAveragePooling2D())
-    return BarlowTwins(backbone, projector((32, 48), input_dim=16), redundancy_weight, form)
 
 
 def pairs(count, seed=0):
