@@ -1,0 +1,131 @@
+"""Barlow Twins in PyTorch as published: what the benchmarks compare with.
+
+The formulas are those of the official code (facebookresearch/barlowtwins, main.py), with its d×d
+matrix, its off-diagonal view of it and its LARS; one device, so nothing is all-reduced.
+"""
+
+import torch
+from torch import nn
+
+DEPTHS = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True)}
+
+
+def off_diagonal(matrix):
+    """All elements of a square matrix but its diagonal."""
+    n = matrix.shape[0]
+    return matrix.flatten()[:-1].view(n - 1, n + 1)[:, 1:].flatten()
+
+
+def published_loss(za, zb, normalise, redundancy_weight=0.0051):
+    """The loss of two batches of embeddings.
+
+    Args:
+        za: float tensor (n, d).
+        zb: float tensor (n, d).
+        normalise: `torch.nn.BatchNorm1d(d, affine=False)` in training mode.
+        redundancy_weight: float λ.
+    """
+    c = normalise(za).T @ normalise(zb)
+    c.div_(len(za))
+    on_diagonal = torch.diagonal(c).add_(-1).pow_(2).sum()
+    return on_diagonal + redundancy_weight * off_diagonal(c).pow_(2).sum()
+
+
+class LARS(torch.optim.Optimizer):
+    """Decay, trust ratio and momentum, all in new tensors but the last, as published."""
+
+    def __init__(self, parameters, lr=0.2, weight_decay=1e-6, momentum=0.9, eta=0.001):
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta}
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self):
+        """Updates every parameter."""
+        for group in self.param_groups:
+            for w in group["params"]:
+                g = w.grad
+                if w.ndim > 1:
+                    g = g.add(w, alpha=group["weight_decay"])
+                    w_norm, g_norm = torch.norm(w), torch.norm(g)
+                    one = torch.ones_like(w_norm)
+                    ratio = torch.where(g_norm > 0, group["eta"] * w_norm / g_norm, one)
+                    g = g.mul(torch.where(w_norm > 0, ratio, one))
+                state = self.state[w]
+                if not state:
+                    state["momentum"] = torch.zeros_like(w)
+                state["momentum"].mul_(group["momentum"]).add_(g)
+                w.add_(state["momentum"], alpha=-group["lr"])
+
+
+class Block(nn.Module):
+    """A residual block of version 1.5: basic, or a bottleneck."""
+
+    def __init__(self, channels, filters, stride, bottleneck):
+        super().__init__()
+        expanded = 4 * filters if bottleneck else filters
+        if bottleneck:
+            sizes = [(channels, filters, 1, 1), (filters, filters, 3, stride)]
+            sizes.append((filters, expanded, 1, 1))
+        else:
+            sizes = [(channels, filters, 3, stride), (filters, filters, 3, 1)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, size, s, size // 2, bias=False) for i, o, size, s in sizes
+        )
+        self.normalisations = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in sizes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or channels != expanded:
+            convolution = nn.Conv2d(channels, expanded, 1, stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(expanded))
+
+    def forward(self, x):
+        """The block's output for its input."""
+        y = x
+        for convolution, normalisation in zip(self.convolutions, self.normalisations, strict=True):
+            last = convolution is self.convolutions[-1]
+            y = normalisation(convolution(y))
+            y = y if last else self.relu(y)
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+def resnet(depth, stem, width=64):
+    """torchvision's ResNet-18 or -50 without its classifier; `"small"`: 3×3 stem, no pooling."""
+    blocks, bottleneck = DEPTHS[depth]
+    small = stem == "small"
+    layers = [
+        nn.Conv2d(3, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    ]
+    if not small:
+        layers.append(nn.MaxPool2d(3, 2, 1))
+    channels = width
+    for stage, count in enumerate(blocks):
+        filters = width * 2**stage
+        for index in range(count):
+            stride = 2 if stage > 0 and index == 0 else 1
+            layers.append(Block(channels, filters, stride, bottleneck))
+            channels = 4 * filters if bottleneck else filters
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class BarlowTwins(nn.Module):
+    """The published model: (view_a, view_b) → loss, with two forward passes."""
+
+    def __init__(self, backbone, widths):
+        super().__init__()
+        self.backbone = backbone
+        channels = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features
+        sizes, layers = [channels, *widths], []
+        for i in range(len(sizes) - 2):
+            layers.append(nn.Linear(sizes[i], sizes[i + 1], bias=False))
+            layers += [nn.BatchNorm1d(sizes[i + 1]), nn.ReLU(inplace=True)]
+        layers.append(nn.Linear(sizes[-2], sizes[-1], bias=False))
+        self.projector = nn.Sequential(*layers)
+        self.normalise = nn.BatchNorm1d(sizes[-1], affine=False)
+
+    def forward(self, view_a, view_b):
+        """The loss of two batches of views."""
+        za, zb = (self.projector(self.backbone(view)) for view in (view_a, view_b))
+        return published_loss(za, zb, self.normalise)
