@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 
 def resnet(depth, stem, width=64):
-    """torchvision's ResNet-18 or -50 without its classifier; `"small"`: 3×3 stem, no pooling."""
+    """Torchvision's ResNet-18 or -50 without its classifier; `"small"`: 3×3 stem, no pooling."""
     blocks, bottleneck = DEPTHS[depth]
     small = stem == "small"
     layers = [
