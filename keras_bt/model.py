@@ -5,11 +5,12 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_bt import objective
+from keras_bt.batch_normalisation import prepare_batch_normalisation
 from keras_bt.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
 from keras_bt.optimizer import SkipNonFinite
 from keras_bt.remat import rematerialised
 from keras_bt.step_metrics import MeanOverSteps, SkippedSteps
-from keras_bt.strategy import current_replicas, synchronise_batch_normalisation
+from keras_bt.strategy import current_replicas
 
 ON_NONFINITE = ("stop", "skip")
 
@@ -120,7 +121,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             )
         objective.check_redundancy_weight(redundancy_weight)
         objective.choose_form(None, self.embedding_dim, form)
-        synchronise_batch_normalisation(backbone, projector)
+        prepare_batch_normalisation(backbone, projector)
         self.backbone = backbone
         self.projector = projector
         self.redundancy_weight = redundancy_weight

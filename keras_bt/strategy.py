@@ -6,7 +6,6 @@ import json
 import os
 import re
 
-import keras
 import tensorflow as tf
 from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
@@ -300,16 +299,3 @@ def current_replicas():
     if context is None or context.num_replicas_in_sync == 1:
         return OneReplica()
     return Replicas(context)
-
-
-def synchronise_batch_normalisation(*models):
-    """Makes each BatchNormalization of `models` use the statistics of the global batch, in place.
-
-    Only where the current strategy has several replicas; on one, where there is nothing to
-    synchronise, the plain computation is faster and `synchronized` is set to False.
-    """
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    for model in models:
-        for layer in model._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = several

@@ -9,9 +9,10 @@ from exported import IMAGE_SIZE, difference, encoded, random_images, tiny_backbo
 from PIL import Image
 
 from keras_bt import data, saved_model
+from keras_bt.batch_normalisation import prepare_batch_normalisation
 from keras_bt.evaluation.features import extract_features
 from keras_bt.preprocessing import centre_crop, normalise
-from keras_bt.strategy import choose_strategy, synchronise_batch_normalisation
+from keras_bt.strategy import choose_strategy
 from keras_bt.workdir import save_model
 
 EXACT = 1e-5  # relative L2
@@ -249,7 +250,7 @@ def test_what_was_frozen_stays_frozen(tmp_path):
 def test_a_backbone_trained_on_two_replicas(tmp_path):
     with choose_strategy("mirrored").scope():
         backbone = tiny_backbone()
-        synchronise_batch_normalisation(backbone)
+        prepare_batch_normalisation(backbone)
         model = keras.Sequential([backbone, keras.layers.Dense(2)])
         model.compile(keras.optimizers.SGD(0.1), "mse")
         with pytest.raises(ValueError, match=r"must be called outside strategy.scope\(\)"):

@@ -19,7 +19,8 @@ import math
 import keras
 from keras import ops
 
-from keras_bt.strategy import current_replicas, synchronise_batch_normalisation
+from keras_bt.batch_normalisation import prepare_batch_normalisation
+from keras_bt.strategy import current_replicas
 
 EPOCHS = 20
 # (backbone, head): those of the published code's README go with its cosine, the paper's with steps.
@@ -252,7 +253,7 @@ def classifier(backbone, classes, from_scratch=False):
         name=_free_name(copy, "head"),
     )
     model = keras.Model(images, head(features), name="classifier")
-    synchronise_batch_normalisation(model)
+    prepare_batch_normalisation(model)
     return model
 
 

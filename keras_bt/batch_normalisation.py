@@ -1,0 +1,75 @@
+"""BatchNormalization as a model needs it here: over all replicas, or on one of them fused.
+
+Keras' layer computes mean, variance and result by separate operations of TensorFlow, each of which
+reads the activations and most of which write as many numbers. TensorFlow has one operation for all
+of it, with another for the gradient. On a processor they take a quarter of the time, keep the input
+and nothing else for the backward pass, and read half precision without a copy in float32
+(`benchmarks/train_step.py`).
+"""
+
+import types
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+FUSED_TYPES = ("float32", "bfloat16", "float16")
+
+
+def prepare_batch_normalisation(*models):
+    """Makes each BatchNormalization of `models` right and fast for the current strategy, in place.
+
+    With several replicas it is synchronised: its statistics are those of the global batch. With
+    one, where there is nothing to synchronise, TensorFlow's fused operation takes the place of
+    Keras' arithmetic in training. Results are the same but for rounding; configuration, variables
+    and saved files are not touched by it.
+    """
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    for model in models:
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = several
+                if several:
+                    vars(layer).pop("call", None)
+                elif type(layer).call is keras.layers.BatchNormalization.call:
+                    layer.call = types.MethodType(_call, layer)
+
+
+def _call(layer, inputs, training=None, mask=None):
+    """`BatchNormalization.call`, fused where it is in training and TensorFlow can."""
+    if not (training and layer.trainable and mask is None and _can_be_fused(layer, inputs)):
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+    channels = inputs.shape[-1]
+    ones, zeros = tf.ones(channels), tf.zeros(channels)
+    # The kernel takes images; the features of a projector are images of one pixel.
+    images = inputs.shape.rank == 4
+    x = inputs if images else tf.expand_dims(tf.expand_dims(inputs, 1), 1)
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=ops.cast(layer.gamma, "float32") if layer.scale else ones,
+        offset=ops.cast(layer.beta, "float32") if layer.center else zeros,
+        mean=zeros,  # of no effect in training
+        variance=zeros,
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    # It returns Σ (x − mean)² / (n − 1); Keras keeps, and replicas agree on, Σ (x − mean)² / n.
+    n = tf.cast(tf.size(x) // channels, "float32")
+    momentum = layer.momentum
+    for moving, new in (
+        (layer.moving_mean, mean),
+        (layer.moving_variance, variance * ((n - 1) / n)),
+    ):
+        old = ops.cast(moving, "float32")
+        moving.assign(ops.cast(momentum * old + (1 - momentum) * new, moving.dtype))
+    return ops.cast(y if images else tf.squeeze(y, [1, 2]), layer.compute_dtype)
+
+
+def _can_be_fused(layer, inputs):
+    return (
+        inputs.shape.rank in (2, 4)
+        and layer.axis in (-1, inputs.shape.rank - 1)
+        and inputs.dtype.name in FUSED_TYPES
+        and layer.compute_dtype in FUSED_TYPES
+        and not layer.renorm
+    )
