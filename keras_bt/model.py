@@ -6,6 +6,7 @@ from keras import layers, ops
 
 from keras_bt import objective
 from keras_bt.batch_normalisation import prepare_batch_normalisation
+from keras_bt.both_views import project_both
 from keras_bt.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
 from keras_bt.optimizer import SkipNonFinite
 from keras_bt.remat import rematerialised
@@ -260,8 +261,9 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             sums over replicas are those of the global batch.
         """
         # Two passes: each view has its own batch statistics.
-        za = self.embed(view_a, training=training)
-        zb = self.embed(view_b, training=training)
+        encode = self._rematerialised or self.backbone
+        features = [encode(view, training=training) for view in (view_a, view_b)]
+        za, zb = project_both(self.projector, *features, training=training)
         on_diagonal, off_diagonal = objective.barlow_twins_terms(za, zb, self.form, replicas)
         penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularisers
         penalty = ops.cast(penalty, on_diagonal.dtype) / replicas.count
@@ -340,6 +342,7 @@ def _vector_length(model, role):
 
 def _all_finite(tensors):
     """1.0 if every element of every tensor is finite, else 0.0."""
-    return ops.cast(
-        ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors if t is not None])), "float32"
-    )
+    # A sum of finite numbers is finite, unless they are so large that their norm is infinite too;
+    # one that is not finite never makes a finite sum. It takes one pass and no array of bools.
+    sums = [ops.sum(ops.cast(t, "float32")) for t in tensors if t is not None]
+    return ops.cast(ops.all(ops.isfinite(ops.stack(sums))), "float32")

@@ -72,6 +72,9 @@ from trainers import running
 running.make_deterministic(True, "one")
 keras.utils.set_random_seed(0)
 backbone = resnet(18, stem="small", width=4, input_shape=(16, 16, 3))
+x = backbone.output  # three readers: their gradients make such a sum
+x = keras.layers.Add()([keras.layers.Activation(f)(x) for f in ("relu", "tanh", "sigmoid")])
+backbone = keras.Model(backbone.input, x)
 twins = model.BarlowTwins(backbone, model.projector((8, 8), 32), remat=REMAT)
 twins.compile(optimizer.LARS(0.1))
 twins.optimizer.build(twins.trainable_variables)
