@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_bt import fused
+
 
 @keras.saving.register_keras_serializable("keras_bt")
 class LARS(keras.optimizers.Optimizer):
@@ -83,12 +85,11 @@ class LARS(keras.optimizers.Optimizer):
             g = g * self._trust_ratio(variable, g)
         else:
             rate = rate * self.bias_rate_ratio
-        self.assign(m, self.momentum * m + g)
-        self.assign_sub(variable, rate * m)
+        fused.momentum_step(variable, m.value, g, rate, self.momentum)
 
     def _trust_ratio(self, w, g):
         """η ‖w‖ / ‖g‖, or 1 where either norm is zero."""
-        w_norm, g_norm = ops.sqrt(ops.sum(ops.square(w))), ops.sqrt(ops.sum(ops.square(g)))
+        w_norm, g_norm = fused.norm(w), fused.norm(g)
         both = ops.logical_and(w_norm > 0, g_norm > 0)
         ratio = self.trust_coefficient * w_norm / ops.where(both, g_norm, 1.0)
         return ops.where(both, ratio, 1.0)

@@ -1,0 +1,183 @@
+"""Where the time of a training step goes: `python -m benchmarks.step_profile`.
+
+TensorFlow's profiler records every operation of some steps of `benchmarks.train_step`'s network on
+the processor, executed one after the other so that their times add up; they are summed by what they
+do, beside the floating-point operations that the mathematics needs and the speed of one large
+matrix product on the same cores, which is the limit. Nothing else should be running on the machine.
+With `--logdir` the profile is kept for TensorBoard's profile plugin.
+"""
+
+import collections
+import itertools
+import math
+import pathlib
+import re
+import tempfile
+import time
+
+from absl import app, flags, logging
+
+from benchmarks.input_pipeline import available_cores, machine
+from benchmarks.replicas import aligned
+from benchmarks.train_step import NETWORKS, KerasStep, network_of
+from trainers import command
+
+# What an operation "scope/…/name:Type" belongs to: the first pattern that is found in it.
+KINDS = {
+    "convolutions, forward": r"Conv2D$",
+    "convolutions, gradient of inputs": r"Conv2DBackpropInput",
+    "convolutions, gradient of kernels": r"Conv2DBackpropFilter",
+    "projector, products": r"linear\d.*MatMul$",
+    "BatchNormalization": r"BatchNorm|_bn\d|/bn\d|downsample_1",
+    "optimizer": r"lars",
+    "objective": r"MatMul$",
+    "sums of gradients": r":AddN$",
+    "ReLU, shortcut": r"Relu|_add(_\d+)?/",
+    "padding, pooling": r"Pad|Pool|/Slice|avgpool",
+    "finite?": r"IsFinite|:All$|:Sum$",
+    "other": r"",
+}
+_GIGA = 1e9
+
+
+def kind(operation):
+    """The key of `KINDS` for "scope/…/name:Type"."""
+    return next(name for name, pattern in KINDS.items() if re.search(pattern, operation))
+
+
+def operation_seconds(logdir):
+    """Dict from "name:Type" to seconds, of all operations in a profile."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    seconds = collections.Counter()
+    for path in pathlib.Path(logdir).rglob("*.xplane.pb"):
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+        for plane in space.planes:
+            if plane.name != "/host:CPU":
+                continue
+            for event in itertools.chain.from_iterable(line.events for line in plane.lines):
+                name = plane.event_metadata[event.metadata_id].name
+                # Other events are those of the executor, which contain operations.
+                if re.fullmatch(r"[\w./-]+:_?[A-Z]\w*", name):
+                    seconds[name] += event.duration_ps / 1e12
+    return seconds
+
+
+def multiply_adds(model, batch_size):
+    """Of the forward pass of a view: a list for the convolutions in order, and of the projector."""
+    import keras
+
+    convolutions = [
+        batch_size * math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
+        for layer in model.backbone.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
+    products = [
+        batch_size * math.prod(layer.kernel.shape)
+        for layer in model.projector.layers
+        if isinstance(layer, keras.layers.Dense)
+    ]
+    return convolutions, sum(products)
+
+
+def floor(model, batch_size):
+    """Dict from a key of `KINDS` to floating-point operations of a step: two per multiply-add.
+
+    Both views; forward, and backward once for the inputs (not for the images) and once for the
+    kernels. What is not in it is of lower order.
+    """
+    from keras_bt import costs, objective
+
+    convolutions, products = multiply_adds(model, batch_size)
+    views, d = 2, model.embedding_dim
+    form = objective.choose_form(batch_size, d)
+    return {
+        "convolutions, forward": 2 * views * sum(convolutions),
+        "convolutions, gradient of inputs": 2 * views * sum(convolutions[1:]),
+        "convolutions, gradient of kernels": 2 * views * sum(convolutions),
+        "projector, products": 3 * 2 * views * products,
+        "objective": costs.objective_cost(batch_size, d, 1, form).work,
+    }
+
+
+def largest_speed(size=4096):
+    """Floating-point operations per second of a product of float32 matrices, the best of five."""
+    import tensorflow as tf
+
+    x = tf.random.stateless_normal((size, size), (0, 0))
+    product = tf.function(lambda x: tf.matmul(x, x))
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        product(x)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def rows(seconds, work, wall, speed):
+    """The table: seconds by kind (of one step), and of what no operation takes."""
+    lines = []
+    rest = wall - sum(seconds.values())
+    for name in [*KINDS, "between operations"]:
+        spent = rest if name == "between operations" else seconds[name]
+        giga = work.get(name, 0) / _GIGA
+        share = f"{100 * giga * _GIGA / spent / speed:.0f}" if giga and spent else ""
+        numbers = [f"{1000 * spent:.1f}", f"{100 * spent / wall:.0f}"]
+        lines.append([name, *numbers, f"{giga:.1f}" if giga else "", share])
+    total = sum(work.values()) / _GIGA
+    share = f"{100 * total * _GIGA / wall / speed:.0f}"
+    return [*lines, ["step", f"{1000 * wall:.1f}", "100", f"{total:.1f}", share]]
+
+
+def main(_):
+    """Profiles and prints."""
+    args = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    network = network_of(args, args.network)
+    batch_size = network.batch_sizes[0]
+    with command.quiet_start():
+        import tensorflow as tf
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    step = KerasStep(network, batch_size, args.width, args.precision, args.threads)
+    step.run(2)
+    speed = largest_speed()
+    with tempfile.TemporaryDirectory() as folder:
+        logdir = args.logdir or folder
+        tf.profiler.experimental.start(logdir)
+        started = time.perf_counter()
+        step.run(args.steps)
+        wall = (time.perf_counter() - started) / args.steps
+        tf.profiler.experimental.stop()
+        operations = operation_seconds(logdir)
+    seconds = collections.Counter()
+    for name, spent in operations.items():
+        seconds[kind(name)] += spent / args.steps
+    print(machine(args.threads))
+    print(
+        f"ResNet-{network.depth}, {network.stem} stem, {network.image_size} pixels, batch "
+        f"{batch_size}, projector {network.projector}, {args.precision}, on the processor, mean of "
+        f"{args.steps} steps; a product of 4096 × 4096 float32: {speed / _GIGA:.0f} GFLOP/s\n"
+    )
+    lines = rows(seconds, floor(step.model, batch_size), wall, speed)
+    header = ["what", "ms", "% of the step", "GFLOP", "% of the product's speed"]
+    print(aligned(header, lines))
+    if args.operations:
+        print()
+        longest = operations.most_common(args.operations)
+        lines = [[name, f"{1000 * spent / args.steps:.1f}", kind(name)] for name, spent in longest]
+        print(aligned(["operation", "ms per step", "what"], lines))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("network", "resnet50", list(NETWORKS), "As in benchmarks.train_step.")
+    flags.DEFINE_list("batch_sizes", None, "Images of a view; the first counts.")
+    flags.DEFINE_integer("image_size", None, "In pixels, instead of the network's own.", 1)
+    flags.DEFINE_integer("projector", None, "Width of its layers, instead of the network's own.", 1)
+    flags.DEFINE_integer("width", 64, "Of the ResNet.", 1)
+    flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Of the layers.")
+    flags.DEFINE_integer("threads", available_cores(), "Within an operation.", 1)
+    flags.DEFINE_integer("steps", 3, "To be recorded.", 1)
+    flags.DEFINE_integer("operations", 0, "How many of the longest operations to list.", 0)
+    flags.DEFINE_string("logdir", None, "Where to keep the profile.")
+    app.run(main)

@@ -1,0 +1,287 @@
+"""Whole training steps beside PyTorch: `python -m benchmarks.train_step`.
+
+A step is two forward passes, the objective, the backward pass and the update by LARS, on views that
+are in memory. Here it is that of `model.fit`, with what `fit` does around it; in PyTorch that of
+the published code (`benchmarks.torch_barlow_twins`) on one device, with as many threads. Every
+contestant has a process of its own, with the same number of parameters, and they take turns.
+Nothing else should be running on the machine.
+
+Memory is the peak of the process, Python and libraries included, as the system says (`getrusage`);
+on a GPU that of the framework's allocator.
+
+`benchmarks.step_profile` shows where the time of a step goes.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import statistics
+import sys
+import time
+
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.input_pipeline import available_cores, machine
+from benchmarks.replicas import aligned
+from benchmarks.turns import answer_turns, taking_turns
+from trainers import command
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is trained: a ResNet, three layers of so many units, at batches of these sizes."""
+
+    depth: int
+    stem: str
+    image_size: int
+    projector: int
+    batch_sizes: tuple
+
+
+NETWORKS = {
+    "resnet50": Network(50, "imagenet", 224, 8192, (16, 32)),
+    "resnet18": Network(18, "small", 32, 2048, (256,)),
+}
+PUBLISHED = "PyTorch, as published"
+# Name: framework, precision, and options of `KerasStep` or `TorchStep`.
+CONTESTANTS = {
+    "keras_bt": ("keras", "float32", {}),
+    "keras_bt, bfloat16": ("keras", "bfloat16", {}),
+    "keras_bt, XLA": ("keras", "float32", {"jit_compile": True}),
+    PUBLISHED: ("torch", "float32", {}),
+    "PyTorch, channels last": ("torch", "float32", {"channels_last": True}),
+    "PyTorch, channels last, bfloat16": ("torch", "bfloat16", {"channels_last": True}),
+}
+RATE = 1e-3  # small, as random images are nothing to learn from
+_GIB = 2**30
+
+
+def random_views(network, batch_size, width):
+    """Two float32 arrays (n, h, w, 3)."""
+    random = np.random.default_rng(0)
+    shape = (batch_size, network.image_size, network.image_size, 3)
+    return [random.standard_normal(shape, np.float32) for _ in range(2)]
+
+
+class KerasStep:
+    """Steps of `BarlowTwins.fit`."""
+
+    def __init__(self, network, batch_size, width, precision, threads, jit_compile=None):
+        with command.quiet_start():
+            import keras
+            import tensorflow as tf
+
+            from keras_bt import LARS, BarlowTwins, projector, resnet
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        self._tf = tf
+        details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+        self.gpu = details.get("device_name", "GPU") if gpus else None
+        if precision != "float32":
+            keras.config.set_dtype_policy(f"mixed_{precision}")
+        side = network.image_size
+        backbone = resnet(network.depth, network.stem, width, (side, side, 3))
+        head = projector([network.projector] * 3, input_dim=backbone.output_shape[-1])
+        self.model = BarlowTwins(backbone, head)
+        self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
+        # On a processor Keras' "auto" compiles nothing, on a GPU all that it can.
+        jit_compile = jit_compile or ("auto" if gpus else False)
+        self.model.compile(LARS(RATE), jit_compile=jit_compile)
+        views = tuple(map(tf.constant, random_views(network, batch_size, width)))
+        self._batches = tf.data.Dataset.from_tensors(views).repeat()
+
+    def run(self, steps):
+        """Takes so many steps."""
+        self.model.fit(self._batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+
+    def peak_bytes(self):
+        """Of a GPU."""
+        return self._tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
+class TorchStep:
+    """Steps of the published training loop."""
+
+    def __init__(self, network, batch_size, width, precision, threads, channels_last=False):
+        import torch
+
+        from benchmarks import torch_barlow_twins as published
+
+        torch.set_num_threads(threads)
+        self._torch, self._precision = torch, precision
+        self.gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        self._device = "cuda" if self.gpu else "cpu"
+        backbone = published.resnet(network.depth, network.stem, width)
+        self.model = published.BarlowTwins(backbone, [network.projector] * 3).to(self._device)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model.backbone.to(memory_format=layout)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self._optimizer = published.LARS(self.model.parameters(), lr=RATE)
+        self._views = [
+            torch.from_numpy(view).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+            for view in random_views(network, batch_size, width)
+        ]
+
+    def run(self, steps):
+        """Takes so many steps."""
+        torch = self._torch
+        for _ in range(steps):
+            views = [view.to(self._device, non_blocking=True) for view in self._views]
+            self._optimizer.zero_grad()
+            half = self._precision == "bfloat16"
+            with torch.autocast(self._device, torch.bfloat16, enabled=half):
+                loss = self.model(*views)
+            loss.backward()
+            self._optimizer.step()
+        if self.gpu:
+            torch.cuda.synchronize()
+
+    def peak_bytes(self):
+        """Of a GPU."""
+        return self._torch.cuda.max_memory_allocated()
+
+
+def measure(args):
+    """Answers turns: images per second and GiB at the peak, and at first what is there."""
+    from benchmarks.knn import peak_gib
+
+    framework, precision, options = CONTESTANTS[args.contestant]
+    network = network_of(args, args.network)
+    batch_size = int(args.batch_sizes[0])
+    step = {"keras": KerasStep, "torch": TorchStep}[framework](
+        network, batch_size, args.width, precision, args.threads, **options
+    )
+
+    def turn(steps):
+        if steps is None:
+            step.run(2)  # traces, tunes, allocates
+            return {"parameters": step.parameters, "device": step.gpu}
+        started = time.perf_counter()
+        step.run(steps)
+        seconds = time.perf_counter() - started
+        peak = step.peak_bytes() / _GIB if step.gpu else peak_gib()
+        return {"images/s": steps * batch_size / seconds, "GiB": peak}
+
+    answer_turns(turn)
+
+
+def network_of(args, name):
+    """The network of that name, with what flags say otherwise."""
+    changes = {
+        "image_size": args.image_size,
+        "projector": args.projector,
+        "batch_sizes": args.batch_sizes and tuple(map(int, args.batch_sizes)),
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    return dataclasses.replace(NETWORKS[name], **changes)
+
+
+def measured(args, network, batch_size, contestants):
+    """Contestant → what its turns answered, the first of which is about the contestant."""
+    own = {
+        "network": network,
+        "batch_sizes": batch_size,
+        "image_size": args.image_size,
+        "projector": args.projector,
+        "width": args.width,
+        "threads": args.threads,
+    }
+    arguments = [f"--{key}={value}" for key, value in own.items() if value is not None]
+    with contextlib.ExitStack() as stack:
+        turns, results = {}, {}
+        for name in contestants:
+            print(f"{network}, batch {batch_size}: {name} starts", file=sys.stderr)
+            turns[name] = stack.enter_context(
+                taking_turns("benchmarks.train_step", [*arguments, f"--contestant={name}"])
+            )
+            results[name] = [turns[name]()]  # waits, so that they do not start all at once
+        counts = {result[0]["parameters"] for result in results.values()}
+        if len(counts) > 1:
+            raise RuntimeError(f"The contestants train different numbers of parameters: {counts}.")
+        for number in range(args.rounds):
+            print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
+            for name, turn in turns.items():
+                results[name].append(turn(args.steps))
+    return results
+
+
+def rows(batch_size, results):
+    """Rows of numbers as text, one per contestant."""
+    medians = {
+        name: statistics.median(turn["images/s"] for turn in turns[1:])
+        for name, turns in results.items()
+    }
+    lines = []
+    for name, (_, *turns) in results.items():
+        speeds = [turn["images/s"] for turn in turns]
+        ratio = f"{medians[name] / medians[PUBLISHED]:.2f}" if PUBLISHED in medians else "–"
+        speed = f"{medians[name]:.2f} ({min(speeds):.2f}–{max(speeds):.2f})"
+        memory = f"{max(turn['GiB'] for turn in turns):.1f}"
+        lines.append([str(batch_size), name, speed, ratio, memory])
+    return lines
+
+
+def print_measured(args):
+    with command.mistakes:
+        contestants = chosen(args)
+        networks = {name: network_of(args, name) for name in args.networks}
+    print(machine(args.threads))
+    for name, network in networks.items():
+        lines = []
+        for batch_size in network.batch_sizes:
+            results = measured(args, name, batch_size, contestants)
+            lines += rows(batch_size, results)
+        devices = {turns[0]["device"] or "processor" for turns in results.values()}
+        count = next(iter(results.values()))[0]["parameters"]
+        print(
+            f"\nResNet-{network.depth}, {network.stem} stem, {network.image_size} pixels, "
+            f"projector {'-'.join([str(network.projector)] * 3)}, {count / 1e6:.1f} million "
+            f"parameters, on: {', '.join(sorted(devices))}; float32 unless said otherwise\n"
+        )
+        header = ["batch", "step", "images/s", "× published", "GiB at the peak"]
+        print(aligned(header, lines), flush=True)
+
+
+def chosen(args):
+    """The contestants asked for that can be had."""
+    unknown = [name for name in args.networks if name not in NETWORKS]
+    if unknown or not args.networks:
+        raise ValueError(
+            f"networks must be of {', '.join(NETWORKS)}. Received: {','.join(args.networks)}."
+        )
+    names = list(CONTESTANTS) if args.xla else [n for n in CONTESTANTS if "XLA" not in n]
+    if args.float32_only:
+        names = [name for name in names if CONTESTANTS[name][1] == "float32"]
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed and left out: pip install torch.", file=sys.stderr)
+        names = [name for name in names if CONTESTANTS[name][0] != "torch"]
+    return names
+
+
+def main(_):
+    """Measures and prints."""
+    args = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    if args.contestant:
+        measure(args)
+    else:
+        print_measured(args)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("networks", list(NETWORKS), f"Of {', '.join(NETWORKS)}.")
+    flags.DEFINE_list("batch_sizes", None, "Images of a view, instead of the network's own.")
+    flags.DEFINE_integer("image_size", None, "In pixels, instead of the network's own.", 1)
+    flags.DEFINE_integer("projector", None, "Width of its layers, instead of the network's own.", 1)
+    flags.DEFINE_integer("width", 64, "Of the ResNet.", 1)
+    flags.DEFINE_integer("threads", available_cores(), "Of each contestant.", 1)
+    flags.DEFINE_integer("rounds", 3, "Measurements of each.", 1)
+    flags.DEFINE_integer("steps", 3, "Steps in a measurement.", 1)
+    flags.DEFINE_bool("xla", False, "Also compile the whole step by XLA.")
+    flags.DEFINE_bool("float32_only", False, "No bfloat16.")
+    flags.DEFINE_string("contestant", None, "Set by the benchmark itself, for one process.")
+    flags.DEFINE_string("network", None, "Set by the benchmark itself, for one process.")
+    app.run(main)

@@ -1,0 +1,39 @@
+"""Processes that take turns, so that what they measure is measured side by side."""
+
+import contextlib
+import json
+import subprocess
+import sys
+
+
+@contextlib.contextmanager
+def taking_turns(module, arguments):
+    """Starts `python -m module arguments`, which answers as `answer_turns` does.
+
+    Gives a function: each call is one turn, waits for it, and returns its result.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+
+        def turn(request=None):
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                raise RuntimeError(f"{' '.join(command[1:])} failed; see above.")
+            return json.loads(answer)
+
+        try:
+            yield turn
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+
+
+def answer_turns(function):
+    """In the process: prints `function(request)` for every turn, until there are no more."""
+    for line in sys.stdin:
+        print(json.dumps(function(json.loads(line))), flush=True)
