@@ -26,8 +26,6 @@ from absl import app, flags
 from PIL import Image, ImageFilter, ImageOps
 
 # TensorFlow is imported inside functions: the DataLoader's workers read this file, but need none.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on start-up
-
 PACKAGES = ("keras_bt", "keras", "keras-cv", "tensorflow", "pillow", "torch", "torchvision")
 OPERATIONS = {  # each of them on one source image, that is for both of its views
     "decode": "Decode",
@@ -409,6 +407,7 @@ def main(_):
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on start-up
     flags.DEFINE_integer("images", 400, "Files to write, and images per measurement.", 1)
     flags.DEFINE_integer("rounds", 3, "Measurements of each contestant.", 1)
     flags.DEFINE_integer("batch_size", 64, "Source images per batch.", 2)

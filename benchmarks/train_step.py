@@ -91,7 +91,10 @@ class KerasStep:
         jit_compile = jit_compile or ("auto" if gpus else False)
         self.model.compile(LARS(RATE), jit_compile=jit_compile)
         views = tuple(map(tf.constant, random_views(network, batch_size, width)))
-        self._batches = tf.data.Dataset.from_tensors(views).repeat()
+        # With nothing to tune, the end of a data set waits for the tuner's next turn, for seconds.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        self._batches = tf.data.Dataset.from_tensors(views).repeat().with_options(options)
 
     def run(self, steps):
         """Takes so many steps."""

@@ -3,25 +3,32 @@
 For a global batch of n images, embeddings of width d and R replicas with n/R rows each:
 
     form            work, forward      backward           sent, in numbers of 4 bytes
-    "correlation"   2·n·d² / R         4·n·d² / R         2(R−1)/R · (d² + 8d + 1)
+    "correlation"   2·n·d² / R         4·n·d² / R         2(R−1)/R · (d² + 6d + 1)
     "gram"          4·n²·d / R         4·n²·d / R         2(R−1)/R · (9d + 1)  +  (R−1)/R · 2·n·d
+                    4·n²·d · σ(n)  where R = 1
 
     form            memory, in numbers of 4 bytes
-    "correlation"   2·d²                                  + 9·n·d / R
-    "gram"          3·n² / R  and, where R > 1, 2·n·d     + 9·n·d / R
+    "correlation"   2·d²                                  + 8·n·d / R
+    "gram"          3·n² / R  and, where R > 1, 2·n·d     + 8·n·d / R
 
 Work is floating-point operations, two per multiply-add, of the matrix products; the rest is of
-order n·d/R. Each replica sends as a ring does (Patarasuk and Yuan, 2009): 2(R−1)/R · m for the sum
+order n·d/R. One replica makes use of z zᵀ being symmetric: it computes one corner and both blocks
+on the diagonal, in the same way if they are large enough, so that
+
+    σ(n) = 1/4 + σ(n/2)/2  for n ≥ 256,  1 for less:  3/4, 5/8, 9/16, … at n = 256, 512, 1024, …
+
+Each replica sends as a ring does (Patarasuk and Yuan, 2009): 2(R−1)/R · m for the sum
 of arrays of m numbers, (R−1)/R · m for gathering m numbers in all.
 
-- Both forms sum the count of rows and, for each of two views, means and variances forward and
-  their gradients backward: 1 + 8·d numbers.
-- "correlation" sums the d×d matrix. It keeps that and, for a while, its square or the sum's input.
-- "gram" sums the diagonal of C and gathers the embeddings of both views. It keeps those, two
-  matrices of n/R × n and, for a while, their product.
+- Both forms sum the count of rows and, for each of two views, means, what rounding left of them
+  and variances: 1 + 6·d numbers.
+- "correlation" sums the d×d matrix, and nothing backward. It keeps that and, for a while, its
+  square or the sum's input.
+- "gram" sums the diagonal of C, backward 2·d numbers, and gathers the embeddings of both views. It
+  keeps those, two matrices of n/R × n and, for a while, their product.
 
 Memory is at the peak, beside the two embeddings and without XLA, which needs less. Of arrays of the
-embeddings' own shape there are about nine at once, gradients included; that number is measured.
+embeddings' own shape there are about eight at once, gradients included; that number is measured.
 
 The sum of the gradients of P parameters sends 2(R−1)/R · P numbers more, whatever the form.
 """
@@ -29,7 +36,8 @@ The sum of the gradients of P parameters sends 2(R−1)/R · P numbers more, wha
 import dataclasses
 
 NUMBER = 4  # bytes of a float32
-ARRAYS_OF_ROWS = 9  # of n/R × d at once, measured on CPUs
+ARRAYS_OF_ROWS = 8  # of n/R × d at once, measured on CPUs
+SYMMETRIC_FROM = 256  # images: with fewer, products of the halves take as long as one of the whole
 
 # Floating-point operations in the time of sending one byte: a V100 as in the paper's runs, with
 # 15.7e12 float32 operations per second and 150e9 bytes per second each way over NVLink 2 (NVIDIA's
@@ -77,23 +85,37 @@ def objective_cost(n, d, replicas, form):
     Returns:
         `Cost`.
     """
-    standardisation = summed(8 * d + 1, replicas)
+    standardisation = summed(6 * d + 1, replicas)
     rows = ARRAYS_OF_ROWS * n * d / replicas
     if form == "correlation":
         product = 2 * n * d * d / replicas
         sent = standardisation + summed(d * d, replicas)
         return Cost(product, 2 * product, sent, NUMBER * (2 * d * d + rows))
     product = 2 * n * n * d / replicas
-    sent = standardisation + summed(d, replicas) + gathered(2 * n * d, replicas)
+    forward = 4 * d * gram_multiplications(n) if replicas == 1 else 2 * product
+    sent = standardisation + summed(3 * d, replicas) + gathered(2 * n * d, replicas)
     everything = 2 * n * d if replicas > 1 else 0
-    return Cost(2 * product, 2 * product, sent, NUMBER * (3 * n * n / replicas + everything + rows))
+    return Cost(forward, 2 * product, sent, NUMBER * (3 * n * n / replicas + everything + rows))
+
+
+def halves_gram(n):
+    """Whether one replica with n images (int or None) makes use of the symmetry of z zᵀ."""
+    return n is not None and n >= SYMMETRIC_FROM
+
+
+def gram_multiplications(n):
+    """How many elements of z zᵀ, one replica's n × n, are computed: n²·σ(n)."""
+    if not halves_gram(n):
+        return n * n
+    half = n // 2
+    return half * (n - half) + gram_multiplications(half) + gram_multiplications(n - half)
 
 
 def cheaper_form(n, d, replicas):
     """The form that takes less time by `Cost.time`: `"gram"` for few images, or `"correlation"`.
 
-    One replica has nothing to send, and "gram" wins for 4n < 3d. With the number of replicas the
-    work of each falls and what it sends does not, so the border rises towards n < d.
+    One replica has nothing to send, and "gram" wins for 2n·(1 + σ(n)) < 3d. With the number of
+    replicas the work of each falls and what it sends does not, so the border rises towards n < d.
 
     Args:
         n: int, images in the global batch.

@@ -66,10 +66,34 @@ def test_gradients_of_each_term_equal_autodiff(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("n", "d"), [(2, 3), (8, 300), (300, 8), (33, 33)])
+@pytest.mark.parametrize(("n", "d"), [(2, 3), (8, 300), (300, 8), (33, 33), (1027, 3)])
 def test_equals_the_oracle(n, d, form):
     za, zb = np.random.default_rng(n).normal(size=(2, n, d)).astype("float32")
     assert relative_error(barlow_twins_loss(za, zb, 0.02, form), oracle_loss(za, zb, 0.02)) < 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_large_batches_in_float64_have_the_gradient_of_autodiff(form):
+    # Enough images for the n×n form to halve its matrices more than once, into unequal parts.
+    za, zb = tf.constant(np.random.default_rng(0).normal(size=(2, 515, 7)) + 3.0)
+    zb = zb + za
+    with tf.GradientTape() as tape:
+        tape.watch([za, zb])
+        loss = barlow_twins_loss(za, zb, 0.02, form)
+    with tf.GradientTape() as tape64:
+        tape64.watch([za, zb])
+        a, b = (
+            (z - tf.reduce_mean(z, 0)) / tf.sqrt(tf.math.reduce_variance(z, 0) + 1e-5)
+            for z in (za, zb)
+        )
+        c = tf.transpose(a) @ b / 515
+        weights = tf.constant(0.02 + 0.98 * np.eye(7))
+        expected = tf.reduce_sum(weights * (c - np.eye(7)) ** 2)
+    assert loss.dtype == tf.float64
+    assert relative_error(loss, expected) < 1e-12
+    gradients = tape.gradient(loss, [za, zb]), tape64.gradient(expected, [za, zb])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert relative_error(ours, theirs) < 1e-10
 
 
 def test_invariances():

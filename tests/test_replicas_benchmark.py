@@ -58,7 +58,7 @@ def test_model_counts_megabytes_and_milliseconds():
         lambda count: 16 * count, 8192, [16], parameters=10**8, bandwidth=25
     )
     assert (replicas_, n, auto) == ("16", "256", "gram")
-    assert correlation == "503.8 (20.2)"  # 2 · 15/16 · 4 · (8192² + 65537) bytes
+    assert correlation == "503.7 (20.1)"  # 2 · 15/16 · 4 · (8192² + 49153) bytes
     assert gram == "16.3 (0.7)"  # 15/16 · 4 · (2 · 256 · 8192 + 2 · 73729)
     assert gradients == "750.0 (30.0)"
 

@@ -1,0 +1,350 @@
+"""The objective and its gradient, beside the published formula: `python -m benchmarks.objective`.
+
+Time and peak memory of the loss and its gradients with respect to both embeddings: in both forms,
+and as published in PyTorch (`benchmarks.torch_barlow_twins`) where that is installed, in float32,
+on a GPU if TensorFlow sees one. Each framework has one process, with the same number of threads;
+they take turns, and first of all must find the same loss for the same embeddings. Nothing else
+should be running on the machine.
+
+Memory is beyond the inputs, gradients included, as the framework's allocator says. PyTorch has none
+on CPUs: there it is the growth of its process, where Linux tells it.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.knn import machine, peak_gib
+from benchmarks.replicas import FORMS, aligned, formulas
+from trainers import command
+
+TORCH = "PyTorch"
+REDUNDANCY_WEIGHT = 0.0051
+TORCH_MATRICES = 6  # of d × d at once in PyTorch: C, what is not its diagonal, squares, gradients
+_MIB, _GIB = 2**20, 2**30
+_TURN_SECONDS = 0.2  # a turn has as many steps as fit, at least one
+_CELL_SECONDS = 20  # no further round begins when a cell has taken so long
+
+
+def embeddings(n, d):
+    """Two related views of n images, float32 (2, n, d), the same in every process."""
+    views = np.random.default_rng(0).standard_normal((2, n, d), dtype=np.float32)
+    views[1] += views[0]
+    return views
+
+
+class TensorFlow:
+    """The objective of this project."""
+
+    def __init__(self, threads, tf32):
+        with command.quiet_start():
+            import tensorflow as tf
+
+            from keras_bt import objective
+        self._tf, self._objective = tf, objective
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+        details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+        self.gpu = details.get("device_name", "GPU") if gpus else None
+
+    def steps(self, n, d):
+        """Dict from form to a function that computes loss and gradients, and returns the loss."""
+        tf, views = self._tf, [self._tf.constant(z) for z in embeddings(n, d)]
+
+        def step(form):
+            @tf.function(input_signature=[tf.TensorSpec((n, d))] * 2)
+            def loss_and_gradients(za, zb):
+                with tf.GradientTape() as tape:
+                    tape.watch([za, zb])
+                    loss = self._objective.barlow_twins_loss(za, zb, REDUNDANCY_WEIGHT, form)
+                return loss, *tape.gradient(loss, [za, zb])
+
+            return lambda: loss_and_gradients(*views)[0]
+
+        return {form: step(form) for form in FORMS}
+
+    def wait(self):
+        """Returns when the device has computed everything."""
+        self._tf.test.experimental.sync_devices()
+
+    def memory(self, reset):
+        """Bytes in use, and at the peak since the last reset."""
+        device = "GPU:0" if self.gpu else "CPU:0"
+        if reset:
+            self._tf.config.experimental.reset_memory_stats(device)
+        memory = self._tf.config.experimental.get_memory_info(device)
+        return memory["current"], memory["peak"]
+
+
+class PyTorch:
+    """The published formula, whose only form is `TORCH`."""
+
+    def __init__(self, threads, tf32):
+        import torch
+
+        self._torch = torch
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        self.gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+    def steps(self, n, d):
+        """As above."""
+        from benchmarks.torch_barlow_twins import published_loss
+
+        device = "cuda" if self.gpu else "cpu"
+        views = [self._torch.from_numpy(z).to(device) for z in embeddings(n, d)]
+        views = [z.clone().requires_grad_() for z in views]  # NumPy's array goes
+        normalise = self._torch.nn.BatchNorm1d(d, affine=False).to(device)
+
+        def step():
+            loss = published_loss(*views, normalise, REDUNDANCY_WEIGHT)
+            gradients = self._torch.autograd.grad(loss, views)
+            del gradients
+            return loss.detach()
+
+        return {TORCH: step}
+
+    def wait(self):
+        """As above."""
+        if self.gpu:
+            self._torch.cuda.synchronize()
+
+    def memory(self, reset):
+        """As above, or None where that is not known."""
+        if not self.gpu:
+            return process_memory(reset)
+        if reset:
+            self._torch.cuda.reset_peak_memory_stats()
+        return self._torch.cuda.memory_allocated(), self._torch.cuda.max_memory_allocated()
+
+
+FRAMEWORKS = {"TensorFlow": TensorFlow, TORCH: PyTorch}
+
+
+def process_memory(reset):
+    """Bytes of this process now, and at the peak since the last reset; Linux only, else None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    if reset:
+        with contextlib.suppress(OSError, AttributeError):  # a C library that is not glibc
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    status = dict(s.split(":") for s in pathlib.Path("/proc/self/status").read_text().splitlines())
+    return [1024 * int(status[name].split()[0]) for name in ("VmRSS", "VmHWM")]
+
+
+def peak_memory(step, memory):
+    """Bytes that a step needs at its peak beyond what there was; or None if that is not known."""
+    start = memory(reset=True)
+    step()
+    return None if start is None else memory(reset=False)[1] - start[0]
+
+
+def answer(framework, orders):
+    """Does what each line of `orders` says, a JSON object, and prints an answer for each.
+
+    With n, d and form: a turn. The first with new n, d prepares the inputs, the first of a form
+    warms up and measures memory.
+    """
+    print(json.dumps({"gpu": framework.gpu}), flush=True)
+    shape, steps, warm = None, {}, {}
+    for line in orders:
+        order = json.loads(line)
+        if shape != (order["n"], order["d"]):
+            shape = order["n"], order["d"]
+            steps.clear(), warm.clear()
+            steps.update(framework.steps(*shape))
+
+        def step(once=steps[order["form"]]):
+            loss = once()
+            framework.wait()
+            return float(loss)
+
+        if order["form"] not in warm:
+            loss = step()
+            warm[order["form"]] = {"loss": loss, "memory": peak_memory(step, framework.memory)}
+        seconds, deadline = [], time.perf_counter() + _TURN_SECONDS
+        while not seconds or time.perf_counter() < deadline:
+            started = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - started)
+        result = {"seconds": statistics.median(seconds), "process": peak_gib()}
+        print(json.dumps(warm[order["form"]] | result), flush=True)
+
+
+@contextlib.contextmanager
+def started(name, threads, tf32, module="benchmarks.objective"):
+    """Starts `answer` in a process; gives a function from an order to its answer, and the GPU."""
+    # Threads of OpenMP must be known before PyTorch is there.
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    arguments = [f"--child={name}", f"--threads={threads}", f"--tf32={tf32}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    ) as process:
+
+        def read():
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"The measurement in {name} failed; see above.")
+            return json.loads(line)
+
+        def turn(**order):
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            return read()
+
+        yield turn, read()["gpu"]
+
+
+def expected_bytes(n, d, form):
+    """About what a form needs beyond the inputs."""
+    costs = formulas()
+    if form != TORCH:
+        return costs.objective_cost(n, d, 1, form).memory
+    return costs.NUMBER * (TORCH_MATRICES * d * d + costs.ARRAYS_OF_ROWS * n * d)
+
+
+def measured_cell(turns, n, d, forms, rounds):
+    """Dict from form to its answers, with the median of their seconds."""
+    begun, results = time.perf_counter(), {form: [] for form in forms}
+    for _ in range(rounds):
+        for form in forms:
+            results[form].append(turns[form](n=n, d=d, form=form))
+        if time.perf_counter() - begun > _CELL_SECONDS:
+            break
+    return {
+        form: answers[0] | {"seconds": statistics.median(x["seconds"] for x in answers)}
+        for form, answers in results.items()
+    }
+
+
+def check_losses(n, d, cell, tolerance):
+    """Raises RuntimeError if the forms, and PyTorch, do not have one loss."""
+    losses = {form: result["loss"] for form, result in cell.items()}
+    if max(losses.values()) - min(losses.values()) > tolerance * abs(min(losses.values())):
+        raise RuntimeError(f"All must find the same loss for {n} × {d}. Received: {losses}.")
+
+
+def row(n, d, cell, chosen):
+    """A row of the table, for the measured forms, of which `chosen` is what auto takes."""
+    seconds = {form: result["seconds"] for form, result in cell.items()}
+    memory = {form: result["memory"] for form, result in cell.items() if result["memory"]}
+    better = min(seconds[form] for form in FORMS if form in seconds)
+
+    def cells(values, unit):
+        star = {chosen: " *"}
+        texts = {
+            form: f"{x / unit:.3g}" if x < 999 * unit else f"{x / unit:.0f}"
+            for form, x in values.items()
+        }
+        shown = [texts[f] + star.get(f, "") if f in texts else "–" for f in (*FORMS, TORCH)]
+        known = TORCH in values and values.get(chosen)
+        return [*shown, f"{values[TORCH] / values[chosen]:.1f}" if known else "–"]
+
+    worse = f"{seconds[chosen] / better:.2f}"
+    return [f"{n} × {d}", *cells(seconds, 1e-3), worse, *cells(memory, _MIB)]
+
+
+def table(rows):
+    """The rows under their header."""
+    ms, mib = ([f"{form}, {unit}" for form in (*FORMS, TORCH)] for unit in ("ms", "MiB"))
+    ratio = f"{TORCH} / auto"
+    header = ["n × d", *ms, ratio, "auto / better", *mib, ratio]
+    return aligned(header, rows)
+
+
+def left_out(torch_gpu, gpu):
+    """Why PyTorch is not measured, or None."""
+    if not importlib.util.find_spec("torch"):
+        return f"{TORCH} is left out: it is not installed."
+    if bool(torch_gpu) != bool(gpu):
+        return f"{TORCH} is left out: it sees {torch_gpu or 'no GPU'}, TensorFlow {gpu or 'none'}."
+    return None
+
+
+def print_measured(args):
+    with command.mistakes:
+        if not all(x.isdecimal() and int(x) > 1 for x in args.n + args.d):
+            raise ValueError(f"n and d must be 2 or more. Received: n={args.n}, d={args.d}.")
+        sizes = [(int(d), int(n)) for d, n in itertools.product(args.d, args.n)]
+    with contextlib.ExitStack() as stack:
+        start = (args.threads, args.tf32)
+        ours, gpu = stack.enter_context(started("TensorFlow", *start))
+        turns = dict.fromkeys(FORMS, ours)
+        torch_gpu = None
+        if importlib.util.find_spec("torch"):
+            turns[TORCH], torch_gpu = stack.enter_context(started(TORCH, *start))
+        reason = left_out(torch_gpu, gpu)
+        if reason:
+            turns.pop(TORCH, None)
+        print_header(args, gpu, reason)
+        rows, skipped, processes = [], [], {}
+        for d, n in sizes:
+            forms = [f for f in turns if expected_bytes(n, d, f) <= args.max_gib * _GIB]
+            skipped += [f"{form} at {n} × {d}" for form in turns if form not in forms]
+            chosen = formulas().cheaper_form(n, d, 1)  # what auto takes
+            if chosen not in forms:
+                continue
+            cell = measured_cell(turns, n, d, forms, args.rounds)
+            check_losses(n, d, cell, 1e-2 if args.tf32 else 1e-4)
+            rows.append(row(n, d, cell, chosen))
+            processes |= {form: result["process"] for form, result in cell.items()}
+            print(" | ".join(rows[-1]), file=sys.stderr)  # the table itself comes at the end
+    if rows:
+        print(table(rows))
+        names = {chosen: "TensorFlow", TORCH: TORCH}
+        found = [f"{name} {processes[f]:.2f} GiB" for f, name in names.items() if f in processes]
+        print(f"\nEach whole process at its peak, over all of these: {', '.join(found)}.")
+    if skipped:
+        print(f"\nNot measured, needing more than {args.max_gib:g} GiB: {', '.join(skipped)}.")
+
+
+def print_header(args, gpu, reason):
+    device = gpu or f"CPU, {args.threads} threads"
+    print(machine())
+    print(f"{device}; float32{', products in TF32' if gpu and args.tf32 else ''}")
+    print(
+        f"Loss and gradients. ms: median of up to {args.rounds} rounds; MiB: at the peak, beyond "
+        "the inputs. * what auto chooses"
+    )
+    print(f"{reason}\n" if reason else "", flush=True)
+
+
+def main(_):
+    """Measures and prints."""
+    args = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    if args.child:
+        answer(FRAMEWORKS[args.child](args.threads, args.tf32), sys.stdin)
+    else:
+        print_measured(args)
+
+
+if __name__ == "__main__":
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    flags.DEFINE_list("n", ["64", "128", "256", "512", "1024", "2048"], "Batch sizes.")
+    flags.DEFINE_list("d", ["512", "2048", "8192", "16384", "65536"], "Widths of the embeddings.")
+    flags.DEFINE_integer("rounds", 5, "Turns of each form at each size.", 1)
+    flags.DEFINE_float("max_gib", 12.0, "Leave out what is expected to need more memory.", 0)
+    flags.DEFINE_integer("threads", cores, "Threads of each framework on the CPU.", 1)
+    flags.DEFINE_bool("tf32", False, "Matrix products in TF32, on GPUs that have it.")
+    flags.DEFINE_enum("child", None, list(FRAMEWORKS), "Set by the benchmark itself.")
+    app.run(main)
