@@ -10,14 +10,14 @@ objective, pixels for the step. Nothing else should be running on the machine.
 
 import dataclasses
 import os
-import sys
 
 import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import objective, replicas
 from benchmarks.knn import machine
-from benchmarks.objective import REDUNDANCY_WEIGHT, TensorFlow, answer
+from benchmarks.objective import REDUNDANCY_WEIGHT, TensorFlow
+from benchmarks.turns import answer_turns
 from trainers import command
 
 QUANTITIES = ("time", "memory")
@@ -240,7 +240,7 @@ def main(_):
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     if args.child:
-        answer(TrainStep(args.threads, args.tf32), sys.stdin)
+        answer_turns(objective.answers(TrainStep(args.threads, args.tf32)))
         return
     with command.mistakes:
         check(args)

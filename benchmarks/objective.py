@@ -14,11 +14,9 @@ import contextlib
 import ctypes
 import importlib.util
 import itertools
-import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
@@ -27,6 +25,7 @@ from absl import app, flags, logging
 
 from benchmarks.knn import machine, peak_gib
 from benchmarks.replicas import FORMS, aligned, formulas
+from benchmarks.turns import answer_turns, taking_turns
 from trainers import command
 
 TORCH = "PyTorch"
@@ -154,23 +153,25 @@ def peak_memory(step, memory):
     return None if start is None else memory(reset=False)[1] - start[0]
 
 
-def answer(framework, orders):
-    """Does what each line of `orders` says, a JSON object, and prints an answer for each.
+def answers(framework):
+    """Returns a function for `answer_turns`: what the framework measures when asked.
 
-    With n, d and form: a turn. The first with new n, d prepares the inputs, the first of a form
-    warms up and measures memory.
+    Asked for {"n", "d", "form"}, which is a turn. The first with new n, d prepares the inputs, the
+    first of a form warms up and measures memory. Asked for None, it says what GPU there is.
     """
-    print(json.dumps({"gpu": framework.gpu}), flush=True)
     shape, steps, warm = None, {}, {}
-    for line in orders:
-        order = json.loads(line)
-        if shape != (order["n"], order["d"]):
-            shape = order["n"], order["d"]
-            steps.clear(), warm.clear()
-            steps.update(framework.steps(*shape))
 
-        def step(once=steps[order["form"]]):
-            loss = once()
+    def answer(order):
+        nonlocal shape, steps, warm
+        if order is None:
+            return {"gpu": framework.gpu}
+        if shape != (order["n"], order["d"]):
+            shape, warm = (order["n"], order["d"]), {}
+            steps = {}  # the old inputs go before the new ones come
+            steps = framework.steps(*shape)
+
+        def step():
+            loss = steps[order["form"]]()
             framework.wait()
             return float(loss)
 
@@ -182,36 +183,20 @@ def answer(framework, orders):
             started = time.perf_counter()
             step()
             seconds.append(time.perf_counter() - started)
-        result = {"seconds": statistics.median(seconds), "process": peak_gib()}
-        print(json.dumps(warm[order["form"]] | result), flush=True)
+        measured = {"seconds": statistics.median(seconds), "process": peak_gib()}
+        return warm[order["form"]] | measured
+
+    return answer
 
 
 @contextlib.contextmanager
 def started(name, threads, tf32, module="benchmarks.objective"):
-    """Starts `answer` in a process; gives a function from an order to its answer, and the GPU."""
-    # Threads of OpenMP must be known before PyTorch is there.
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    """Starts `answers` in a process; gives a function from an order to its answer, and the GPU."""
     arguments = [f"--child={name}", f"--threads={threads}", f"--tf32={tf32}"]
-    with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    ) as process:
-
-        def read():
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"The measurement in {name} failed; see above.")
-            return json.loads(line)
-
-        def turn(**order):
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-            return read()
-
-        yield turn, read()["gpu"]
+    # Threads of OpenMP must be known before PyTorch is there.
+    with taking_turns(module, arguments, OMP_NUM_THREADS=str(threads)) as turn:
+        gpu = turn()["gpu"]
+        yield lambda **order: turn(order), gpu
 
 
 def expected_bytes(n, d, form):
@@ -333,7 +318,7 @@ def main(_):
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     if args.child:
-        answer(FRAMEWORKS[args.child](args.threads, args.tf32), sys.stdin)
+        answer_turns(answers(FRAMEWORKS[args.child](args.threads, args.tf32)))
     else:
         print_measured(args)
 

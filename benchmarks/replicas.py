@@ -13,13 +13,12 @@ import contextlib
 import dataclasses
 import itertools
 import statistics
-import subprocess
-import sys
 import time
 
 from absl import app, flags, logging
 
 from benchmarks.knn import machine, peak_gib
+from benchmarks.turns import answer_turns, taking_turns
 from trainers import command
 
 FORMS = ("correlation", "gram")
@@ -80,45 +79,32 @@ def prepare(replicas):
 
 
 def measure(setting, steps):
-    """Prints for every line of the input seconds, those of all cores, and MiB beside the inputs.
+    """Answers turns with seconds, those of all cores, and MiB beside the inputs.
 
-    The first line is answered when everything is ready, and means nothing.
+    The first turn is answered when everything is ready, and means nothing.
     """
     embeddings, step = prepare(setting.replicas)
     step(*embeddings(8, 8), setting.form)  # what TensorFlow allocates once
     inputs = embeddings(setting.n, setting.d)
     start = peak_gib()
     step(*inputs, setting.form)  # traces
-    for _ in sys.stdin:
+
+    def turn(_):
         seconds, cpu_started = [], time.process_time()
         for _ in range(steps):
             started = time.perf_counter()
             step(*inputs, setting.form)
             seconds.append(time.perf_counter() - started)
         cpu = (time.process_time() - cpu_started) / steps
-        print(statistics.median(seconds), cpu, _MIB_PER_GIB * (peak_gib() - start), flush=True)
+        return statistics.median(seconds), cpu, _MIB_PER_GIB * (peak_gib() - start)
+
+    answer_turns(turn)
 
 
-@contextlib.contextmanager
 def started(setting, steps):
     """Starts `measure` in a process; gives a function that has it measure once."""
     arguments = [f"--{name}={value}" for name, value in dataclasses.asdict(setting).items()]
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.replicas", "--child", f"--steps={steps}", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-
-        def turn():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            answer = process.stdout.readline().split()
-            if not answer:
-                raise RuntimeError(f"The measurement of {setting} failed; see above.")
-            return [float(number) for number in answer]
-
-        yield turn
+    return taking_turns("benchmarks.replicas", ["--child", f"--steps={steps}", *arguments])
 
 
 def measured(settings, rounds, steps):

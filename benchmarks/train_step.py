@@ -2,9 +2,9 @@
 
 A step is two forward passes, the objective, the backward pass and the update by LARS, on views that
 are in memory. Here it is that of `model.fit`, with what `fit` does around it; in PyTorch that of
-the published code (`benchmarks.torch_barlow_twins`) on one device, with as many threads. Every
-contestant has a process of its own, with the same number of parameters, and they take turns.
-Nothing else should be running on the machine.
+the published code (`benchmarks.torch_barlow_twins`) on one device, with as many threads. The
+contestants, which have the same number of parameters, take turns, every turn in a process of its
+own, so that only one is in memory. Nothing else should be running on the machine.
 
 Memory is the peak of the process, Python and libraries included, as the system says (`getrusage`);
 on a GPU that of the framework's allocator.
@@ -12,10 +12,12 @@ on a GPU that of the framework's allocator.
 `benchmarks.step_profile` shows where the time of a step goes.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
+import itertools
+import json
 import statistics
+import subprocess
 import sys
 import time
 
@@ -24,7 +26,6 @@ from absl import app, flags, logging
 
 from benchmarks.input_pipeline import available_cores, machine
 from benchmarks.replicas import aligned
-from benchmarks.turns import answer_turns, taking_turns
 from trainers import command
 
 
@@ -148,7 +149,7 @@ class TorchStep:
 
 
 def measure(args):
-    """Answers turns: images per second and GiB at the peak, and at first what is there."""
+    """Trains; prints images per second, GiB at the peak, parameters and the device as JSON."""
     from benchmarks.knn import peak_gib
 
     framework, precision, options = CONTESTANTS[args.contestant]
@@ -157,18 +158,17 @@ def measure(args):
     step = {"keras": KerasStep, "torch": TorchStep}[framework](
         network, batch_size, args.width, precision, args.threads, **options
     )
-
-    def turn(steps):
-        if steps is None:
-            step.run(2)  # traces, tunes, allocates
-            return {"parameters": step.parameters, "device": step.gpu}
-        started = time.perf_counter()
-        step.run(steps)
-        seconds = time.perf_counter() - started
-        peak = step.peak_bytes() / _GIB if step.gpu else peak_gib()
-        return {"images/s": steps * batch_size / seconds, "GiB": peak}
-
-    answer_turns(turn)
+    step.run(1)  # traces, tunes, allocates
+    started = time.perf_counter()
+    step.run(args.steps)
+    seconds = time.perf_counter() - started
+    result = {
+        "images/s": args.steps * batch_size / seconds,
+        "GiB": step.peak_bytes() / _GIB if step.gpu else peak_gib(),
+        "parameters": step.parameters,
+        "device": step.gpu or "processor",
+    }
+    print(json.dumps(result))
 
 
 def network_of(args, name):
@@ -183,7 +183,7 @@ def network_of(args, name):
 
 
 def measured(args, network, batch_size, contestants):
-    """Contestant → what its turns answered, the first of which is about the contestant."""
+    """Contestant → a list of what each round measured."""
     own = {
         "network": network,
         "batch_sizes": batch_size,
@@ -191,34 +191,35 @@ def measured(args, network, batch_size, contestants):
         "projector": args.projector,
         "width": args.width,
         "threads": args.threads,
+        "steps": args.steps,
     }
     arguments = [f"--{key}={value}" for key, value in own.items() if value is not None]
-    with contextlib.ExitStack() as stack:
-        turns, results = {}, {}
-        for name in contestants:
-            print(f"{network}, batch {batch_size}: {name} starts", file=sys.stderr)
-            turns[name] = stack.enter_context(
-                taking_turns("benchmarks.train_step", [*arguments, f"--contestant={name}"])
-            )
-            results[name] = [turns[name]()]  # waits, so that they do not start all at once
-        counts = {result[0]["parameters"] for result in results.values()}
-        if len(counts) > 1:
-            raise RuntimeError(f"The contestants train different numbers of parameters: {counts}.")
-        for number in range(args.rounds):
-            print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
-            for name, turn in turns.items():
-                results[name].append(turn(args.steps))
+    results = {name: [] for name in contestants}
+    for number, name in itertools.product(range(args.rounds), contestants):
+        place = f"{network}, batch {batch_size}, round {number + 1} of {args.rounds}"
+        print(f"{place}: {name}", file=sys.stderr, flush=True)
+        results[name].append(in_a_process(name, arguments))
+    counts = {result["parameters"] for turns in results.values() for result in turns}
+    if len(counts) > 1:
+        raise RuntimeError(f"The contestants train different numbers of parameters: {counts}.")
     return results
+
+
+def in_a_process(name, arguments):
+    """What `measure` prints."""
+    start = [sys.executable, "-m", "benchmarks.train_step", f"--contestant={name}", *arguments]
+    result = subprocess.run(start, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout)
 
 
 def rows(batch_size, results):
     """Rows of numbers as text, one per contestant."""
     medians = {
-        name: statistics.median(turn["images/s"] for turn in turns[1:])
+        name: statistics.median(turn["images/s"] for turn in turns)
         for name, turns in results.items()
     }
     lines = []
-    for name, (_, *turns) in results.items():
+    for name, turns in results.items():
         speeds = [turn["images/s"] for turn in turns]
         ratio = f"{medians[name] / medians[PUBLISHED]:.2f}" if PUBLISHED in medians else "–"
         speed = f"{medians[name]:.2f} ({min(speeds):.2f}–{max(speeds):.2f})"
@@ -237,7 +238,7 @@ def print_measured(args):
         for batch_size in network.batch_sizes:
             results = measured(args, name, batch_size, contestants)
             lines += rows(batch_size, results)
-        devices = {turns[0]["device"] or "processor" for turns in results.values()}
+        devices = {turns[0]["device"] for turns in results.values()}
         count = next(iter(results.values()))[0]["parameters"]
         print(
             f"\nResNet-{network.depth}, {network.stem} stem, {network.image_size} pixels, "

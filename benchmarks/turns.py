@@ -2,19 +2,20 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 
 
 @contextlib.contextmanager
-def taking_turns(module, arguments):
+def taking_turns(module, arguments, **environment):
     """Starts `python -m module arguments`, which answers as `answer_turns` does.
 
     Gives a function: each call is one turn, waits for it, and returns its result.
     """
     command = [sys.executable, "-m", module, *arguments]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    with subprocess.Popen(command, text=True, env=os.environ | environment, **pipes) as process:
 
         def turn(request=None):
             with contextlib.suppress(BrokenPipeError):

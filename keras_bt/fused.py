@@ -18,7 +18,7 @@ def norm(x):
 
 
 def momentum_step(variable, momentum, gradient, rate, decay):
-    """m ← decay · m + g;  w ← w − rate · m, in place.
+    """A step of momentum, in place: m ← decay · m + g, then w ← w − rate · m.
 
     Args:
         variable: `tf.Variable` w.

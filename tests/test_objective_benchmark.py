@@ -1,8 +1,6 @@
 """Runs the benchmark of the objective with tiny numbers; speed is not tested."""
 
 import importlib.util
-import io
-import json
 import pathlib
 import re
 import subprocess
@@ -150,13 +148,12 @@ class Allocations:
         return self.in_use, self.peak
 
 
-def test_answers_orders(capsys, monkeypatch):
+def test_answers_orders(monkeypatch):
     monkeypatch.setattr(objective, "_TURN_SECONDS", 0)  # one step
     framework = Allocations()
-    orders = [json.dumps({"n": n, "d": 3, "form": "gram"}) for n in (5, 5, 6)]
-    objective.answer(framework, io.StringIO("\n".join(orders)))
-    ready, *answers = map(json.loads, capsys.readouterr().out.splitlines())
-    assert ready == {"gpu": None}
+    answer = objective.answers(framework)
+    assert answer(None) == {"gpu": None}
+    answers = [answer({"n": n, "d": 3, "form": "gram"}) for n in (5, 5, 6)]
     assert [(a["loss"], a["memory"]) for a in answers] == [(8, 15), (8, 15), (9, 18)]
     assert framework.prepared == [(5, 3), (6, 3)]  # not again for the same
     assert framework.steps_taken == (2 + 1) + 1 + (2 + 1)  # two to warm up

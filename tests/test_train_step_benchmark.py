@@ -55,21 +55,13 @@ def test_measures_every_contestant_at_every_batch_size():
 
 
 def test_contestants_must_train_the_same_number_of_parameters(monkeypatch):
-    class Turns:
-        def __init__(self, module, arguments):
-            self.count = len(arguments[-1])
-
-        def __enter__(self):
-            return lambda steps=None: {"parameters": self.count, "device": None}
-
-        def __exit__(self, *_):
-            pass
-
     class Flags:
         image_size = projector = width = threads = None
         rounds = steps = 1
 
-    monkeypatch.setattr(train_step, "taking_turns", Turns)
+    monkeypatch.setattr(
+        train_step, "in_a_process", lambda name, arguments: {"parameters": len(name)}
+    )
     with pytest.raises(RuntimeError, match="different numbers of parameters"):
         train_step.measured(Flags, "resnet18", 4, ["one", "another"])
 
