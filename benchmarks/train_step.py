@@ -49,6 +49,7 @@ PUBLISHED = "PyTorch, as published"
 CONTESTANTS = {
     "keras_bt": ("keras", "float32", {}),
     "keras_bt, bfloat16": ("keras", "bfloat16", {}),
+    "keras_bt, BatchNormalization of Keras": ("keras", "float32", {"fused": False}),
     "keras_bt, XLA": ("keras", "float32", {"jit_compile": True}),
     PUBLISHED: ("torch", "float32", {}),
     "PyTorch, channels last": ("torch", "float32", {"channels_last": True}),
@@ -68,7 +69,7 @@ def random_views(network, batch_size, width):
 class KerasStep:
     """Steps of `BarlowTwins.fit`."""
 
-    def __init__(self, network, batch_size, width, precision, threads, jit_compile=None):
+    def __init__(self, network, batch_size, width, precision, threads, jit_compile=None, fused=True):
         with command.quiet_start():
             import keras
             import tensorflow as tf
@@ -87,6 +88,9 @@ class KerasStep:
         backbone = resnet(network.depth, network.stem, width, (side, side, 3))
         head = projector([network.projector] * 3, input_dim=backbone.output_shape[-1])
         self.model = BarlowTwins(backbone, head)
+        if not fused:  # BatchNormalization as Keras has it
+            for layer in self.model._flatten_layers():
+                vars(layer).pop("call", None)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
         # On a processor Keras' "auto" compiles nothing, on a GPU all that it can.
         jit_compile = jit_compile or ("auto" if gpus else False)
@@ -256,7 +260,9 @@ def chosen(args):
         raise ValueError(
             f"networks must be of {', '.join(NETWORKS)}. Received: {','.join(args.networks)}."
         )
-    names = list(CONTESTANTS) if args.xla else [n for n in CONTESTANTS if "XLA" not in n]
+    names = list(CONTESTANTS)
+    if not args.variants:
+        names = [name for name in names if not {"jit_compile", "fused"} & set(CONTESTANTS[name][2])]
     if args.float32_only:
         names = [name for name in names if CONTESTANTS[name][1] == "float32"]
     if importlib.util.find_spec("torch") is None:
@@ -284,7 +290,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("threads", available_cores(), "Of each contestant.", 1)
     flags.DEFINE_integer("rounds", 3, "Measurements of each.", 1)
     flags.DEFINE_integer("steps", 3, "Steps in a measurement.", 1)
-    flags.DEFINE_bool("xla", False, "Also compile the whole step by XLA.")
+    flags.DEFINE_bool("variants", False, "Also what keras_bt does not do on this device.")
     flags.DEFINE_bool("float32_only", False, "No bfloat16.")
     flags.DEFINE_string("contestant", None, "Set by the benchmark itself, for one process.")
     flags.DEFINE_string("network", None, "Set by the benchmark itself, for one process.")

@@ -45,4 +45,5 @@ def can_be_stacked(projector):
 
 
 def _views(x):
+    """The rows of either view."""
     return ops.split(x, 2)

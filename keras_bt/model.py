@@ -75,7 +75,8 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
     Under `strategy.scope()` with several replicas, statistics in every BatchNormalization and in
     the objective are those of the global batch, and the gradient is the true one of its loss: the
     same training as on one device. For that, the BatchNormalization layers of the models passed
-    in are switched to `synchronized`.
+    in are switched to `synchronized`; on one replica they compute the same in one operation, see
+    `keras_bt.batch_normalisation`.
 
     Args:
         backbone: a built `keras.Model`, (b, h, w, c) → (b, features).
