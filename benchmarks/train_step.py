@@ -69,7 +69,9 @@ def random_views(network, batch_size, width):
 class KerasStep:
     """Steps of `BarlowTwins.fit`."""
 
-    def __init__(self, network, batch_size, width, precision, threads, jit_compile=None, fused=True):
+    def __init__(
+        self, network, batch_size, width, precision, threads, jit_compile=None, fused=True
+    ):
         with command.quiet_start():
             import keras
             import tensorflow as tf

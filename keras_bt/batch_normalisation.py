@@ -2,9 +2,9 @@
 
 Keras' layer computes mean, variance and result by separate operations of TensorFlow, each of which
 reads the activations and most of which write as many numbers. TensorFlow has one operation for all
-of it, with another for the gradient. They keep the input and nothing else for the backward pass, and
-read half precision without a copy in float32; `python -m benchmarks.train_step --variants` shows
-what that is worth.
+of it, with another for the gradient. They keep the input and nothing else for the backward pass,
+and read half precision without a copy in float32; `python -m benchmarks.train_step --variants`
+shows what that is worth.
 """
 
 import types
