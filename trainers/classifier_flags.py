@@ -8,7 +8,7 @@ flags.DEFINE_enum("strategy", "auto", ["auto", "one", "mirrored", "tpu"], "Devic
 flags.DEFINE_bool(
     "deterministic",
     None,
-    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where it costs no more "
-    "than that image files are decoded one at a time.",
+    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where all it costs is "
+    "that image files are decoded one at a time.",
 )
 flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)

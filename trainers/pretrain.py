@@ -95,8 +95,8 @@ flags.DEFINE_integer("seed", 0, "Of weights, order and views.", 0, 2**31 - 1)
 flags.DEFINE_bool(
     "deterministic",
     None,
-    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where it costs no more "
-    "than that image files are decoded one at a time.",
+    "Whether two runs with one seed agree to the last bit. Default: on CPUs, where all it costs is "
+    "that image files are decoded one at a time.",
 )
 flags.DEFINE_integer("steps_per_execution", 1, "Steps between looks at the metrics.", lower_bound=1)
 flags.DEFINE_integer("log_every", 10, "Steps between lines of metrics.jsonl.", lower_bound=1)
