@@ -53,11 +53,11 @@ def noted(folder, *sources, worker=0):
     Raises:
         DataError: see `keras_bt.data.reading`.
     """
-    with data.reading(*sources):
-        try:
+    try:
+        with data.reading(*sources):
             yield
-        finally:
-            write(folder, *sources, worker=worker)
+    finally:  # after the error has named them, for images are still being read: none is missing
+        write(folder, *sources, worker=worker)
 
 
 def closing_lines(folder, lines):
