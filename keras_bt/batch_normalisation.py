@@ -71,5 +71,5 @@ def _can_be_fused(layer, inputs):
         and layer.axis in (-1, inputs.shape.rank - 1)
         and inputs.dtype.name in FUSED_TYPES
         and layer.compute_dtype in FUSED_TYPES
-        and not getattr(layer, "renorm", False)  # new in Keras 3.15
+        and not getattr(layer, "renorm", False)  # not in older Keras
     )
