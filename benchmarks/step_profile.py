@@ -133,7 +133,8 @@ def main(_):
     """Profiles and prints."""
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    network = network_of(args, args.network)
+    with command.mistakes:
+        network = network_of(args, args.network)
     batch_size = network.batch_sizes[0]
     with command.quiet_start():
         import tensorflow as tf

@@ -178,7 +178,16 @@ def measure(args):
 
 
 def network_of(args, name):
-    """The network of that name, with what flags say otherwise."""
+    """The network of that name, with what flags say otherwise.
+
+    Raises:
+        ValueError: for batches that are none.
+    """
+    if not all(size.isdecimal() and int(size) > 1 for size in args.batch_sizes or []):
+        raise ValueError(
+            "batch_sizes must be whole numbers of 2 or more. "
+            f"Received: {','.join(args.batch_sizes)}."
+        )
     changes = {
         "image_size": args.image_size,
         "projector": args.projector,
@@ -214,7 +223,10 @@ def measured(args, network, batch_size, contestants):
 def in_a_process(name, arguments):
     """What `measure` prints."""
     start = [sys.executable, "-m", "benchmarks.train_step", f"--contestant={name}", *arguments]
-    result = subprocess.run(start, stdout=subprocess.PIPE, text=True, check=True)
+    result = subprocess.run(start, stdout=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        # A negative status is a signal: 9 if the system has run out of memory.
+        raise SystemExit(f"error: {name} ended with status {result.returncode}; see above.")
     return json.loads(result.stdout)
 
 

@@ -71,6 +71,14 @@ def test_an_unknown_network_ends_in_one_line():
     assert line == "error: networks must be of resnet50, resnet18. Received: vgg."
 
 
+@pytest.mark.parametrize("module", ["train_step", "step_profile"])
+@pytest.mark.parametrize("sizes", ["x", "1", "8,0"])
+def test_bad_batch_sizes_end_in_one_line(module, sizes):
+    (line,) = output(module, f"--batch_sizes={sizes}", status=1).strip().splitlines()
+    rule = "error: batch_sizes must be whole numbers of 2 or more."
+    assert line == f"{rule} Received: {sizes}."
+
+
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
 def test_the_published_model_has_our_parameters_and_floating_point_operations():
     from torch.utils.flop_counter import FlopCounterMode
