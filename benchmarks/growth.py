@@ -9,12 +9,12 @@ objective, pixels for the step. Nothing else should be running on the machine.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import objective, replicas
+from benchmarks.input_pipeline import available_cores
 from benchmarks.knn import machine
 from benchmarks.objective import REDUNDANCY_WEIGHT, TensorFlow
 from benchmarks.turns import answer_turns
@@ -257,7 +257,6 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flags.DEFINE_list("n", ["256", "512", "1024", "2048", "4096"], "Batches of the objective.")
     flags.DEFINE_integer("fixed_d", 2048, "Its width meanwhile.", 2)
     flags.DEFINE_list("d", ["512", "1024", "2048", "4096", "8192"], "Widths of the objective.")
@@ -271,7 +270,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("replicas_d", 2048, "Their width.", 2)
     flags.DEFINE_integer("rounds", 3, "Measurements of each number of replicas.", 1)
     flags.DEFINE_string("out", None, "PNG file for the picture. Default: none.")
-    flags.DEFINE_integer("threads", cores, "Threads of TensorFlow on the CPU.", 1)
+    flags.DEFINE_integer("threads", available_cores(), "Threads of TensorFlow on the CPU.", 1)
     flags.DEFINE_bool("tf32", False, "Set by the benchmark itself.")
     flags.DEFINE_enum("child", None, [STEP], "Set by the benchmark itself.")
     app.run(main)

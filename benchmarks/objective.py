@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import importlib.util
 import itertools
-import os
 import pathlib
 import statistics
 import sys
@@ -23,6 +22,7 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks.input_pipeline import available_cores
 from benchmarks.knn import machine, peak_gib
 from benchmarks.replicas import FORMS, aligned, formulas
 from benchmarks.turns import answer_turns, taking_turns
@@ -50,15 +50,11 @@ class TensorFlow:
         with command.quiet_start():
             import tensorflow as tf
 
+            from benchmarks import tensorflow_device
             from keras_bt import objective
         self._tf, self._objective = tf, objective
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        gpus = tf.config.list_physical_devices("GPU")
-        for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
+        self.gpu = tensorflow_device.prepare(threads)
         tf.config.experimental.enable_tensor_float_32_execution(tf32)
-        details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
-        self.gpu = details.get("device_name", "GPU") if gpus else None
 
     def steps(self, n, d):
         """Dict from form to a function that computes loss and gradients, and returns the loss."""
@@ -324,12 +320,11 @@ def main(_):
 
 
 if __name__ == "__main__":
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flags.DEFINE_list("n", ["64", "128", "256", "512", "1024", "2048"], "Batch sizes.")
     flags.DEFINE_list("d", ["512", "2048", "8192", "16384", "65536"], "Widths of the embeddings.")
     flags.DEFINE_integer("rounds", 5, "Turns of each form at each size.", 1)
     flags.DEFINE_float("max_gib", 12.0, "Leave out what is expected to need more memory.", 0)
-    flags.DEFINE_integer("threads", cores, "Threads of each framework on the CPU.", 1)
+    flags.DEFINE_integer("threads", available_cores(), "Threads of each framework on the CPU.", 1)
     flags.DEFINE_bool("tf32", False, "Matrix products in TF32, on GPUs that have it.")
     flags.DEFINE_enum("child", None, list(FRAMEWORKS), "Set by the benchmark itself.")
     app.run(main)

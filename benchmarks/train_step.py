@@ -59,7 +59,7 @@ RATE = 1e-3  # small, as random images are nothing to learn from
 _GIB = 2**30
 
 
-def random_views(network, batch_size, width):
+def random_views(network, batch_size):
     """Two float32 arrays (n, h, w, 3)."""
     random = np.random.default_rng(0)
     shape = (batch_size, network.image_size, network.image_size, 3)
@@ -70,20 +70,16 @@ class KerasStep:
     """Steps of `BarlowTwins.fit`."""
 
     def __init__(
-        self, network, batch_size, width, precision, threads, jit_compile=None, fused=True
+        self, network, batch_size, width, precision, threads, jit_compile="auto", fused=True
     ):
         with command.quiet_start():
             import keras
             import tensorflow as tf
 
+            from benchmarks import tensorflow_device
             from keras_bt import LARS, BarlowTwins, projector, resnet
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        gpus = tf.config.list_physical_devices("GPU")
-        for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
         self._tf = tf
-        details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
-        self.gpu = details.get("device_name", "GPU") if gpus else None
+        self.gpu = tensorflow_device.prepare(threads)
         if precision != "float32":
             keras.config.set_dtype_policy(f"mixed_{precision}")
         side = network.image_size
@@ -95,9 +91,8 @@ class KerasStep:
                 vars(layer).pop("call", None)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
         # On a processor Keras' "auto" compiles nothing, on a GPU all that it can.
-        jit_compile = jit_compile or ("auto" if gpus else False)
         self.model.compile(LARS(RATE), jit_compile=jit_compile)
-        views = tuple(map(tf.constant, random_views(network, batch_size, width)))
+        views = tuple(map(tf.constant, random_views(network, batch_size)))
         # With nothing to tune, the end of a data set waits for the tuner's next turn, for seconds.
         options = tf.data.Options()
         options.autotune.enabled = False
@@ -132,7 +127,7 @@ class TorchStep:
         self._optimizer = published.LARS(self.model.parameters(), lr=RATE)
         self._views = [
             torch.from_numpy(view).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-            for view in random_views(network, batch_size, width)
+            for view in random_views(network, batch_size)
         ]
 
     def run(self, steps):

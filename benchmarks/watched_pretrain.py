@@ -124,21 +124,12 @@ class Watch:
             answer(dataclasses.asdict(self.since(start, steps)))
 
 
-def device():
-    """The name of the device that trains."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "CPU"
-    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-
-
 def replace_parts(options, watch, answer):
     """Puts what is described above into the trainer's modules."""
     import keras
     import tensorflow as tf
 
+    from benchmarks import tensorflow_device
     from keras_bt import data
     from trainers import monitors, pretraining
 
@@ -159,7 +150,8 @@ def replace_parts(options, watch, answer):
 
         def on_train_batch_end(self, batch, logs=None):
             if self._course is None:
-                answer({"device": device(), "precision": keras.config.dtype_policy().name})
+                device = tensorflow_device.gpu_name() or "CPU"
+                answer({"device": device, "precision": keras.config.dtype_policy().name})
                 self._course = watch.course(sys.stdin, answer)
             if next(self._course, "over") == "over":
                 os._exit(0)  # nothing is to be kept, and to take a pipeline down may take long

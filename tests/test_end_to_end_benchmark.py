@@ -10,6 +10,7 @@ import sys
 import time
 import types
 
+import benchmark_run
 import pytest
 import script
 
@@ -23,14 +24,8 @@ TINY += ["--train_batch_size=4", "--train_steps=2", "--train_seconds=0"]
 
 
 def printed(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.end_to_end", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
-    )
+    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return benchmark_run.run("end_to_end", *flags, env=env)
 
 
 @pytest.fixture(scope="module")

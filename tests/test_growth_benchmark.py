@@ -1,11 +1,9 @@
 """Runs the benchmark of growth with tiny numbers; how fast anything grows is not tested."""
 
 import math
-import pathlib
 import re
-import subprocess
-import sys
 
+import benchmark_run
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,28 +11,18 @@ from PIL import Image
 from benchmarks import growth
 from keras_bt import costs
 
-ROOT = pathlib.Path(__file__).parent.parent
 SIZES = ("--n=16,32,64", "--fixed_d=64", "--d=64,128", "--fixed_n=16", "--replicas_n=16")
 STEPS = ("--sides=16,24", "--step_batch=4", "--batches=4,8", "--side=16", "--replicas_d=64")
 
 
-def run(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.growth", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_prints_an_exponent_for_every_range_and_draws_them(tmp_path):
     out = tmp_path / "growth.png"
-    result = run(*SIZES, *STEPS, "--counts=1,2", "--rounds=1", f"--out={out}")
+    result = benchmark_run.run(
+        "growth", *SIZES, *STEPS, "--counts=1,2", "--rounds=1", f"--out={out}"
+    )
     assert result.returncode == 0, result.stderr
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores of .*\nPython .*tensorflow 2", result.stdout)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    table = benchmark_run.cells(result.stdout)
     found = {tuple(row[i] for i in (0, 2, 3)): row for row in table}
     assert len(found) == len(table) == 2 * (3 * 2 + 2)
     ranges = {(row[0], row[1]) for row in table}
@@ -119,7 +107,7 @@ def test_picture_shows_points_fits_and_expectations():
     ],
 )
 def test_bad_ranges_are_one_line(flag, message):
-    result = run(flag)
+    result = benchmark_run.run("growth", flag)
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: {message}")
     assert result.stderr.count("\n") == 1

@@ -1,37 +1,18 @@
 """Runs the benchmark of the objective with tiny numbers; speed is not tested."""
 
 import importlib.util
-import pathlib
 import re
-import subprocess
 import sys
 
+import benchmark_run
 import numpy as np
 import pytest
 
 from benchmarks import objective
 from keras_bt import costs
 
-ROOT = pathlib.Path(__file__).parent.parent
 MIB, GIB = 2**20, 2**30
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-
-
-def run(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.objective", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def cells(text):
-    """The cells of a table, without header and rule."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({len(line) for line in lines}) == 1  # aligned
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def number(cell):
@@ -41,7 +22,9 @@ def number(cell):
 @pytest.fixture(scope="module")
 def output():
     """Where the d×d form and PyTorch are allowed for 8 × 512, of which the latter needs 7 MiB."""
-    result = run("--n=8,600", "--d=512,4096", f"--max_gib={160 / 1024}", "--rounds=1")
+    result = benchmark_run.run(
+        "objective", "--n=8,600", "--d=512,4096", f"--max_gib={160 / 1024}", "--rounds=1"
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -52,7 +35,7 @@ def test_prints_machine_device_and_precision(output):
 
 
 def test_rows_are_consistent(output):
-    table = cells(output)
+    table = benchmark_run.cells(output)
     assert [row[0] for row in table] == ["8 × 512", "600 × 512", "8 × 4096", "600 × 4096"]
     for row in table:
         *ms, speed, worse = row[1:6]
@@ -70,7 +53,7 @@ def test_rows_are_consistent(output):
 
 
 def test_memory_is_that_of_the_formulas(output):
-    by_size = {row[0]: row for row in cells(output)}
+    by_size = {row[0]: row for row in benchmark_run.cells(output)}
     correlation = number(by_size["8 × 4096"][6])
     assert correlation == pytest.approx(
         costs.objective_cost(8, 4096, 1, "correlation").memory / MIB, rel=0.1
@@ -80,7 +63,7 @@ def test_memory_is_that_of_the_formulas(output):
 
 
 def test_leaves_out_what_needs_too_much_memory(output):
-    by_size = {row[0]: row for row in cells(output)}
+    by_size = {row[0]: row for row in benchmark_run.cells(output)}
     assert by_size["600 × 4096"][1] == by_size["600 × 4096"][6] == "–"  # 128 MiB and the rows
     assert by_size["600 × 4096"][3] == "–"
     assert by_size["8 × 4096"][1] != "–"
@@ -93,11 +76,11 @@ def test_leaves_out_what_needs_too_much_memory(output):
 
 def test_measures_pytorch_or_says_why_not(output):
     if HAS_TORCH:
-        assert number(cells(output)[0][3]) > 0
+        assert number(benchmark_run.cells(output)[0][3]) > 0
         assert re.search(r"TensorFlow \d+\.\d\d GiB, PyTorch \d+\.\d\d GiB", output)
     else:
         assert "PyTorch is left out: it is not installed." in output
-        assert all(row[3] == "–" for row in cells(output))
+        assert all(row[3] == "–" for row in benchmark_run.cells(output))
 
 
 def test_rows_of_known_measurements():
@@ -172,6 +155,6 @@ def test_peak_of_the_process_is_found_though_it_had_more_before():
 
 @pytest.mark.parametrize("flags", [("--n=1", "--d=8"), ("--n=8", "--d=x")])
 def test_bad_sizes_are_one_line(flags):
-    result = run(*flags)
+    result = benchmark_run.run("objective", *flags)
     assert result.returncode == 1
     assert re.fullmatch(r"error: n and d must be 2 or more\. Received: .*\n", result.stderr)

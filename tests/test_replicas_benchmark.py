@@ -1,42 +1,23 @@
 """Runs the benchmark of the objective's forms with tiny numbers; speed is not tested."""
 
 import math
-import pathlib
 import re
-import subprocess
-import sys
 
+import benchmark_run
 import pytest
 
 import keras_bt
 from benchmarks import replicas
 from keras_bt import costs
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def printed(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.replicas", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def rows(output):
-    """The cells of the tables' rows, without header and rule."""
-    lines = [line for line in output.splitlines() if line.startswith("|")]
-    assert len({len(line) for line in lines}) == 1  # aligned
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-
 
 def test_measures_every_form_and_number_of_replicas():
-    result = printed("--sizes=8x2048", "--counts=2", "--rounds=1", "--steps=1")
+    result = benchmark_run.run(
+        "replicas", "--sizes=8x2048", "--counts=2", "--rounds=1", "--steps=1"
+    )
     assert result.returncode == 0, result.stderr
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores of .*\nPython .*tensorflow 2", result.stdout)
-    table = rows(result.stdout)
+    table = benchmark_run.cells(result.stdout)
     expected = [[place, form] for place in ("none", "2") for form in ("correlation", "gram *")]
     assert [row[1:3] for row in table] == expected
     for size, place, form, time, cpu, mib, by_formula, work, sent in table:
@@ -64,9 +45,9 @@ def test_model_counts_megabytes_and_milliseconds():
 
 
 def test_model_prints_a_table_for_a_fixed_and_a_growing_batch():
-    result = printed("--model", "--model_replicas=8,256")
+    result = benchmark_run.run("replicas", "--model", "--model_replicas=8,256")
     assert result.returncode == 0, result.stderr
-    fixed, growing = (rows(part) for part in result.stdout.split("\n\n")[1:])
+    fixed, growing = (benchmark_run.cells(part) for part in result.stdout.split("\n\n")[1:])
     assert [row[:2] for row in fixed] == [["8", "2048"], ["256", "2048"]]
     assert [row[:2] for row in growing] == [["8", "128"], ["256", "4096"]]
     assert all(len(row) == 6 for row in (*fixed, *growing))

@@ -2,9 +2,8 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 
+import benchmark_run
 import keras
 import pytest
 
@@ -16,12 +15,7 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def output(module, *arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *TINY, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = benchmark_run.run(module, *TINY, *arguments)
     assert result.returncode == status, result.stdout + result.stderr
     return result.stdout if status == 0 else result.stderr
 
