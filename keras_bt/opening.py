@@ -1,6 +1,7 @@
 """From what the user writes after `--data=` to sources of images."""
 
 import difflib
+import re
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from keras_bt.sources import ArraySource, Source
 from keras_bt.tfds_source import open_tfds
 
 _KINDS = "digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]"
+_NAMES = ("digits", "idx", "folder", "tfds", "heldout")
+HELD_OUT = 6  # one training image in so many
 
 
 def open_source(
@@ -24,7 +27,8 @@ def open_source(
             `digits`: scikit-learn's handwritten digits, 8 × 8, see `open_digits`;
             `idx:DIR`: MNIST-style files, see `keras_bt.idx_files.open_idx`;
             `folder:DIR`: image files, see `keras_bt.folders.open_folder`;
-            `tfds:NAME[:SPLIT]`: see `keras_bt.tfds_source.open_tfds`.
+            `tfds:NAME[:SPLIT]`: see `keras_bt.tfds_source.open_tfds`;
+            `heldout:SPEC` or `heldout:N:SPEC`, SPEC one of these: see `hold_out`.
         data_dir: For `tfds:`, where the prepared data sets lie.
         cache_bytes: Decoded images of up to this many bytes are kept in memory (1 GiB by
             default; while it is filled, up to four times as much is in use), 0 for none.
@@ -49,13 +53,47 @@ def open_source(
         return open_folder(rest, spec, cache_bytes)
     if kind == "tfds" and rest:
         return open_tfds(rest, data_dir, cache_bytes)
+    if kind == "heldout" and rest:
+        number, inner = re.fullmatch(r"(?:(\d+):)?(.*)", rest, re.DOTALL).groups()
+        train, _ = open_source(inner, data_dir, cache_bytes)
+        return hold_out(train, number and int(number), spec)
     raise DataError(f"Data must be one of {_KINDS}. Received: {spec!r}{_hint(str(spec))}")
+
+
+def hold_out(train: Source, number: int | None, name: str) -> tuple[Source, Source]:
+    """Divides the training images, to choose settings without a look at the test images.
+
+    A sixth is held out, drawn at random but always the same: parts of any size are measured on the
+    same images, and a smaller part lies within a larger one.
+
+    Args:
+        train: The training images.
+        number: How many of the rest to train on; all if None.
+        name: What the user calls them.
+
+    Returns:
+        The images to train on and those to measure on.
+
+    Raises:
+        DataError: There are fewer images than that.
+    """
+    order = np.random.RandomState(0).permutation(train.num_examples)
+    held_out, rest = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
+    number = len(rest) if number is None else number
+    if not len(held_out) or not 0 < number <= len(rest):
+        raise DataError(
+            f"A sixth of the training images is held out, which leaves {len(rest):,}; take "
+            f"heldout:SPEC, or heldout:N:SPEC with N from 1 to as many. Received: {name!r}."
+        )
+    to_train, to_measure = (train.subset(np.sort(part)) for part in (rest[:number], held_out))
+    to_measure.role = "held-out training images"
+    return to_train, to_measure
 
 
 def _hint(spec):
     if "/" in spec.partition(":")[0] or spec.startswith("."):
         return f"; did you mean folder:{spec}?"
-    near = difflib.get_close_matches(spec.partition(":")[0], ["digits", "idx", "folder", "tfds"])
+    near = difflib.get_close_matches(spec.partition(":")[0], _NAMES)
     return f"; did you mean {near[0]}?" if near and near[0] != spec.partition(":")[0] else "."
 
 

@@ -23,7 +23,10 @@ class Source:
         image_shape: (h, w, 3) if all images are known to be alike, else None.
         unreadable: The images that could not be read so far.
         multilabel: Whether an image may be of several classes at once, or of none.
+        role: What it is called where accuracies are measured on it.
     """
+
+    role = "the test set"
 
     def __init__(
         self,

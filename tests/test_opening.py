@@ -45,3 +45,38 @@ def test_paths_may_contain_colons(tmp_path):
     train, test = open_source(f"folder:{tmp_path}/a:b")
     assert train.num_examples == 1
     assert test is None
+
+
+def test_a_part_of_the_training_images_is_held_out():
+    whole, _ = open_source("digits")
+    train, held_out = open_source("heldout:digits")
+    assert (train.num_examples, held_out.num_examples) == (1297 - 216, 216)
+    assert held_out.role == "held-out training images"
+    together = np.concatenate([train.images, held_out.images]).reshape(1297, -1)
+    np.testing.assert_array_equal(
+        np.unique(together, axis=0, return_counts=True)[1],
+        np.unique(whole.images.reshape(1297, -1), axis=0, return_counts=True)[1],
+    )
+    assert len(np.unique(train.labels()[:50])) > 5  # drawn from everywhere, with their labels
+    rows = {image.tobytes(): label for image, label in zip(whole.images, whole.labels(), strict=True)}
+    both = zip(held_out.images, held_out.labels(), strict=True)
+    assert all(rows[i.tobytes()] == y for i, y in both)
+
+
+def test_a_smaller_part_lies_within_a_larger_and_is_measured_on_the_same_images():
+    train, held_out = open_source("heldout:digits")
+    part, also_held_out = open_source("heldout:300:digits")
+    assert part.num_examples == 300
+    assert {i.tobytes() for i in part.images} <= {i.tobytes() for i in train.images}
+    np.testing.assert_array_equal(held_out.images, also_held_out.images)
+
+
+@pytest.mark.parametrize("spec", ["heldout:1082:digits", "heldout:0:digits"])
+def test_no_more_can_be_trained_on_than_is_left(spec):
+    with pytest.raises(DataError, match=r"leaves 1,081.*Received: 'heldout"):
+        open_source(spec)
+
+
+def test_what_is_held_out_of_must_be_a_source_itself():
+    with pytest.raises(DataError, match="Received: 'nothing'"):
+        open_source("heldout:nothing")

@@ -21,7 +21,7 @@ def labelled_halves(train, test, seed):
     if train.class_names is None or (test is not None and test.class_names is None):
         return None, None, "not measured: the images have no labels"
     if test is not None:
-        return train, test, f"the test set, {test.num_examples:,} images"
+        return train, test, f"{test.role}, {test.num_examples:,} images"
     labels = train.labels()
     order = np.random.RandomState(seed).permutation(len(labels))
     held_out, rest = np.sort(order[: len(order) // 5]), np.sort(order[len(order) // 5 :])
