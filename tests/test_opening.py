@@ -58,9 +58,9 @@ def test_a_part_of_the_training_images_is_held_out():
         np.unique(whole.images.reshape(1297, -1), axis=0, return_counts=True)[1],
     )
     assert len(np.unique(train.labels()[:50])) > 5  # drawn from everywhere, with their labels
-    rows = {image.tobytes(): label for image, label in zip(whole.images, whole.labels(), strict=True)}
-    both = zip(held_out.images, held_out.labels(), strict=True)
-    assert all(rows[i.tobytes()] == y for i, y in both)
+    label_of = {i.tobytes(): y for i, y in zip(whole.images, whole.labels(), strict=True)}
+    expected = [label_of[i.tobytes()] for i in held_out.images]
+    np.testing.assert_array_equal(held_out.labels(), expected)
 
 
 def test_a_smaller_part_lies_within_a_larger_and_is_measured_on_the_same_images():
