@@ -156,7 +156,7 @@ def replace_parts(options, watch, answer):
             if next(self._course, "over") == "over":
                 os._exit(0)  # nothing is to be kept, and to take a pipeline down may take long
 
-    class Watched(pretraining.BarlowTwins):
+    class Watched(pretraining.Pretraining.model_class):
         """The model, whose steps are watched, or slept through."""
 
         def make_train_function(self, force=False):
@@ -177,7 +177,7 @@ def replace_parts(options, watch, answer):
 
     pretraining.distribute_batches = chosen_batches
     monitors.monitors = lambda *_: [Turns()]
-    pretraining.BarlowTwins = Watched
+    pretraining.Pretraining.model_class = Watched
     if not options.cache:
         data.open_source = functools.partial(data.open_source, cache_bytes=0)
 

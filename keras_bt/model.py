@@ -254,6 +254,13 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             for view, crops in zip(self.views, batches, strict=True)
         )
 
+    def terms(self, za, zb, replicas):
+        """The two terms of the loss, which a subclass may replace to study other objectives.
+
+        Args, result: those of `keras_bt.objective.barlow_twins_terms`.
+        """
+        return objective.barlow_twins_terms(za, zb, self.form, replicas)
+
     def _share(self, view_a, view_b, replicas, training):
         """This replica's share of the loss, and of what it consists of.
 
@@ -265,7 +272,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         encode = self._rematerialised or self.backbone
         features = [encode(view, training=training) for view in (view_a, view_b)]
         za, zb = project_both(self.projector, *features, training=training)
-        on_diagonal, off_diagonal = objective.barlow_twins_terms(za, zb, self.form, replicas)
+        on_diagonal, off_diagonal = self.terms(za, zb, replicas)
         penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularisers
         penalty = ops.cast(penalty, on_diagonal.dtype) / replicas.count
         rows = ops.cast(ops.shape(za)[0], on_diagonal.dtype)

@@ -257,7 +257,7 @@ def test_replaces_no_more_than_it_says(monkeypatch, options):
     opened = object()
     monkeypatch.setattr(pretraining, "distribute_batches", lambda *_: batches)
     monkeypatch.setattr(data, "open_source", lambda *args, **caching: (opened, args, caching))
-    for module, name in ((monitors, "monitors"), (pretraining, "BarlowTwins")):
+    for module, name in ((monitors, "monitors"), (pretraining.Pretraining, "model_class")):
         monkeypatch.setattr(module, name, getattr(module, name))
     options = watched_pretrain.Options(**options)
     watched_pretrain.replace_parts(options, watched_pretrain.Watch(), print)

@@ -18,7 +18,7 @@ flags.DEFINE_string(
     "data",
     "digits",
     "What to train on: digits, idx:DIR (MNIST-style files), folder:DIR (image files) or "
-    "tfds:NAME[:SPLIT].",
+    "tfds:NAME[:SPLIT]. After heldout: a part of the training images takes the test images' place.",
 )
 flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
 flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/ and the name of the data.")
@@ -125,8 +125,13 @@ FREE |= {"deterministic", "evaluate", "monitor_every", "monitor_images"}
 FREE |= {"checkpoint_minutes", "on_nonfinite", "remat"}
 
 
-def main():
-    """Trains, evaluates and writes everything into the workdir."""
+def main(pretraining_class=None):
+    """Trains, evaluates and writes everything into the workdir.
+
+    Args:
+        pretraining_class: function that returns a subclass of `trainers.pretraining.Pretraining` to
+            be used instead of it, called when TensorFlow may be imported.
+    """
     started = time.time()
     # Imported when the flags are known to be right: TensorFlow takes seconds.
     with command.quiet_start():
@@ -148,9 +153,8 @@ def main():
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
         precision = "float32" if FLAGS.precision == "float32" else f"mixed_{FLAGS.precision}"
         keras.config.set_dtype_policy(precision)
-        job = pretraining.Pretraining(
-            settings, train, test, strategy, run, FLAGS.on_nonfinite, FLAGS.remat
-        )
+        new = pretraining_class() if pretraining_class else pretraining.Pretraining
+        job = new(settings, train, test, strategy, run, FLAGS.on_nonfinite, FLAGS.remat)
         if job.leads:
             held.enter_context(run.claimed(settings))
         steps = job.restore(FLAGS.checkpoint_every, FLAGS.checkpoint_minutes)

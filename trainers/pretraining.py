@@ -63,6 +63,10 @@ class Pretraining:
         ValueError: if settings and data do not go together.
     """
 
+    # Other ones are experiments: see trainers.ablations.
+    model_class = BarlowTwins
+    projector = staticmethod(projector)
+
     def __init__(self, settings, train, test, strategy, run, on_nonfinite="stop", remat=False):
         self.settings = settings
         self.on_nonfinite, self.remat = on_nonfinite, remat
@@ -91,9 +95,9 @@ class Pretraining:
             widths = [int(width) for width in s["projector"].split("-")]
             features = backbone.output_shape[-1] if len(backbone.output_shape) == 2 else 1
             rest = [v.rest for v in self.views] if s["augment_on"] == "device" else None
-            model = BarlowTwins(
+            model = self.model_class(
                 backbone,
-                projector(widths, features),
+                self.projector(widths, features),
                 s["redundancy_weight"],
                 s["form"],
                 rest,

@@ -1,0 +1,287 @@
+"""A sweep as data: a JSON file that lists settings, and the runs that these make.
+
+    {
+      "title": "Batch size",
+      "finding": "What the paper found, and where.",
+      "x": "images per batch",                  what the horizontal axis shows; "log": true for log₂
+      "flags": {"flagfile": "RECIPE", ...},     of all runs: those of trainers.pretrain
+      "seeds": [0, 1, 2],
+      "references": ["untrained", "pixels"],    lines to compare with
+      "runs": [
+        {"at": 32, "flags": {"batch_size": 32, "rate": 1.1}},
+        {"at": 64, "flags": {...}, "series": "name of the curve", "seeds": [0]}
+      ]
+    }
+
+"at" is a number, or a text for an axis of categories. "script" names what else to run than a
+pretraining: "linear_probe" or "finetune", with {seed} and {runs} (the folder of all runs) filled in
+in the values of its flags, so that it takes a backbone that another sweep has trained.
+
+A run lies in a folder named after the flags that make it differ from the sweep's own. Sweeps with
+the same flags therefore share their runs, say the one with the recipe as it is.
+"""
+
+import dataclasses
+import functools
+import json
+import operator
+import pathlib
+import re
+import sys
+
+SWEEPS = pathlib.Path(__file__).parent / "sweeps"
+RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
+REFERENCES = {"untrained": "untrained backbone", "pixels": "raw pixels"}
+_SWEEP = {"title", "finding", "x", "log", "flags", "seeds", "references", "runs"}
+_RUN = {"at", "flags", "series", "seeds", "script"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """A script that makes runs.
+
+    Attributes:
+        module: what `python -m` runs.
+        result: glob pattern of the file that it writes last into its workdir.
+        measures: dict from the name of a measure to its keys in that file, one after the other.
+    """
+
+    module: str
+    result: str
+    measures: dict
+
+
+SCRIPTS = {
+    "pretrain": Script(
+        "trainers.ablations.run",
+        "measured.json",
+        {"knn": ["knn"], "probe": ["probe"], "few_labels": ["few_labels"]},
+    ),
+    "linear_probe": Script(
+        "trainers.linear_probe",
+        "linear_probe_fast*.json",
+        {"accuracy": ["results", "backbone", "top1"]},
+    ),
+    "raw_pixels": Script(
+        "trainers.linear_probe",
+        "linear_probe_fast*.json",
+        {"accuracy": ["results", "raw pixels", "top1"]},
+    ),
+    "finetune": Script("trainers.finetune", "summary.json", {"accuracy": ["last", "top1"]}),
+}
+# How the measures are called in tables and pictures.
+MEASURES = {
+    "knn": "nearest neighbours (k = 20)",
+    "probe": "linear probe, all labels",
+    "few_labels": "linear probe, few labels",
+    "accuracy": "accuracy",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        at: number or string, its place on the horizontal axis.
+        series: string, the curve it belongs to; "" for the only one.
+        seed: int.
+        script: key of `SCRIPTS`.
+        flags: dict from the names of flags to their values, the sweep's included.
+        folder: `pathlib.Path`, its workdir.
+    """
+
+    at: int | float | str
+    series: str
+    seed: int
+    script: str
+    flags: dict
+    folder: pathlib.Path
+
+    @property
+    def result_file(self):
+        """The file with what was measured, or None if the run is not finished."""
+        return next(iter(sorted(self.folder.glob(SCRIPTS[self.script].result))), None)
+
+    @property
+    def record(self):
+        """The file beside the folder that says with which flags it was made."""
+        return pathlib.Path(f"{self.folder}.flags.json")
+
+    def measures(self):
+        """What was measured, a dict of floats 0 to 1; None if the run is not finished.
+
+        Raises:
+            ValueError: its file holds something else.
+        """
+        file = self.result_file
+        if file is None:
+            return None
+        found = {}
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            for name, keys in SCRIPTS[self.script].measures.items():
+                found[name] = functools.reduce(operator.getitem, keys, content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} must hold what was measured. {error!r}") from error
+        return {name: value for name, value in found.items() if value is not None}
+
+    def command(self):
+        """The command that makes the run, a list of strings."""
+        flags = {"workdir": str(self.folder), **self.flags}
+        # The recipe first: of two values of a flag the last one counts.
+        ordered = sorted(flags.items(), key=lambda item: item[0] != "flagfile")
+        return [sys.executable, "-m", SCRIPTS[self.script].module, *map(_flag, ordered)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep: see above for the attributes; `runs` are those of all seeds, in order."""
+
+    name: str
+    title: str
+    finding: str
+    x: str
+    log: bool
+    runs: tuple
+    references: tuple
+
+
+def read(name, data, folder):
+    """Reads a sweep and works out its runs.
+
+    Args:
+        name: of a file in trainers/ablations/sweeps, or the path of another `.json` file.
+        data: string that takes the place of {data} in the flags, or None.
+        folder: where runs are kept, each in a folder of its own.
+
+    Returns:
+        A `Sweep`.
+
+    Raises:
+        ValueError: if there is no such sweep, or it is not as described above.
+    """
+    path = pathlib.Path(name) if name.endswith(".json") else SWEEPS / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(
+            f"sweep must be one of {', '.join(names())}, or a .json file. Received: {name}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+    except ValueError as error:  # no text, or no JSON
+        raise ValueError(f"{path} must be a JSON file. {error}") from error
+    _check_content(content, path)
+    if data is None and "{data}" in text:
+        raise ValueError(f"--data is needed: {path.name} leaves open what to train on.")
+    folder = pathlib.Path(folder)
+    common, seeds = content.get("flags", {}), content.get("seeds", [0])
+    places = {"data": data, "runs": folder}
+
+    def runs_of(entry):
+        own, script = entry.get("flags", {}), entry.get("script", "pretrain")
+        for seed in entry.get("seeds", seeds):
+            flags = {**common, **own, "seed": seed}
+            for name, value in flags.items():
+                flags[name] = _filled(value, {"seed": seed, **places}, path)
+            recipe = common.get("flagfile", path.stem)
+            where = folder / folder_name(recipe, script, own, seed)
+            yield Run(entry["at"], entry.get("series", ""), seed, script, flags, where)
+
+    references = [
+        {"at": kind, "series": REFERENCES[kind], "flags": {"measure": kind}}
+        | ({"seeds": seeds[:1]} if kind == "pixels" else {})  # nothing random about them
+        for kind in content.get("references", [])
+    ]
+    return Sweep(
+        path.stem,
+        content["title"],
+        content.get("finding", ""),
+        content["x"],
+        content.get("log", False),
+        tuple(run for entry in content["runs"] for run in runs_of(entry)),
+        tuple(run for entry in references for run in runs_of(entry)),
+    )
+
+
+def _filled(value, places, path):
+    """A flag's value, with what stands in braces put in."""
+    try:
+        return value.format(**places) if isinstance(value, str) else value
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            f"{path} must have nothing but {', '.join(map('{{{}}}'.format, places))} in braces. "
+            f"Received: {value}"
+        ) from error
+
+
+def _check_content(content, path):
+    """Refuses what is not as described above."""
+    _check(content, _SWEEP, {"title", "x", "runs"}, path)
+    for entry in content["runs"]:
+        _check(entry, _RUN, {"at"}, path)
+        _known(entry.get("script", "pretrain"), SCRIPTS, "script", path)
+    for kind in content.get("references", []):
+        _known(kind, REFERENCES, "references", path)
+
+
+def _check(entry, known, needed, path):
+    """Refuses what is no entry: unknown or missing keys, or values of another kind."""
+    given = set(entry) if isinstance(entry, dict) else {type(entry).__name__}
+    if not needed <= given <= known:
+        raise ValueError(
+            f"{path} must hold a sweep. Missing: {', '.join(sorted(needed - given)) or 'nothing'}; "
+            f"unknown: {', '.join(sorted(given - known)) or 'nothing'}."
+        )
+    for name, kind in {"runs": list, "seeds": list, "references": list, "flags": dict}.items():
+        if not isinstance(entry.get(name, kind()), kind):
+            meant = "a list" if kind is list else "an object"
+            raise ValueError(f"{name} in {path} must be {meant}. Received: {entry[name]}")
+
+
+def _known(value, choices, name, path):
+    """Refuses a value that is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} in {path} must be one of {', '.join(choices)}. Received: {value}")
+
+
+def check_folders(runs):
+    """Refuses runs of which one would be taken for another that lies in the same folder.
+
+    Raises:
+        ValueError: a folder holds, or is to hold, a run with other flags; the first is named.
+    """
+    recorded = {}
+    for run in runs:
+        if run.folder not in recorded:
+            made = run.record.exists()
+            recorded[run.folder] = json.loads(run.record.read_text()) if made else run.flags
+        theirs = recorded[run.folder]
+        for name in sorted(theirs.keys() | run.flags.keys()):
+            if theirs.get(name) != run.flags.get(name):
+                raise ValueError(
+                    f"{run.folder} is the place of a run with {name}={theirs.get(name)}. "
+                    f"Received: {name}={run.flags.get(name)}. Choose another --out."
+                )
+
+
+def names():
+    """The names of the sweeps that come with this package."""
+    return sorted(path.stem for path in SWEEPS.glob("*.json"))
+
+
+def folder_name(recipe, script, own, seed):
+    """The name of a run's folder: digits,batch_size=32,rate=1.1-seed0, say."""
+    differing = [f"{key}={value}" for key, value in sorted(own.items()) if key != "backbone"]
+    text = ",".join([recipe, *([script] if script != "pretrain" else []), *differing])
+    return re.sub(r"[^\w.,=%-]+", "_", text) + f"-seed{seed}"
+
+
+def _flag(item):
+    """An argument for absl: --name=value, --name, --noname."""
+    name, value = item
+    if name == "flagfile":
+        value = RECIPES / f"{value}.flags" if not str(value).endswith(".flags") else value
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no'}{name}"
+    return f"--{name}={value}"

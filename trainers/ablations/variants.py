@@ -1,0 +1,85 @@
+"""Objectives and projectors that the paper compares its own with, in its table 5.
+
+None of them is for use: they show what the parts of the method are for.
+
+published     Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²
+invariance    its first term alone
+redundancy    its second term alone
+features      each embedding is standardised over its d features instead of each feature over the
+              n images, and C = z_Aᵀ z_B / n of these
+unnormalised  the published objective after a projector without BatchNormalization
+"""
+
+import keras
+from keras import ops
+
+from keras_bt import objective
+from keras_bt.model import BarlowTwins, projector
+from trainers.pretraining import Pretraining
+
+
+class Invariance(BarlowTwins):
+    """Only the invariance term is minimised; the other is still reported."""
+
+    def terms(self, za, zb, replicas):
+        """See `BarlowTwins.terms`."""
+        on_diagonal, off_diagonal = super().terms(za, zb, replicas)
+        return on_diagonal, ops.stop_gradient(off_diagonal)
+
+
+class Redundancy(BarlowTwins):
+    """Only the redundancy term is minimised; the other is still reported."""
+
+    def terms(self, za, zb, replicas):
+        """See `BarlowTwins.terms`."""
+        on_diagonal, off_diagonal = super().terms(za, zb, replicas)
+        return ops.stop_gradient(on_diagonal), off_diagonal
+
+
+class Features(BarlowTwins):
+    """Embeddings are normalised along their features. On one replica."""
+
+    def terms(self, za, zb, replicas):
+        """See `BarlowTwins.terms`."""
+        if replicas.count > 1:
+            raise ValueError(
+                "Normalisation along features is for one device: --strategy=one. "
+                f"Received: {replicas.count} replicas."
+            )
+        za, zb = (_standardised_along_features(z) for z in (za, zb))
+        correlation = ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
+        c = ops.diagonal(correlation)
+        return (
+            ops.sum(ops.square(1 - c)),
+            ops.sum(ops.square(correlation)) - ops.sum(ops.square(c)),
+        )
+
+
+def _standardised_along_features(z):
+    """(n, d) → float32 (n, d), each row with mean 0 and deviation 1."""
+    return ops.transpose(objective.standardise(ops.transpose(z)))
+
+
+def unnormalised_projector(widths, input_dim, name="projector"):
+    """The projector without BatchNormalization; arguments and result as `projector`'s.
+
+    What is left are linear layers, whose biases BatchNormalization had made needless, and ReLUs.
+    """
+    inputs = x = keras.Input((input_dim,))
+    for layer in projector(tuple(widths), input_dim).layers:
+        if isinstance(layer, keras.layers.Dense):
+            x = keras.layers.Dense.from_config(layer.get_config() | {"use_bias": True})(x)
+        elif isinstance(layer, keras.layers.ReLU):
+            x = keras.layers.ReLU.from_config(layer.get_config())(x)
+    return keras.Model(inputs, x, name=name)
+
+
+VARIANTS = {
+    "published": Pretraining,
+    "invariance": type("InvarianceOnly", (Pretraining,), {"model_class": Invariance}),
+    "redundancy": type("RedundancyOnly", (Pretraining,), {"model_class": Redundancy}),
+    "features": type("AlongFeatures", (Pretraining,), {"model_class": Features}),
+    "unnormalised": type(
+        "NoNormalisation", (Pretraining,), {"projector": staticmethod(unnormalised_projector)}
+    ),
+}
