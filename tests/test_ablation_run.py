@@ -77,21 +77,26 @@ def runs(sweep_file, finished):
 
 def test_a_sweep_leaves_table_picture_and_figures(finished, runs):
     out, output = finished
-    assert {path.name for path in out.iterdir()} >= {"runs", "tiny.md", "tiny.png", "tiny.results.json"}
+    assert {path.name for path in out.iterdir()} >= {
+        "runs",
+        "tiny.md",
+        "tiny.png",
+        "tiny.results.json",
+    }
     trained, pixels = (read(run.folder) for run in runs)
     for found in (trained, pixels):
         assert list(found) == KEYS
         assert found["measured_on"] == "the test set, 500 images"
-        assert all(0.1 < found[key] < 1 for key in ("knn", "probe", "few", "few_labels"))
+        assert all(0.1 < found[key] < 1 for key in ("knn", "probe", "few_labels"))
     rows = [
-        " | ".join(f"{100 * found[key]:.1f}" for key in ("knn", "probe", "few", "few_labels"))
+        " | ".join(f"{100 * found[key]:.1f}" for key in ("knn", "probe", "few_labels"))
         for found in (trained, pixels)
     ]
     text = (out / "tiny.md").read_text()
     assert f"| invariance alone | {rows[0]} | 1 |\n" in text
     assert f"| raw pixels | {rows[1]} | 1 |\n" in text
     assert rows[0] in output
-    assert [row["at"] for row in json.loads((out / "tiny.json").read_text())] == [
+    assert [row["at"] for row in json.loads((out / "tiny.results.json").read_text())] == [
         "invariance alone",
         "pixels",
     ]
@@ -123,7 +128,7 @@ def test_a_finished_training_that_was_not_measured_is_measured(runs, tmp_path, c
     run(*trained.command()[3:], f"--workdir={folder}")
     output = capsys.readouterr().out
     assert "finished run" in output
-    for key in ("knn", "probe", "few", "few_labels"):
+    for key in ("knn", "probe", "few_labels"):
         assert read(folder)[key] == pytest.approx(read(trained.folder)[key], abs=0.01)
         assert f"{100 * read(folder)[key]:.1f}%" in output
     assert "with 100 labels" in output
