@@ -467,12 +467,13 @@ def test_the_picture_of_categories_and_several_curves(write, tmp_path, monkeypat
     assert results.picture(tmp_path / "a.png", sweep)
     (panel,) = figures[0].axes
     assert panel.get_xscale() == "linear"
-    assert texts(panel.get_xticklabels()) == ["− crops", "all", "− blur"]
-    assert list(panel.get_xticks()) == [0, 1, 2]
-    np.testing.assert_allclose(curve(panel, 0)[0], [[0, 0.5], [1, 10.5]])
-    np.testing.assert_allclose(curve(panel, 1)[0], [[1, 30.5], [2, 20.5]])
+    assert texts(panel.get_yticklabels()) == ["− crops", "all", "− blur"]
+    assert list(panel.get_yticks()) == [0, 1, 2]
+    assert panel.yaxis_inverted()
+    np.testing.assert_allclose(curve(panel, 0)[0], [[0.5, 0], [10.5, 1]])
+    np.testing.assert_allclose(curve(panel, 1)[0], [[30.5, 1], [20.5, 2]])
     deviation = np.std([0, 1], ddof=1)
-    np.testing.assert_allclose(curve(panel, 0)[1][0], [[0, 0.5 - deviation], [0, 0.5 + deviation]])
+    np.testing.assert_allclose(curve(panel, 0)[1][0], [[0.5 - deviation, 0], [0.5 + deviation, 0]])
     assert texts(figures[0].legends[0].get_texts()) == ["A", "B"]
     assert_nothing_is_cut_off_or_overlaps(figures[0])
 

@@ -54,7 +54,12 @@ def table(sweep):
     found = rows(sweep.runs) + rows(sweep.references)
     measures = [name for name in MEASURES if any(name in row.values for row in found)]
     series = any(row.series for row in rows(sweep.runs))
-    header = [sweep.x, *(["curve"] if series else []), *(MEASURES[m] for m in measures), "seeds"]
+    header = [
+        sweep.x,
+        *(["curve"] if series else []),
+        *(label(sweep, m) for m in measures),
+        "seeds",
+    ]
     lines = []
     for row in found:
         reference = row.at in ("untrained", "pixels")
@@ -74,6 +79,8 @@ def table(sweep):
 def picture(path, sweep):
     """Draws a sweep: a panel for every measure, a curve for every series, bars over the seeds.
 
+    Numbers lie on the horizontal axis. Categories lie below each other, for their names are long.
+
     Args:
         path: file to write.
         sweep: `trainers.ablations.sweeps.Sweep`; settings without a result are left out.
@@ -85,10 +92,24 @@ def picture(path, sweep):
     measures = [name for name in MEASURES if any(name in row.values for row in found)]
     if not measures:
         return False
-    figure, panels = figures.new(0.6 + 3.6 * len(measures), 3.4, columns=len(measures))
+    places = list(dict.fromkeys(row.at for row in found))
+    numbers = all(_is_number(place) for place in places)
+    height = 3.4 if numbers else 1.6 + 0.28 * len(places)
+    width = (0.6 if numbers else 2.2) + 3.4 * len(measures)
+    figure, panels = figures.new(width, height, columns=len(measures), sharey=not numbers)
     for panel, measure in zip(panels, measures, strict=True):
-        _panel(panel, sweep, [row for row in found if measure in row.values], measure)
-    panels[0].set_ylabel("accuracy in percent")
+        rows_of_panel = [row for row in found if measure in row.values]
+        references = [row for row in rows(sweep.references) if measure in row.values]
+        if numbers:
+            _curves(panel, places, rows_of_panel, measure, references, sweep.log)
+            panel.set_xlabel(sweep.x)
+        else:
+            _list(panel, places, rows_of_panel, measure, references)
+            panel.set_xlabel("accuracy in percent")
+        panel.set_title(label(sweep, measure), fontsize=10)
+        panel.grid(alpha=0.3)
+    if numbers:
+        panels[0].set_ylabel("accuracy in percent")
     figure.suptitle(sweep.title)
     handles, labels = panels[0].get_legend_handles_labels()
     if len(labels) > 1:
@@ -97,42 +118,61 @@ def picture(path, sweep):
     return True
 
 
-def _panel(panel, sweep, found, measure):
-    """Draws the curves of one measure."""
-    places = list(dict.fromkeys(row.at for row in found))
-    numbers = all(_is_number(place) for place in places)
-    x = {place: place if numbers else index for index, place in enumerate(places)}
-    for index, series in enumerate(dict.fromkeys(row.series for row in found)):
-        own = [row for row in found if row.series == series]
-        own = sorted(own, key=lambda row: x[row.at])
-        means, deviations = zip(
-            *(mean_and_deviation(row.values[measure]) for row in own), strict=True
-        )
+def label(sweep, measure):
+    """What a measure is called in a table or picture."""
+    if measure != "few_labels":
+        return MEASURES[measure]
+    return f"linear probe, {sweep.runs[0].flags.get('few_labels', 600)} labels"
+
+
+def _curves(panel, places, found, measure, references, log):
+    """Draws accuracy over numbers."""
+    for index, (name, own) in enumerate(_by_series(found).items()):
+        own = sorted(own, key=lambda row: row.at)
+        means, deviations = _percent(own, measure)
         panel.errorbar(
-            [x[row.at] for row in own],
-            100 * np.array(means),
-            100 * np.nan_to_num(np.array(deviations)),
-            color=figures.COLOURS[index % len(figures.COLOURS)],
-            marker=figures.MARKS[index % len(figures.MARKS)],
-            linestyle="-" if numbers or len(places) > 1 else "",
-            capsize=3,
-            label=series or "Barlow Twins",
+            [row.at for row in own], means, deviations, label=name, capsize=3, **_style(index)
         )
-    for row, style in zip(rows(sweep.references), ("--", ":"), strict=False):
-        if measure in row.values:
-            mean, _ = mean_and_deviation(row.values[measure])
-            panel.axhline(100 * mean, color="#777777", linestyle=style, label=row.series)
-    if numbers and sweep.log:
+    for row, style in zip(references, _REFERENCE_STYLES, strict=False):
+        panel.axhline(_percent([row], measure)[0][0], label=row.series, **style)
+    if log:
         panel.set_xscale("log", base=2)
-    panel.set_xticks(list(x.values()))
-    if numbers:
-        panel.minorticks_off()
-        panel.set_xticklabels([f"{place:g}" for place in places], rotation=45)
-    else:
-        panel.set_xticklabels(places, rotation=30, ha="right")
-    panel.set_xlabel(sweep.x)
-    panel.set_title(MEASURES[measure], fontsize=10)
-    panel.grid(alpha=0.3)
+    panel.set_xticks(places, [f"{place:g}" for place in places], rotation=45)
+    panel.minorticks_off()
+
+
+def _list(panel, places, found, measure, references):
+    """Draws accuracy beside categories."""
+    for index, (name, own) in enumerate(_by_series(found).items()):
+        means, deviations = _percent(own, measure)
+        at = [places.index(row.at) for row in own]
+        style = _style(index) | {"linestyle": ""}
+        panel.errorbar(means, at, xerr=deviations, label=name, capsize=3, **style)
+    for row, style in zip(references, _REFERENCE_STYLES, strict=False):
+        panel.axvline(_percent([row], measure)[0][0], label=row.series, **style)
+    panel.set_yticks(range(len(places)), [str(place) for place in places])
+    panel.set_ylim(len(places) - 0.5, -0.5)  # the first on top
+
+
+_REFERENCE_STYLES = [{"color": "#777777", "linestyle": style} for style in ("--", ":")]
+
+
+def _by_series(found):
+    """Rows by the names of their curves."""
+    names = dict.fromkeys(row.series for row in found)
+    return {name or "Barlow Twins": [r for r in found if r.series == name] for name in names}
+
+
+def _percent(found, measure):
+    """Means and deviations in percent, the latter 0 where they are unknown."""
+    pairs = [mean_and_deviation(row.values[measure]) for row in found]
+    return 100 * np.nan_to_num(np.array(pairs).T)
+
+
+def _style(index):
+    """Colour and mark of a curve."""
+    colour = figures.COLOURS[index % len(figures.COLOURS)]
+    return {"color": colour, "marker": figures.MARKS[index % len(figures.MARKS)]}
 
 
 def write(folder, sweep):

@@ -73,7 +73,7 @@ SCRIPTS = {
 MEASURES = {
     "knn": "nearest neighbours (k = 20)",
     "probe": "linear probe, all labels",
-    "few_labels": "linear probe, few labels",
+    "few_labels": "linear probe, few labels",  # their number is put in
     "accuracy": "accuracy",
 }
 
