@@ -471,7 +471,7 @@ def test_the_picture_of_categories_and_several_curves(write, tmp_path, monkeypat
     assert list(panel.get_yticks()) == [0, 1, 2]
     assert panel.yaxis_inverted()
     np.testing.assert_allclose(curve(panel, 0)[0], [[0.5, 0], [10.5, 1]])
-    np.testing.assert_allclose(curve(panel, 1)[0], [[30.5, 1], [20.5, 2]])
+    np.testing.assert_allclose(curve(panel, 1)[0], [[20.5, 2], [30.5, 1]])
     deviation = np.std([0, 1], ddof=1)
     np.testing.assert_allclose(curve(panel, 0)[1][0], [[0.5 - deviation, 0], [0.5 + deviation, 0]])
     assert texts(figures[0].legends[0].get_texts()) == ["A", "B"]
