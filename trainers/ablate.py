@@ -3,8 +3,8 @@
 A sweep is a list of settings, see trainers/ablations/sweeps.py; NAME is one that comes with this
 package, several with commas between them, `all`, or the path of a .json file. Every setting is a
 run in its own folder in OUT/runs. Called again, what is done is skipped and what was begun goes on.
-Afterwards OUT/NAME.md holds the table, OUT/NAME.png the picture and
-OUT/NAME.results.json every figure.
+Afterwards OUT/NAME.md holds the table, OUT/NAME.png the picture and OUT/NAME.results.json every
+figure.
 """
 
 import pathlib

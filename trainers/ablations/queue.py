@@ -33,7 +33,7 @@ class Queue:
 
     def __post_init__(self):
         self.failed = []
-        self._running = {}  # place among the jobs → (run, process)
+        self._running = {}  # place among the jobs → (run, process, when it began)
 
     def work(self):
         """Makes all runs that are not finished.
