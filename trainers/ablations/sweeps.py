@@ -14,12 +14,12 @@
     }
 
 "at" is a number, or a text for an axis of categories. "script" names what else to run than a
-pretraining: "linear_probe", "raw_pixels" or "finetune", with {seed} and {runs} (the folder of all runs) filled in
-in the values of its flags, so that it takes a backbone that another sweep has trained.
+pretraining: "linear_probe", "raw_pixels" or "finetune", with {seed} and {runs} (the folder of all
+runs) filled in in the values of its flags, so that it takes a backbone that another sweep trained.
 
-A run lies in a folder named after the recipe, or the sweep where there is none, and the flags of its
-own. Sweeps of one recipe therefore share their runs, say the one with nothing changed. With which
-flags a folder was made is recorded beside it, and a run with others is refused.
+A run lies in a folder named after the recipe, or the sweep where there is none, and the flags of
+its own. Sweeps of one recipe therefore share their runs, say the one with nothing changed. The
+flags that a folder was made with are recorded beside it, and a run with others is refused.
 """
 
 import dataclasses
