@@ -5,7 +5,8 @@ The same training by `BarlowTwins.fit`, and by the model in PyTorch with the pub
 and Adam with the same numbers, and both start from the same distribution of weights: torchvision's
 with the last γ of every block zero, and PyTorch's default in the projector. PyTorch trains twice:
 from weights of its own, which is an independent repetition, and from the very weights that Keras
-started from, where only rounding is left to differ, and what training makes of it.
+started from. Then rounding is left to differ, and Adam's ε, which Keras adds before it corrects the
+bias of the mean square and PyTorch after; and what training makes of them.
 
 Measured is the accuracy of nearest neighbours among the features of the images trained on, for
 other images of the training set; the test set is not touched. Everything runs on the processor in

@@ -12,7 +12,7 @@ from keras_bt.idx_files import open_idx
 from keras_bt.sources import ArraySource, Source
 from keras_bt.tfds_source import open_tfds
 
-_KINDS = "digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]"
+_KINDS = "digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT], or one of these after heldout:"
 _NAMES = ("digits", "idx", "folder", "tfds", "heldout")
 HELD_OUT = 6  # one training image in so many
 
@@ -64,7 +64,8 @@ def hold_out(train: Source, number: int | None, name: str) -> tuple[Source, Sour
     """Divides the training images, to choose settings without a look at the test images.
 
     A sixth is held out, drawn at random but always the same: parts of any size are measured on the
-    same images, and a smaller part lies within a larger one.
+    same images, and a smaller part lies within a larger one. The encoded images of `tfds:` are
+    kept in memory for that.
 
     Args:
         train: The training images.

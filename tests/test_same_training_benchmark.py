@@ -81,7 +81,7 @@ def test_from_the_same_start_every_loss_is_the_published_one(printed):
         )
         assert len(ours) == len(same) == len(own) == STEPS
         np.testing.assert_allclose(ours, same, rtol=1e-4)
-        assert np.abs(ours / own - 1).min() > 1e-3  # another start is another training
+        assert np.abs(ours / own - 1).max() > 1e-3  # another start is another training
 
 
 def test_table_and_sentences_are_of_the_results_in_the_file(printed):

@@ -1,4 +1,4 @@
-"""Runs experiments and draws what they found: python -m trainers.ablate --sweep=NAME --data=SOURCE.
+"""Runs experiments and draws what they found: python -m trainers.ablate --sweep=NAME.
 
 A sweep is a list of settings, see trainers/ablations/sweeps.py; NAME is one that comes with this
 package, several with commas between them, `all`, or the path of a .json file. Every setting is a
@@ -52,9 +52,11 @@ def main():
                 table = results.write(out, sweep)
                 print(f"\n{sweep.title}\n\n{table}\n\nWritten to {out}/{sweep.name}.*")
         if work.failed:
-            logs = ", ".join(str(queue.log_file(run)) for run in work.failed)
+            logs = [str(queue.log_file(run)) for run in work.failed[:3]]
+            more = ", …" if len(work.failed) > 3 else ""
             command.fail(
-                f"{len(work.failed)} runs failed. The same command tries again. See {logs}"
+                f"Runs that failed: {len(work.failed)}. The same command tries again. "
+                f"See {', '.join(logs)}{more}"
             )
 
 
@@ -67,7 +69,14 @@ def read_sweeps():
     stems = [pathlib.Path(name).stem for name in chosen]
     if len(set(stems)) < len(stems):
         raise ValueError(f"Sweeps must have different names. Received: {', '.join(chosen)}")
-    return [sweeps.read(name, FLAGS.data, pathlib.Path(FLAGS.out) / "runs") for name in chosen]
+    runs = pathlib.Path(FLAGS.out) / "runs"
+    found = [sweeps.read(name, FLAGS.data, runs) for name in chosen]
+    if FLAGS.data and not any(sweep.uses_data for sweep in found):
+        raise ValueError(
+            f"--data is for sweeps that leave open what to train on. Received: --data={FLAGS.data} "
+            f"for {', '.join(chosen)}, which say it themselves."
+        )
+    return found
 
 
 def print_commands(runs):

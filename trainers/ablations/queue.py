@@ -1,5 +1,6 @@
 """Makes the runs of sweeps, some at a time, and says how far it has come."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -12,6 +13,7 @@ import time
 from tqdm import tqdm
 
 from keras_bt import workdir
+from trainers.ablations import sweeps
 
 _PAUSE = 0.2  # seconds between looks at the processes
 
@@ -33,7 +35,7 @@ class Queue:
 
     def __post_init__(self):
         self.failed = []
-        self._running = {}  # place among the jobs → (run, process, when it began)
+        self._running = {}  # place among the jobs → Job
 
     def work(self):
         """Makes all runs that are not finished.
@@ -41,7 +43,6 @@ class Queue:
         Raises:
             KeyboardInterrupt: it was interrupted or terminated; the processes have saved and ended.
         """
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         unique = {run.folder: run for run in self.runs}
         waiting = [run for run in unique.values() if run.measures() is None]
         bar = tqdm(
@@ -53,7 +54,7 @@ class Queue:
             # In a file every update is a line of its own.
             mininterval=0.1 if sys.stdout.isatty() else 60,
         )
-        with bar:
+        with _signals_interrupt(), bar:
             try:
                 while waiting or self._running:
                     for place in set(range(self.jobs)) - self._running.keys():
@@ -64,19 +65,22 @@ class Queue:
                     time.sleep(_PAUSE)
             finally:
                 self._stop()
-                signal.signal(signal.SIGTERM, before)
 
     def _next(self, waiting):
         """The first run that need not wait for the backbone of another, or None."""
-        unfinished = {str(run.folder) for run in waiting}
-        unfinished |= {str(run.folder) for run, *_ in self._running.values()}
-        return next((run for run in waiting if run.flags.get("backbone") not in unfinished), None)
+        unfinished = {run.folder for run in waiting} | {job.run.folder for job in self._jobs()}
+        return next((run for run in waiting if run.needs not in unfinished), None)
+
+    def _jobs(self):
+        return list(self._running.values())
 
     def _start(self, place, run):
+        if run.needs in {failed.folder for failed in self.failed}:
+            self.failed.append(run)
+            return
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        workdir.write_json(run.record, run.flags)
-        log = log_file(run)
-        with open(log, "a", encoding="utf-8") as output:
+        workdir.write_json(run.record_file, run.record())
+        with open(log_file(run), "a", encoding="utf-8") as output:
             print("$", shlex.join(run.command()), file=output, flush=True)
             process = subprocess.Popen(
                 run.command(),
@@ -85,34 +89,76 @@ class Queue:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt from the keyboard reaches it through `_stop`
             )
+        self._running[place] = Job(run, process, time.time())
+        if sys.stdout.isatty():
+            tqdm.write(f"{run.folder.name}: begun, tail -f {shlex.quote(str(log_file(run)))}")
         if self.jobs > 1 and hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))[place :: self.jobs]
             if cores:
                 os.sched_setaffinity(process.pid, cores)
-        self._running[place] = (run, process, time.time())
 
     def _look(self, bar):
         """Takes note of the processes that have ended."""
-        for place, (run, process, started) in list(self._running.items()):
-            if process.poll() is None:
+        for place, job in list(self._running.items()):
+            if job.process.poll() is None:
                 continue
             del self._running[place]
-            measures = run.measures() if process.returncode == 0 else None
+            seconds = job.note_time()
+            measures = job.run.measures() if job.process.returncode == 0 else None
             if measures is None:
-                self.failed.append(run)
-                tqdm.write(f"{run.folder.name}: failed, see {log_file(run)}", file=sys.stdout)
+                self.failed.append(job.run)
+                outcome = f"failed, {last_line(job.run)}; see {log_file(job.run)}"
             else:
-                text = ", ".join(f"{name} {100 * value:.1f}" for name, value in measures.items())
-                seconds = time.time() - started
-                tqdm.write(f"{run.folder.name}: {text} ({seconds:.0f} s)", file=sys.stdout)
+                found = ", ".join(f"{name} {100 * value:.1f}" for name, value in measures.items())
+                outcome = f"{found} ({seconds:.0f} s)"
+            tqdm.write(f"{job.run.folder.name}: {outcome}", file=sys.stdout)
             bar.update()
+        if sys.stdout.isatty():
+            bar.refresh()  # its clock
 
     def _stop(self):
         """Ends what still runs, and waits until it has saved its state."""
-        for _, process, _ in self._running.values():
-            process.terminate()
-        for _, process, _ in self._running.values():
-            process.wait()
+        for job in self._jobs():
+            job.process.terminate()
+        for job in self._jobs():
+            job.process.wait()
+            job.note_time()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run and the process that makes it, since when in seconds since 1970."""
+
+    run: sweeps.Run
+    process: subprocess.Popen
+    began: float
+
+    def note_time(self):
+        """Adds the time of the process to the run's, which is returned, in seconds."""
+        record = self.run.record()
+        record["seconds"] = round(record["seconds"] + time.time() - self.began, 1)
+        workdir.write_json(self.run.record_file, record)
+        return record["seconds"]
+
+
+@contextlib.contextmanager
+def _signals_interrupt():
+    """Treats the end of the terminal, unless that is ignored, and SIGTERM like Ctrl-C."""
+    numbers = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def last_line(run):
+    """What a run said last: why it failed, most likely."""
+    lines = log_file(run).read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
 
 
 def log_file(run):

@@ -29,9 +29,10 @@ def rows(runs):
     """Collects the results of runs by their settings: a list of `Row`."""
     groups = {}
     for run in runs:
-        groups.setdefault((run.series, run.at), []).append(run)
+        groups.setdefault((run.series, run.at), {})[run.folder] = run  # each seed once
     found = []
-    for (series, at), members in groups.items():
+    for (series, at), seeds in groups.items():
+        members = list(seeds.values())
         measures = [m for m in (run.measures() for run in members) if m is not None]
         values = {
             name: [m[name] for m in measures]
@@ -51,7 +52,8 @@ def mean_and_deviation(values):
 
 def table(sweep):
     """The table of a sweep in Markdown, in percent: mean ± deviation over the seeds."""
-    found = rows(sweep.runs) + rows(sweep.references)
+    references = rows(sweep.references)
+    found = rows(sweep.runs) + references
     measures = [name for name in MEASURES if any(name in row.values for row in found)]
     series = any(row.series for row in rows(sweep.runs))
     header = [
@@ -62,7 +64,7 @@ def table(sweep):
     ]
     lines = []
     for row in found:
-        reference = row.at in ("untrained", "pixels")
+        reference = row in references
         first = row.series if reference else f"{row.at:,}" if _is_number(row.at) else row.at
         cells = [first, *(["" if reference else row.series] if series else [])]
         for name in measures:
@@ -164,9 +166,9 @@ def _by_series(found):
 
 
 def _percent(found, measure):
-    """Means and deviations in percent, the latter 0 where they are unknown."""
+    """Means and deviations in percent, the latter NaN, which is no bar, where they are unknown."""
     pairs = [mean_and_deviation(row.values[measure]) for row in found]
-    return 100 * np.nan_to_num(np.array(pairs).T)
+    return 100 * np.array(pairs).T
 
 
 def _style(index):
@@ -176,15 +178,29 @@ def _style(index):
 
 
 def write(folder, sweep):
-    """Writes table, picture and figures of a sweep into a folder; returns the table."""
-    text = table(sweep)
+    """Writes table, picture and figures of a sweep into a folder; returns the table and times."""
+    text = f"{table(sweep)}\n\n{times(sweep)}"
     (folder / f"{sweep.name}.md").write_text(
         f"# {sweep.title}\n\n{sweep.finding}\n\n{text}\n", encoding="utf-8"
     )
     picture(folder / f"{sweep.name}.png", sweep)
-    content = [dataclasses.asdict(row) for row in rows(sweep.runs) + rows(sweep.references)]
+    content = {
+        "seconds": {run.folder.name: run.record()["seconds"] for run in sweep.runs},
+        "rows": [dataclasses.asdict(row) for row in rows(sweep.runs) + rows(sweep.references)],
+    }
     workdir.write_json(folder / f"{sweep.name}.results.json", content)
     return text
+
+
+def times(sweep):
+    """How long the runs took, in words."""
+    done = {run.folder: run.record()["seconds"] for run in sweep.runs if run.measures() is not None}
+    if not done:
+        return "No run is finished."
+    return (
+        f"Finished runs: {len(done)}, of {min(done.values()):.0f} to {max(done.values()):.0f} s, "
+        f"{sum(done.values()) / 60:.0f} minutes in all."
+    )
 
 
 def _is_number(value):

@@ -42,7 +42,8 @@ def main():
             from trainers.labelled import labelled_halves
 
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
-        train, test, where = labelled_halves(train, test, FLAGS.seed)
+        # The same images for all seeds, or their spread would be that of the images too.
+        train, test, where = labelled_halves(train, test, seed=0)
         if train is None or train.multilabel:
             raise ValueError(
                 f"A sweep needs images with one label each. Received: {FLAGS.data}, {where}."
@@ -51,13 +52,15 @@ def main():
     if FLAGS.measure == "trained":
         pretrain.main(lambda: variants()[FLAGS.variant])
     with command.mistakes:
-        if FLAGS.measure == "pixels":
-            found = measure(*data.raw_pixels(train), *data.raw_pixels(test))
-        else:
-            found = measure(*features(train, test))
+        with data.reading(train, test):
+            if FLAGS.measure == "pixels":
+                parts = [*data.raw_pixels(train), *data.raw_pixels(test)]
+            else:
+                parts = features(train, test)
+        found = measure(*parts)
         folder = pathlib.Path(FLAGS.workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        found |= {"measured_on": where, "seconds": round(time.time() - started, 1)}
+        found |= {"measured_on": where, "seconds_of_last_call": round(time.time() - started, 1)}
         workdir.write_json(folder / MEASURED, found)
     print(
         f"Measured on {where}: nearest neighbours {100 * found['knn']:.1f}%, linear probe "

@@ -102,12 +102,39 @@ class Run:
     @property
     def result_file(self):
         """The file with what was measured, or None if the run is not finished."""
-        return next(iter(sorted(self.folder.glob(SCRIPTS[self.script].result))), None)
+        found = sorted(self.folder.glob(SCRIPTS[self.script].result))
+        return next((file for file in found if ".partial" not in file.suffixes), None)
 
     @property
+    def settings(self):
+        """All flags as text, those of the recipe included.
+
+        Raises:
+            OSError: there is no such recipe.
+        """
+        flags = {name: str(value) for name, value in self.flags.items() if name != "flagfile"}
+        if "flagfile" not in self.flags:
+            return flags
+        lines = _recipe(self.flags["flagfile"]).read_text(encoding="utf-8").splitlines()
+        given = (line.removeprefix("--").partition("=") for line in lines if line.startswith("--"))
+        return {name: value for name, _, value in given} | flags
+
+    @property
+    def record_file(self):
+        """The file beside the folder with the settings that it is made with, and the time."""
+        return pathlib.Path(f"{self.folder}.json")
+
     def record(self):
-        """The file beside the folder that says with which flags it was made."""
-        return pathlib.Path(f"{self.folder}.flags.json")
+        """What that file says: a dict of "settings" and "seconds"; nothing has begun without it."""
+        if not self.record_file.exists():
+            return {"settings": self.settings, "seconds": 0.0}
+        return json.loads(self.record_file.read_text(encoding="utf-8"))
+
+    @property
+    def needs(self):
+        """The folder of the run whose backbone this one takes, or None."""
+        backbone = pathlib.Path(self.flags.get("backbone", "."))
+        return backbone if backbone.parent == self.folder.parent else None
 
     def measures(self):
         """What was measured, a dict of floats 0 to 1; None if the run is not finished.
@@ -137,7 +164,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep: see above for the attributes; `runs` are those of all seeds, in order."""
+    """A sweep: see above for the attributes.
+
+    `runs` are those of all seeds, in order; `uses_data` says whether they leave open on what.
+    """
 
     name: str
     title: str
@@ -146,6 +176,7 @@ class Sweep:
     log: bool
     runs: tuple
     references: tuple
+    uses_data: bool = False
 
 
 def read(name, data, folder):
@@ -202,6 +233,7 @@ def read(name, data, folder):
         content.get("log", False),
         tuple(run for entry in content["runs"] for run in runs_of(entry)),
         tuple(run for entry in references for run in runs_of(entry)),
+        "{data}" in text,
     )
 
 
@@ -209,7 +241,7 @@ def _filled(value, places, path):
     """A flag's value, with what stands in braces put in."""
     try:
         return value.format(**places) if isinstance(value, str) else value
-    except (LookupError, ValueError) as error:
+    except (LookupError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} must have nothing but {', '.join(map('{{{}}}'.format, places))} in braces. "
             f"Received: {value}"
@@ -219,8 +251,12 @@ def _filled(value, places, path):
 def _check_content(content, path):
     """Refuses what is not as described above."""
     _check(content, _SWEEP, {"title", "x", "runs"}, path)
+    if not content["runs"]:
+        raise ValueError(f"runs in {path} must be at least one. Received: []")
     for entry in content["runs"]:
         _check(entry, _RUN, {"at"}, path)
+        if not isinstance(entry["at"], (int, float, str)):
+            raise ValueError(f"at in {path} must be a number or text. Received: {entry['at']}")
         _known(entry.get("script", "pretrain"), SCRIPTS, "script", path)
     for kind in content.get("references", []):
         _known(kind, REFERENCES, "references", path)
@@ -247,23 +283,28 @@ def _known(value, choices, name, path):
 
 
 def check_folders(runs):
-    """Refuses runs of which one would be taken for another that lies in the same folder.
+    """Refuses runs of which one would be taken for another in the same folder, or lacks another.
 
     Raises:
-        ValueError: a folder holds, or is to hold, a run with other flags; the first is named.
+        ValueError: a folder holds, or is to hold, a run with other settings, of which the first is
+            named; or nobody has trained or is to train the backbone that a run takes.
     """
-    recorded = {}
+    recorded, folders = {}, {run.folder for run in runs}
     for run in runs:
-        if run.folder not in recorded:
-            made = run.record.exists()
-            recorded[run.folder] = json.loads(run.record.read_text()) if made else run.flags
-        theirs = recorded[run.folder]
-        for name in sorted(theirs.keys() | run.flags.keys()):
-            if theirs.get(name) != run.flags.get(name):
+        theirs = recorded.setdefault(run.folder, run.record()["settings"])
+        ours = run.settings
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
                 raise ValueError(
                     f"{run.folder} is the place of a run with {name}={theirs.get(name)}. "
-                    f"Received: {name}={run.flags.get(name)}. Choose another --out."
+                    f"Received: {name}={ours.get(name)}. Choose another --out."
                 )
+    for run in runs:
+        if run.needs and run.needs not in folders and not (run.needs / "backbone.keras").exists():
+            raise ValueError(
+                f"The sweep that trains {run.needs} must be done before, or be given as well: "
+                "--sweep=ONE,OTHER. Received: a sweep that takes its backbone."
+            )
 
 
 def names():
@@ -278,11 +319,16 @@ def folder_name(recipe, script, own, seed):
     return re.sub(r"[^\w.,=%-]+", "_", text) + f"-seed{seed}"
 
 
+def _recipe(name):
+    """The file of a recipe by its name, or by its path."""
+    return pathlib.Path(name) if name.endswith(".flags") else RECIPES / f"{name}.flags"
+
+
 def _flag(item):
     """An argument for absl: --name=value, --name, --noname."""
     name, value = item
     if name == "flagfile":
-        value = RECIPES / f"{value}.flags" if not str(value).endswith(".flags") else value
+        value = _recipe(value)
     if isinstance(value, bool):
         return f"--{'' if value else 'no'}{name}"
     return f"--{name}={value}"
