@@ -223,6 +223,7 @@ def test_several_labels_per_image_are_no_classes():
         class_names = ("a", "b")
         num_examples = 3
         multilabel = True
+        role = "the test set"
 
         def labels(self):
             return np.array([[1, 0], [1, 1], [0, 1]])
