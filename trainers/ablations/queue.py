@@ -68,11 +68,9 @@ class Queue:
 
     def _next(self, waiting):
         """The first run that need not wait for the backbone of another, or None."""
-        unfinished = {run.folder for run in waiting} | {job.run.folder for job in self._jobs()}
+        unfinished = {run.folder for run in waiting}
+        unfinished |= {job.run.folder for job in self._running.values()}
         return next((run for run in waiting if run.needs not in unfinished), None)
-
-    def _jobs(self):
-        return list(self._running.values())
 
     def _start(self, place, run):
         if run.needs in {failed.folder for failed in self.failed}:
@@ -118,9 +116,9 @@ class Queue:
 
     def _stop(self):
         """Ends what still runs, and waits until it has saved its state."""
-        for job in self._jobs():
+        for job in self._running.values():
             job.process.terminate()
-        for job in self._jobs():
+        for job in self._running.values():
             job.process.wait()
             job.note_time()
 

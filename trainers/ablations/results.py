@@ -52,10 +52,10 @@ def mean_and_deviation(values):
 
 def table(sweep):
     """The table of a sweep in Markdown, in percent: mean ± deviation over the seeds."""
-    references = rows(sweep.references)
-    found = rows(sweep.runs) + references
+    own, references = rows(sweep.runs), rows(sweep.references)
+    found = own + references
     measures = [name for name in MEASURES if any(name in row.values for row in found)]
-    series = any(row.series for row in rows(sweep.runs))
+    series = any(row.series for row in own)
     header = [
         sweep.x,
         *(["curve"] if series else []),
@@ -94,6 +94,7 @@ def picture(path, sweep):
     measures = [name for name in MEASURES if any(name in row.values for row in found)]
     if not measures:
         return False
+    all_references = rows(sweep.references)
     places = list(dict.fromkeys(row.at for row in found))
     numbers = all(_is_number(place) for place in places)
     height = 3.4 if numbers else 1.6 + 0.28 * len(places)
@@ -101,7 +102,7 @@ def picture(path, sweep):
     figure, panels = figures.new(width, height, columns=len(measures), sharey=not numbers)
     for panel, measure in zip(panels, measures, strict=True):
         rows_of_panel = [row for row in found if measure in row.values]
-        references = [row for row in rows(sweep.references) if measure in row.values]
+        references = [row for row in all_references if measure in row.values]
         if numbers:
             _curves(panel, places, rows_of_panel, measure, references, sweep.log)
             panel.set_xlabel(sweep.x)
