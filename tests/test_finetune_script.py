@@ -124,6 +124,33 @@ def test_from_scratch_is_compared_with_the_run_beside_it(pair):
     assert 0 < distances[0] < 0.1 < distances[1]
 
 
+def test_measures_after_every_so_many_epochs_and_the_last(tmp_path, backbone):
+    arguments = [f"--backbone={backbone}", f"--workdir={tmp_path / 'run'}", "--labels=5%", *TINY]
+    script.call("finetune", *arguments, "--epochs=5", "--measure_every=2")
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["epoch"] for line in metrics if "val_top1" in line] == [2, 4, 5]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["last"]["epoch"] == 5
+
+
+@pytest.mark.parametrize(
+    ("start", "rate", "flag"),
+    [
+        ([], "--head_rate=100", "--head_rate=1"),
+        (["--from_scratch"], "--scratch_rate=100", "--scratch_rate=1"),
+        ([], "--head_rate=0.5", None),
+    ],
+)
+def test_a_rate_that_is_too_high_is_named(tmp_path, backbone, capsys, start, rate, flag):
+    arguments = [f"--backbone={backbone}", f"--workdir={tmp_path / 'run'}", "--labels=20%", *TINY]
+    script.call("finetune", *arguments, "--epochs=2", "--batch_size=32", rate, *start)
+    output = capsys.readouterr().out
+    assert output.count("warning: The loss is") == (1 if flag else 0)
+    if flag:
+        assert f"{rate} is too high" in output
+        assert f"Try {flag}, in another --workdir" in output
+
+
 def test_another_budget_is_not_compared(pair, capsys):
     folder, _, arguments = pair
     (folder / "short_from_scratch").mkdir()

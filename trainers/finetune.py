@@ -47,10 +47,17 @@ flags.DEFINE_integer("epochs", 20, "Epochs in all.", lower_bound=1)
 flags.DEFINE_integer(
     "batch_size", 256, "Images per step, on all replicas together; at most all there are.", 1
 )
+flags.DEFINE_integer(
+    "measure_every",
+    1,
+    "Epochs between measurements on the test images, which with few labels take longer than the "
+    "training. After the last epoch there always is one.",
+    lower_bound=1,
+)
 
 
 def main():
-    """Fine-tunes, measures after every epoch and writes everything into the workdir."""
+    """Fine-tunes, measures after epochs and writes everything into the workdir."""
     started = time.time()
     # Imported when the flags are known to be right: TensorFlow takes seconds.
     with command.quiet_start():
@@ -75,7 +82,12 @@ def main():
         print(job.description())
         with skipped_images.noted(run.path, *job.sources):
             with job.interruption.watched():
-                job.fit(first_epoch, FLAGS.log_every, verbose=1 if sys.stdout.isatty() else 2)
+                job.fit(
+                    first_epoch,
+                    FLAGS.log_every,
+                    FLAGS.measure_every,
+                    verbose=1 if sys.stdout.isatty() else 2,
+                )
             print(job.finish(started))
 
 

@@ -103,8 +103,8 @@ class Finetuning(running.ClassifierRun):
             )
         return "\n".join([*lines, f"Everything is written to {self.run.path}"])
 
-    def fit(self, first_epoch, log_every, verbose):
-        """Trains to the last epoch, measuring after each."""
+    def fit(self, first_epoch, log_every, measure_every, verbose):
+        """Trains to the last epoch; measures after it, and after every so many."""
         s, run = self.settings, self.run
         if first_epoch:
             print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
@@ -122,15 +122,19 @@ class Finetuning(running.ClassifierRun):
             ),
             # The data set does not know its length, and Keras would warn of its end.
             validation_steps=math.ceil(self.test.num_examples / self.test_batch_size),
-            callbacks=running.callbacks(
-                run,
-                self.checkpoint,
-                log_every,
-                first_epoch * self.steps_per_epoch,
-                self.batch_size,
-                advice="Most likely a rate is too high (--backbone_rate, --head_rate; "
-                "--scratch_rate from scratch).",
-            ),
+            validation_freq=[*range(measure_every, s["epochs"], measure_every), s["epochs"]],
+            callbacks=[
+                *running.callbacks(
+                    run,
+                    self.checkpoint,
+                    log_every,
+                    first_epoch * self.steps_per_epoch,
+                    self.batch_size,
+                    advice="Most likely a rate is too high (--backbone_rate, --head_rate; "
+                    "--scratch_rate from scratch).",
+                ),
+                WarnOfRates(math.log(max(2, len(self.train.class_names))), s),
+            ],
         )
 
     def finish(self, started):
@@ -160,8 +164,35 @@ class Finetuning(running.ClassifierRun):
         return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
 
+class WarnOfRates(keras.callbacks.Callback):
+    """Says after the first epoch if the loss is far above that of guessing.
+
+    The rate that a head bears falls with the square of its features, and these grow with the rates
+    of the pretraining, above all with that of biases and γ (EXPERIMENTS.md).
+
+    Args:
+        guessing: float, the loss of guessing, log(classes).
+        settings: dict, of the run.
+    """
+
+    def __init__(self, guessing, settings):
+        super().__init__()
+        self.guessing = guessing
+        name = "scratch_rate" if settings["from_scratch"] else "head_rate"
+        self.flag, self.rate = f"--{name}", settings["head_rate"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = logs["loss"]
+        if epoch == 0 and loss > 10 * self.guessing:
+            print(
+                f"\nwarning: The loss is {loss:.0f}, where guessing has {self.guessing:.1f}: "
+                f"{self.flag}={self.rate:g} is too high for these features, and the backbone may "
+                f"be spoilt. Try {self.flag}={self.rate / 100:g}, in another --workdir."
+            )
+
+
 def accuracy_per_epoch(metrics):
-    """The accuracies on the test images after each epoch.
+    """The accuracies on the test images after each epoch that was measured.
 
     Args:
         metrics: list of dicts, see `keras_bt.callbacks.metrics_log.read_metrics`.
