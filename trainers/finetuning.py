@@ -182,6 +182,7 @@ class WarnOfRates(keras.callbacks.Callback):
         self.flag, self.rate = f"--{name}", settings["head_rate"]
 
     def on_epoch_end(self, epoch, logs=None):
+        """Looks at the first epoch's loss."""
         loss = logs["loss"]
         if epoch == 0 and loss > 10 * self.guessing:
             print(
