@@ -5,8 +5,9 @@ The same training by `BarlowTwins.fit`, and by the model in PyTorch with the pub
 and Adam with the same numbers, and both start from the same distribution of weights: torchvision's
 with the last γ of every block zero, and PyTorch's default in the projector. PyTorch trains twice:
 from weights of its own, which is an independent repetition, and from the very weights that Keras
-started from. Then rounding is left to differ, and Adam's ε, which Keras adds before it corrects the
-bias of the mean square and PyTorch after; and what training makes of them.
+started from. Then rounding is left to differ, Adam's ε, which Keras adds before it corrects the
+bias of the mean square and PyTorch after, and the variances kept for evaluation, in PyTorch
+unbiased ones; and what training makes of them.
 
 Measured is the accuracy of nearest neighbours among the features of the images trained on, for
 other images of the training set; the test set is not touched. Everything runs on the processor in
@@ -220,18 +221,22 @@ def compared(training, seed):
 
     Returns:
         dict: "seed"; and for each of `TRAININGS` a dict of "accuracy", 0 to 1, and "losses", one
-        per step. For `UNTRAINED` the accuracy alone, of the backbone that Keras starts from.
+        per step. For `UNTRAINED` the accuracy alone, of the backbone that Keras starts from, with
+        its residual blocks switched on: they start as identities.
     """
     from keras_bt.torch_weights import state_dict
+    from trainers import backbones
 
     views = training.views(seed)
+    untrained = keras_model(training, seed)
+    backbones.switch_blocks_on(untrained.backbone)
     ours, own, same = keras_model(training, seed), *(torch_model(training, seed) for _ in range(2))
     load(same, state_dict(ours.backbone, ours.projector))
 
     def accuracy(features, model):
         return training.accuracy(lambda source: features(model, training.batches(source)))
 
-    results = {"seed": seed, UNTRAINED: {"accuracy": accuracy(keras_features, ours)}}
+    results = {"seed": seed, UNTRAINED: {"accuracy": accuracy(keras_features, untrained)}}
     for name, model, fit, features in (
         (OURS, ours, fit_keras, keras_features),
         (OWN_START, own, fit_torch, torch_features),
