@@ -66,6 +66,7 @@ note("ended")
 if "fails" in given:
     sys.exit("no luck")
 folder.mkdir(exist_ok=True)
+(folder / "backbone.keras").touch()
 if "silent" not in given:
     value = float(given.get("value", 0.5)) + float(given["seed"]) / 50
     text = json.dumps({"knn": value, "probe": None, "few_labels": value / 2})
@@ -149,10 +150,10 @@ def test_backbones_that_sweeps_take_are_trained_by_others():
                 assert pathlib.Path(run.flags["backbone"]) in trained
 
 
-def test_there_are_sweeps():
-    assert set(sweeps.names()) >= {"batch_size", "projector", "augmentations", "loss"}
-    for path in (ROOT / "trainers/ablations/sweeps").iterdir():
-        assert path.stem in sweeps.names()
+def test_all_sweeps_that_come_along_go_together(tmp_path):
+    every = [sweeps.read(name, "digits", tmp_path) for name in sweeps.names()]
+    assert len(every) >= 8
+    sweeps.check_folders([run for s in every for run in (*s.references, *s.runs)])
 
 
 def test_a_wrong_flag_would_be_noticed(capsys):
@@ -219,7 +220,7 @@ def test_a_recipe_may_be_a_file(write, tmp_path):
 
 def test_other_scripts(write, tmp_path):
     entries = [
-        {"at": 1, "script": kind, "flags": {"backbone": "{runs}/a-seed{seed}", **flags}}
+        {"at": kind, "script": kind, "flags": {"backbone": "{runs}/a-seed{seed}", **flags}}
         for kind, flags in (("linear_probe", {"fast": True}), ("finetune", {"epochs": 2}))
     ]
     probe, tuned = read(write("a", runs=entries), tmp_path).runs
@@ -244,6 +245,7 @@ def test_other_scripts(write, tmp_path):
         ({"runs": [{"at": 1, "flag": {}}]}, "flag"),
         ({"runs": [{"flags": {}}]}, "at"),
         ({"runs": [{"at": 1, "script": "train"}]}, "train"),
+        ({"runs": [{"at": 1}, {"at": 2}, {"at": 1, "flags": {"width": 4}}]}, "twice: 1"),
         ({"references": ["pixel"]}, "pixel"),
         ({"runs": 5}, ""),
         ({"runs": [7]}, ""),
@@ -372,6 +374,35 @@ def test_one_run_is_not_taken_for_another(write, tmp_path, one, other, word):
     sweeps.check_folders(runs[:1])
     with pytest.raises(ValueError, match=f"Received: {word}"):  # one has been made
         sweeps.check_folders(runs[1:])
+
+
+def test_backbones_that_no_run_trains_are_settings_like_others(write, tmp_path):
+    entries = [{"at": name, "flags": {"backbone": name}} for name in ("resnet18", "resnet34")]
+    one, other = read(write("a", runs=entries), tmp_path).runs
+    assert one.folder != other.folder
+    sweeps.check_folders([one, other])
+
+
+def test_the_folder_of_all_runs_may_be_moved(write, tmp_path):
+    entry = {"at": 1, "script": "finetune", "flags": {"backbone": "{runs}/a-seed0"}}
+    path = write("b", runs=[entry])
+    assert read(path, tmp_path / "here").runs[0].settings["backbone"] == "a-seed0"
+    assert read(path, tmp_path / "there").runs[0].settings["backbone"] == "a-seed0"
+
+
+def test_what_was_made_with_a_backbone_since_trained_anew_is_refused(write, tmp_path):
+    entry = {"at": 1, "script": "finetune", "flags": {"backbone": "{runs}/a-seed0"}}
+    (run,) = read(write("b", runs=[entry]), tmp_path).runs
+    backbone = tmp_path / "a-seed0" / "backbone.keras"
+    backbone.parent.mkdir()
+    backbone.touch()
+    measured(run, 0.5)
+    now = run.result_file.stat().st_mtime
+    os.utime(backbone, (now - 10, now - 10))
+    sweeps.check_folders([run])
+    os.utime(backbone, (now + 10, now + 10))
+    with pytest.raises(ValueError, match=r"trained anew since\. Delete it"):
+        sweeps.check_folders([run])
 
 
 # Tables and pictures
@@ -613,10 +644,11 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(write, tmp_path, capsys)
     work.work()
     assert len(calls(tmp_path)) == 5
     assert log.read_text().count("no luck") == 2
+    assert work.failed == list(sweep.runs[:2])
 
 
 @pytest.mark.usefixtures("fake")
-def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path):
+def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path, capsys):
     def taking(at, name):
         return {"at": at, "flags": {"width": at, "backbone": f"{{runs}}/digits,{name}-seed0"}}
 
@@ -633,6 +665,15 @@ def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path):
     assert sorted(calls(tmp_path)) == sorted([names[0], names[2], names[3]])
     ended, began = notes(tmp_path, "ended"), notes(tmp_path, "began")
     assert began[names[0]] >= ended[names[2]]
+    output = capsys.readouterr().out
+    assert f"{names[1]}: left out, without {names[3]}" in output
+    assert "4/4" in output.splitlines()[-1]
+    # Trained, but for the measuring: that will do.
+    sweep.runs[3].folder.mkdir()
+    (sweep.runs[3].folder / "backbone.keras").touch()
+    work.work()
+    assert work.failed == [sweep.runs[3]]
+    assert sweep.runs[1].measures() is not None
 
 
 @pytest.mark.usefixtures("fake")

@@ -52,11 +52,11 @@ def main():
                 table = results.write(out, sweep)
                 print(f"\n{sweep.title}\n\n{table}\n\nWritten to {out}/{sweep.name}.*")
         if work.failed:
-            logs = [str(queue.log_file(run)) for run in work.failed[:3]]
-            more = ", …" if len(work.failed) > 3 else ""
+            logs = [str(queue.log_file(run)) for run in work.failed if queue.log_file(run).exists()]
+            more = ", …" if len(logs) > 3 else ""
             command.fail(
                 f"Runs that failed: {len(work.failed)}. The same command tries again. "
-                f"See {', '.join(logs)}{more}"
+                f"See {', '.join(logs[:3])}{more}"
             )
 
 

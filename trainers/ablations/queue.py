@@ -43,6 +43,7 @@ class Queue:
         Raises:
             KeyboardInterrupt: it was interrupted or terminated; the processes have saved and ended.
         """
+        self.failed.clear()
         unique = {run.folder: run for run in self.runs}
         waiting = [run for run in unique.values() if run.measures() is None]
         bar = tqdm(
@@ -60,7 +61,7 @@ class Queue:
                     for place in set(range(self.jobs)) - self._running.keys():
                         if (run := self._next(waiting)) is not None:
                             waiting.remove(run)
-                            self._start(place, run)
+                            self._start(place, run, bar)
                     self._look(bar)
                     time.sleep(_PAUSE)
             finally:
@@ -72,9 +73,11 @@ class Queue:
         unfinished |= {job.run.folder for job in self._running.values()}
         return next((run for run in waiting if run.needs not in unfinished), None)
 
-    def _start(self, place, run):
-        if run.needs in {failed.folder for failed in self.failed}:
+    def _start(self, place, run, bar):
+        if run.needs and not (run.needs / "backbone.keras").exists():
             self.failed.append(run)
+            tqdm.write(f"{run.folder.name}: left out, without {run.needs.name}", file=sys.stdout)
+            bar.update()
             return
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         workdir.write_json(run.record_file, run.record())

@@ -107,12 +107,14 @@ class Run:
 
     @property
     def settings(self):
-        """All flags as text, those of the recipe included.
+        """All flags as text, those of the recipe included; a backbone by its place among the runs.
 
         Raises:
             OSError: there is no such recipe.
         """
         flags = {name: str(value) for name, value in self.flags.items() if name != "flagfile"}
+        if self.needs:
+            flags["backbone"] = self.needs.name  # the folder of all runs may be moved
         if "flagfile" not in self.flags:
             return flags
         lines = _recipe(self.flags["flagfile"]).read_text(encoding="utf-8").splitlines()
@@ -135,6 +137,14 @@ class Run:
         """The folder of the run whose backbone this one takes, or None."""
         backbone = pathlib.Path(self.flags.get("backbone", "."))
         return backbone if backbone.parent == self.folder.parent else None
+
+    @property
+    def is_stale(self):
+        """Whether the backbone that it took has been trained anew since."""
+        backbone, result = self.needs and self.needs / "backbone.keras", self.result_file
+        if not (result and backbone and backbone.exists()):
+            return False
+        return backbone.stat().st_mtime > result.stat().st_mtime
 
     def measures(self):
         """What was measured, a dict of floats 0 to 1; None if the run is not finished.
@@ -217,7 +227,9 @@ def read(name, data, folder):
             for name, value in flags.items():
                 flags[name] = _filled(value, {"seed": seed, **places}, path)
             recipe = common.get("flagfile", path.stem)
-            where = folder / folder_name(recipe, script, own, seed)
+            # Not the backbone of another run: the seed says which.
+            named = {key: v for key, v in own.items() if not str(v).startswith("{runs}")}
+            where = folder / folder_name(recipe, script, named, seed)
             yield Run(entry["at"], entry.get("series", ""), seed, script, flags, where)
 
     references = [
@@ -258,6 +270,12 @@ def _check_content(content, path):
         if not isinstance(entry["at"], (int, float, str)):
             raise ValueError(f"at in {path} must be a number or text. Received: {entry['at']}")
         _known(entry.get("script", "pretrain"), SCRIPTS, "script", path)
+    places = [(entry.get("series", ""), entry["at"]) for entry in content["runs"]]
+    for place in places:
+        if places.count(place) > 1:  # they would be taken for seeds of one setting
+            raise ValueError(
+                f"at in {path} must differ within a series. Received twice: {place[1]}"
+            )
     for kind in content.get("references", []):
         _known(kind, REFERENCES, "references", path)
 
@@ -287,7 +305,8 @@ def check_folders(runs):
 
     Raises:
         ValueError: a folder holds, or is to hold, a run with other settings, of which the first is
-            named; or nobody has trained or is to train the backbone that a run takes.
+            named; nobody has trained or is to train the backbone that a run takes; or it has been
+            trained anew since.
     """
     recorded, folders = {}, {run.folder for run in runs}
     for run in runs:
@@ -299,6 +318,11 @@ def check_folders(runs):
                     f"{run.folder} is the place of a run with {name}={theirs.get(name)}. "
                     f"Received: {name}={ours.get(name)}. Choose another --out."
                 )
+        if run.is_stale:
+            raise ValueError(
+                f"{run.folder} was made with a backbone that has been trained anew since. Delete "
+                f"it, or choose another --out. Received: {run.needs}, which is newer."
+            )
     for run in runs:
         if run.needs and run.needs not in folders and not (run.needs / "backbone.keras").exists():
             raise ValueError(
@@ -314,7 +338,7 @@ def names():
 
 def folder_name(recipe, script, own, seed):
     """The name of a run's folder: digits,batch_size=32,rate=1.1-seed0, say."""
-    differing = [f"{key}={value}" for key, value in sorted(own.items()) if key != "backbone"]
+    differing = [f"{key}={value}" for key, value in sorted(own.items())]
     text = ",".join([recipe, *([script] if script != "pretrain" else []), *differing])
     return re.sub(r"[^\w.,=%-]+", "_", text) + f"-seed{seed}"
 
