@@ -127,7 +127,10 @@ class Run:
         return pathlib.Path(f"{self.folder}.json")
 
     def record(self):
-        """What that file says: a dict of "settings" and "seconds"; nothing has begun without it."""
+        """What that file says: a dict of "settings" and "seconds".
+
+        Without it nothing has begun, or not from here: a printed command was run elsewhere, say.
+        """
         if not self.record_file.exists():
             return {"settings": self.settings, "seconds": 0.0}
         return json.loads(self.record_file.read_text(encoding="utf-8"))
