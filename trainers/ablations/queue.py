@@ -74,7 +74,7 @@ class Queue:
         return next((run for run in waiting if run.needs not in unfinished), None)
 
     def _start(self, place, run, bar):
-        if run.needs and not (run.needs / "backbone.keras").exists():
+        if run.needs and not run.backbone_file.exists():
             self.failed.append(run)
             tqdm.write(f"{run.folder.name}: left out, without {run.needs.name}", file=sys.stdout)
             bar.update()

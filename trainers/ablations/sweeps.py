@@ -142,9 +142,14 @@ class Run:
         return backbone if backbone.parent == self.folder.parent else None
 
     @property
+    def backbone_file(self):
+        """The file of that backbone, or None."""
+        return self.needs and self.needs / "backbone.keras"
+
+    @property
     def is_stale(self):
         """Whether the backbone that it took has been trained anew since."""
-        backbone, result = self.needs and self.needs / "backbone.keras", self.result_file
+        backbone, result = self.backbone_file, self.result_file
         if not (result and backbone and backbone.exists()):
             return False
         return backbone.stat().st_mtime > result.stat().st_mtime
@@ -327,7 +332,7 @@ def check_folders(runs):
                 f"it, or choose another --out. Received: {run.needs}, which is newer."
             )
     for run in runs:
-        if run.needs and run.needs not in folders and not (run.needs / "backbone.keras").exists():
+        if run.needs and run.needs not in folders and not run.backbone_file.exists():
             raise ValueError(
                 f"The sweep that trains {run.needs} must be done before, or be given as well: "
                 "--sweep=ONE,OTHER. Received: a sweep that takes its backbone."
