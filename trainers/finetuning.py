@@ -123,18 +123,16 @@ class Finetuning(running.ClassifierRun):
             # The data set does not know its length, and Keras would warn of its end.
             validation_steps=math.ceil(self.test.num_examples / self.test_batch_size),
             validation_freq=[*range(measure_every, s["epochs"], measure_every), s["epochs"]],
-            callbacks=[
-                *running.callbacks(
-                    run,
-                    self.checkpoint,
-                    log_every,
-                    first_epoch * self.steps_per_epoch,
-                    self.batch_size,
-                    advice="Most likely a rate is too high (--backbone_rate, --head_rate; "
-                    "--scratch_rate from scratch).",
-                ),
-                WarnOfRates(math.log(max(2, len(self.train.class_names))), s),
-            ],
+            callbacks=running.callbacks(
+                run,
+                self.checkpoint,
+                log_every,
+                first_epoch * self.steps_per_epoch,
+                self.batch_size,
+                advice="Most likely a rate is too high (--backbone_rate, --head_rate; "
+                "--scratch_rate from scratch).",
+                monitors=[WarnOfRates(math.log(max(2, len(self.train.class_names))), s)],
+            ),
         )
 
     def finish(self, started):

@@ -76,7 +76,7 @@ def callbacks(
         first_step: int, steps that are done.
         batch_size: int, images per step.
         advice: string, the probable causes of a loss that is not finite.
-        monitors: callbacks that put something into the logs for the others to write.
+        monitors: callbacks that watch the training; what they put into the logs the others write.
         writes: whether this process writes; of several workers one does.
         guards: callbacks that end a run which has gone wrong; default: `StopOnNonFinite`.
 
