@@ -35,7 +35,7 @@ from benchmarks.knn import machine
 from benchmarks.replicas import aligned
 from benchmarks.watched_pretrain import Options, Order
 from benchmarks.watched_processes import in_turns, progress, started
-from trainers import command
+from trainers.cli import command
 
 PLACEMENTS = ("host", "device")
 ACCELERATORS = ["V100=110", "assumed A=400", "assumed B=1200"]

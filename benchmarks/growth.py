@@ -4,8 +4,9 @@ With the batch n and the width d in both forms of the objective (loss and gradie
 of the images and the batch in a whole training step of a small ResNet-18; and with the number of
 replicas, which are logical devices of this machine and share its cores. Over each range a power is
 fitted, y = a·x^b, by least squares of the logarithms. Beside the exponent b stands the expected
-one, fitted in the same way to what is counted: the operations and bytes of `keras_bt.costs` for the
-objective, pixels for the step. Nothing else should be running on the machine.
+one, fitted in the same way to what is counted: the operations and bytes of
+`keras_bt.objectives.costs` for the objective, pixels for the step. Nothing else should be running
+on the machine.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from benchmarks.input_pipeline import available_cores
 from benchmarks.knn import machine
 from benchmarks.objective import REDUNDANCY_WEIGHT, TensorFlow
 from benchmarks.turns import answer_turns
-from trainers import command
+from trainers.cli import command
 
 QUANTITIES = ("time", "memory")
 STEP = "step"
@@ -151,7 +152,7 @@ def picture(series):
     """A figure with a column of panels for every variable: above time, below memory."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
-    from keras_bt import figures
+    from keras_bt.plots import figures
 
     variables = list(dict.fromkeys(one.variable for one in series))
     columns = len(variables)
@@ -250,7 +251,7 @@ def main(_):
     header = ["grows with", "from–to", "what", "unit", "first–last", "exponent", "expected"]
     print(replicas.aligned(header, rows(series)))
     if args.out:
-        from keras_bt import figures
+        from keras_bt.plots import figures
 
         figures.save(picture(series), args.out)
         print(f"\nPicture: {args.out}")

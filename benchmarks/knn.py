@@ -20,7 +20,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from trainers import command
+from trainers.cli import command
 
 PLACES = ("memory-mapped", "in memory")
 _GIB = 2**30

@@ -26,7 +26,7 @@ from benchmarks.input_pipeline import available_cores
 from benchmarks.knn import machine, peak_gib
 from benchmarks.replicas import FORMS, aligned, formulas
 from benchmarks.turns import answer_turns, taking_turns
-from trainers import command
+from trainers.cli import command
 
 TORCH = "PyTorch"
 REDUNDANCY_WEIGHT = 0.0051
@@ -51,7 +51,7 @@ class TensorFlow:
             import tensorflow as tf
 
             from benchmarks import tensorflow_device
-            from keras_bt import objective
+            from keras_bt.objectives import barlow_twins as objective
         self._tf, self._objective = tf, objective
         self.gpu = tensorflow_device.prepare(threads)
         tf.config.experimental.enable_tensor_float_32_execution(tf32)

@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.knn import machine, peak_gib
-from trainers import command
+from trainers.cli import command
 
 WAYS = {False: "kept", True: "computed again"}
 

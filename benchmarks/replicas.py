@@ -2,9 +2,9 @@
 
 Time and memory of a step, which is the objective and its gradient alone: without a strategy, and on
 1, 2 and 4 logical devices of this machine under MirroredStrategy. Each has a process of its own and
-they take turns; beside the medians stands what `keras_bt.costs` says. Nothing else should be
-running on the machine. Logical devices share its cores and its memory: their times tell how much
-work there is in all, and what they send one another is copied, not sent.
+they take turns; beside the medians stands what `keras_bt.objectives.costs` says. Nothing else
+should be running on the machine. Logical devices share its cores and its memory: their times tell
+how much work there is in all, and what they send one another is copied, not sent.
 
 `--model` measures nothing: it prints by formula what many replicas send.
 """
@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from benchmarks.knn import machine, peak_gib
 from benchmarks.turns import answer_turns, taking_turns
-from trainers import command
+from trainers.cli import command
 
 FORMS = ("correlation", "gram")
 PLAIN = 0  # in place of a number of replicas: no strategy
@@ -48,7 +48,8 @@ def prepare(replicas):
     with command.quiet_start():
         import tensorflow as tf
 
-        from keras_bt import objective, strategy
+        from keras_bt import strategy
+        from keras_bt.objectives import barlow_twins as objective
 
     tf.config.set_visible_devices([], "GPU")
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -121,9 +122,9 @@ def measured(settings, rounds, steps):
 
 
 def formulas():
-    """`keras_bt.costs`."""
+    """`keras_bt.objectives.costs`."""
     with command.quiet_start():  # the package brings TensorFlow along
-        from keras_bt import costs
+        from keras_bt.objectives import costs
     return costs
 
 

@@ -31,7 +31,7 @@ from absl import flags
 
 from benchmarks.input_pipeline import available_cores, machine
 from benchmarks.replicas import aligned
-from trainers import command
+from trainers.cli import command
 
 DEPTH, STEM, REDUNDANCY_WEIGHT = 18, "small", 0.0051
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's; by default Keras has another ε than PyTorch
@@ -225,7 +225,7 @@ def compared(training, seed):
         its residual blocks switched on: they start as identities.
     """
     from keras_bt.torch_weights import state_dict
-    from trainers import backbones
+    from trainers.runs import backbones
 
     views = training.views(seed)
     untrained = keras_model(training, seed)

@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.input_pipeline import available_cores, machine, table, write_photographs
-from trainers import command
+from trainers.cli import command
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "torch", "onnxruntime", "ai-edge-litert")
 KERAS = "model.predict"
@@ -34,7 +34,7 @@ def new_backbone(name, stem, width, image_size):
     """A ResNet, or a model from a .keras file."""
     import keras
 
-    from trainers import backbones
+    from trainers.runs import backbones
 
     keras.utils.set_random_seed(0)
     backbone = backbones.build(name, stem, width, image_size)

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from benchmarks.input_pipeline import available_cores, machine
 from benchmarks.replicas import aligned
 from benchmarks.train_step import NETWORKS, KerasStep, network_of
-from trainers import command
+from trainers.cli import command
 
 # What an operation "scope/…/name:Type" belongs to: the first pattern that is found in it.
 KINDS = {
@@ -86,7 +86,8 @@ def floor(model, batch_size):
     Both views; forward, and backward once for the inputs (not for the images) and once for the
     kernels. What is not in it is of lower order.
     """
-    from keras_bt import costs, objective
+    from keras_bt.objectives import barlow_twins as objective
+    from keras_bt.objectives import costs
 
     convolutions, products = multiply_adds(model, batch_size)
     views, d = 2, model.embedding_dim

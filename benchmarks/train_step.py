@@ -26,7 +26,7 @@ from absl import app, flags, logging
 
 from benchmarks.input_pipeline import available_cores, machine
 from benchmarks.replicas import aligned
-from trainers import command
+from trainers.cli import command
 
 
 @dataclasses.dataclass(frozen=True)

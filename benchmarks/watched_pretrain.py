@@ -131,7 +131,7 @@ def replace_parts(options, watch, answer):
 
     from benchmarks import tensorflow_device
     from keras_bt import data
-    from trainers import monitors, pretraining
+    from trainers.runs import monitors, pretraining
 
     distribute_batches = pretraining.distribute_batches
 
@@ -192,7 +192,7 @@ def main(options, arguments):
     def answer(entries):
         print(json.dumps(entries), file=answers, flush=True)
 
-    from trainers import command
+    from trainers.cli import command
 
     with command.quiet_start():
         replace_parts(options, Watch(), answer)

@@ -34,7 +34,7 @@ import pathlib
 
 from absl import flags
 
-from trainers import command
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 
@@ -59,7 +59,7 @@ def main():
         source, target = paths()
         # Imported when the paths are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import torch_files
+            from keras_bt.torch_weights import files as torch_files
 
         if target.suffix == ".keras":
             torch_files.check_ending(source)
@@ -109,8 +109,8 @@ def paths():
 def from_torch(source, target):
     """Reads tensors and writes a Keras model; returns what there was, in words."""
     from keras_bt import torch_weights
+    from keras_bt.files import whole
     from keras_bt.model import BarlowTwins
-    from keras_bt.whole_files import whole
 
     state = torch_weights.read_state_dict(source)
     model = backbone = torch_weights.backbone_of(state, FLAGS.drop_head)
@@ -163,7 +163,8 @@ def load(path):
 
 def described(backbone, projector):
     """How many layers and numbers were converted, for the terminal."""
-    from keras_bt import torch_names, torch_weights
+    from keras_bt import torch_weights
+    from keras_bt.torch_weights import names as torch_names
 
     state = torch_names.tensors(torch_names.backbone_variables(backbone))
     kind = torch_weights.architecture(state)

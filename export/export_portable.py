@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 
 from export import subject
-from trainers import command
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(subject)  # so that --help lists them
@@ -39,7 +39,8 @@ def main():
         target = pathlib.Path(FLAGS.target)
         # Imported when the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import portable, portable_formats
+            from keras_bt import portable
+            from keras_bt.portable import formats as portable_formats
 
         portable_formats.format_of(target).check_installed()
         for path in (target, portable.card_path(target)):

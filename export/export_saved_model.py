@@ -9,7 +9,7 @@ import pathlib
 from absl import flags
 
 from export import subject
-from trainers import command
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(subject)  # so that --help lists them

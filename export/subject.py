@@ -60,7 +60,7 @@ def read():
         ValueError, OSError: the backbone is none, or a setting is missing.
     """
     from keras_bt import saved_model
-    from trainers import backbones
+    from trainers.runs import backbones
 
     file, settings = backbones.find(FLAGS.backbone)
     image_size = FLAGS.image_size or settings.get("image_size")

@@ -1,7 +1,7 @@
 """Barlow Twins self-supervised learning for Keras 3 and TensorFlow."""
 
-from keras_bt.model import BarlowTwins, projector
-from keras_bt.objective import barlow_twins_loss, loss_floor
+from keras_bt.model.barlow_twins import BarlowTwins, projector
+from keras_bt.objectives.barlow_twins import barlow_twins_loss, loss_floor
 from keras_bt.optimizer import LARS
 from keras_bt.resnet import resnet
 from keras_bt.schedule import warmup_cosine

@@ -14,8 +14,8 @@ import zlib
 import keras
 import tensorflow as tf
 
+from keras_bt.files import flush
 from keras_bt.interruption import Interrupted
-from keras_bt.whole_files import flush
 
 VARIABLES, CONTENTS = "variables", "contents.json"
 # What TensorFlow raises for a file that is missing, cut or changed.

@@ -9,7 +9,7 @@ import re
 import tensorflow as tf
 from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
-from keras_bt.objective import OneReplica
+from keras_bt.objectives.barlow_twins import OneReplica
 
 _SLURM_PORT = 8888  # of a node's first task, the others count on from there
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
@@ -276,7 +276,7 @@ def distribute_batches(strategy, pipeline, batch_size):
 class Replicas:
     """The collectives of the replica that this is called on.
 
-    The members are those of `keras_bt.objective.OneReplica`. `sum` can be differentiated: its
+    The members are those of `keras_bt.objectives.OneReplica`. `sum` can be differentiated: its
     gradient is the sum, over replicas, of the gradients that arrive.
     """
 

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import socket
 
-from keras_bt.whole_files import whole
+from keras_bt.files import whole
 
 try:
     import fcntl

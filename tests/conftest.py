@@ -1,7 +1,8 @@
 """A strict test world: warnings are errors, two logical CPU devices, fixed seeds."""
 
 import os
-import pathlib
+
+from places import FIXTURES
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -39,7 +40,7 @@ def fixture_arrays():
 
     def read(name, prefix=""):
         prefix = f"{prefix}/" if prefix else ""
-        with np.load(pathlib.Path(__file__).parent / "fixtures" / f"{name}.npz") as arrays:
+        with np.load(FIXTURES / f"{name}.npz") as arrays:
             return {key[len(prefix) :]: arrays[key] for key in arrays if key.startswith(prefix)}
 
     return read

@@ -11,8 +11,8 @@ import pathlib
 
 from absl import flags
 
-from trainers import command
 from trainers.ablations import sweeps
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 

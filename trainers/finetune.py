@@ -13,7 +13,7 @@ import time
 
 from absl import flags
 
-from trainers import classifier_flags, command, subject
+from trainers.cli import classifier_flags, command, subject
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(classifier_flags)  # so that --help lists them
@@ -63,7 +63,7 @@ def main():
     with command.quiet_start():
         from keras_bt import workdir
         from keras_bt.strategy import choose_strategy
-        from trainers import finetuning, labelled, running, skipped_images
+        from trainers.runs import finetuning, labelled, running, skipped_images
 
     with command.mistakes, contextlib.ExitStack() as held:
         rates = read_rates()

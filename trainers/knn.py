@@ -20,7 +20,7 @@ import time
 
 from absl import flags
 
-from trainers import command, subject
+from trainers.cli import command, subject
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(subject)  # so that --help lists them

@@ -17,7 +17,7 @@ import time
 
 from absl import flags
 
-from trainers import classifier_flags, command, subject
+from trainers.cli import classifier_flags, command, subject
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(classifier_flags)  # so that --help lists them
@@ -58,7 +58,7 @@ def main():
         # Imported when the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import workdir
-            from trainers import fast_probe, linear_probing, running, skipped_images
+            from trainers.runs import fast_probe, linear_probing, running, skipped_images
 
         measured = subject.read()
         if FLAGS.fast:

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from trainers import command
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 
@@ -35,7 +35,7 @@ def main(folders):
         folders = list({os.path.realpath(folder): folder for folder in folders}.values())
         # Imported when the arguments are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            from trainers import network_pictures, rebuilding
+            from trainers.runs import network_pictures, rebuilding
 
         runs = [rebuilding.read_run(folder) for folder in folders]
         metrics = [rebuilding.logged(run) for run, _ in runs]
@@ -84,13 +84,13 @@ def draw_curves(out, runs):
         out: folder of the pictures.
         runs: metrics of one run, or dict from name to them.
     """
-    from keras_bt import evaluation_plots, plots
+    from keras_bt import plots
 
     plots.loss_curve(out / "loss.png", runs)
     print(out / "loss.png")
     try:
-        evaluation_plots.measures(out / "measures.png", runs)
-    except evaluation_plots.NothingMeasuredError:
+        plots.measures(out / "measures.png", runs)
+    except plots.NothingMeasuredError:
         print("Left out: measures.png, as no measures were taken during training.")
     else:
         print(out / "measures.png")

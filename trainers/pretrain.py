@@ -10,7 +10,7 @@ import time
 
 from absl import flags
 
-from trainers import command
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 
@@ -129,8 +129,9 @@ def main(pretraining_class=None):
     """Trains, evaluates and writes everything into the workdir.
 
     Args:
-        pretraining_class: function that returns a subclass of `trainers.pretraining.Pretraining` to
-            be used instead of it, called when TensorFlow may be imported.
+        pretraining_class: function that returns a subclass of
+            `trainers.runs.pretraining.Pretraining` to be used instead of it, called when
+            TensorFlow may be imported.
     """
     started = time.time()
     # Imported when the flags are known to be right: TensorFlow takes seconds.
@@ -139,7 +140,7 @@ def main(pretraining_class=None):
 
         from keras_bt import data, workdir
         from keras_bt.strategy import choose_strategy, lost_workers_reported, worker_number
-        from trainers import monitors, pretraining, running, skipped_images
+        from trainers.runs import monitors, pretraining, running, skipped_images
 
     with command.mistakes, contextlib.ExitStack() as held:
         settings = read_settings()

@@ -10,7 +10,8 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from trainers import command, pretrain  # the latter defines the flags of a run
+from trainers import pretrain  # the latter defines the flags of a run
+from trainers.cli import command  # the latter defines the flags of a run
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +29,7 @@ def main():
         # Imported when the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import data
-            from trainers import pretraining, preview_grid
+            from trainers.runs import pretraining, preview_grid
 
         views = pretraining.make_views(settings)
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
@@ -91,7 +92,7 @@ def look(source, count, sample, seed):
     """
     import tensorflow as tf
 
-    from keras_bt.sources import MapSource
+    from keras_bt.data.sources import MapSource
 
     if isinstance(source, MapSource):
         order = np.random.RandomState(seed).permutation(source.num_examples)[:sample]

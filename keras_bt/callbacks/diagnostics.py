@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bt import objective
 from keras_bt.callbacks import advice
 from keras_bt.callbacks.health import measure
 from keras_bt.callbacks.periodic import Periodic
-from keras_bt.model import BarlowTwins
+from keras_bt.model.barlow_twins import BarlowTwins
+from keras_bt.objectives import cross_correlation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Look:
     @property
     def correlation(self):
         """The matrix C, (d, d)."""
-        return np.asarray(objective.cross_correlation(self.za, self.zb))
+        return np.asarray(cross_correlation(self.za, self.zb))
 
 
 class Diagnostics(Periodic):

@@ -6,8 +6,8 @@ import math
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from keras_bt import objective
-from keras_bt.spectrum import rankme
+from keras_bt.evaluation.rankme import rankme
+from keras_bt.objectives.barlow_twins import EPSILON, check_embeddings, loss_floor
 
 # A dimension whose deviation is a thousandth of the size of a typical value, or less. Relative,
 # for features and embeddings have no scale of their own: the objective standardises. A thousandth
@@ -72,11 +72,11 @@ def measure(features, za, zb, redundancy_weight):
         ValueError: if the embeddings are not two equal (n, d) with n ≥ 2.
     """
     features, za, zb = (np.asarray(x, np.float64) for x in (features, za, zb))
-    objective.check_embeddings(za, zb)
+    check_embeddings(za, zb)
     if not all(np.isfinite(x).all() for x in (features, za, zb)):
         return Health(*[math.nan] * len(dataclasses.fields(Health)))
     n, d = za.shape
-    with threadpool_limits(limits=1):  # see keras_bt.spectrum
+    with threadpool_limits(limits=1):  # see keras_bt.evaluation.rankme
         c, total, total_squares = _correlation_sums(_standardise(za), _standardise(zb))
     others = max(d * (d - 1), 1)
     off_diagonal = max(total_squares - np.sum(c**2), 0.0)
@@ -87,7 +87,7 @@ def measure(features, za, zb, redundancy_weight):
         diagonal_rms=float(np.sqrt(np.mean(c**2))),
         off_diagonal_mean=float((total - np.sum(c)) / others),
         off_diagonal_rms=float(np.sqrt(off_diagonal / others)),
-        fixed_excess=float(loss - objective.loss_floor(n, d, redundancy_weight)),
+        fixed_excess=float(loss - loss_floor(n, d, redundancy_weight)),
         embedding_spread=spread(z),
         feature_rankme=rankme(features),
         embedding_rankme=rankme(z),
@@ -126,7 +126,7 @@ def is_dead(z):
 
 def _standardise(z):
     centred = z - z.mean(axis=0)
-    return centred / np.sqrt(np.mean(centred**2, axis=0) + objective.EPSILON)
+    return centred / np.sqrt(np.mean(centred**2, axis=0) + EPSILON)
 
 
 def _correlation_sums(za, zb):
@@ -134,6 +134,6 @@ def _correlation_sums(za, zb):
     n, d = za.shape
     c = np.sum(za * zb, axis=0) / n
     total = za.sum(axis=1) @ zb.sum(axis=1) / n
-    if n < d:  # the two forms of keras_bt.objective
+    if n < d:  # the two forms of keras_bt.objectives.barlow_twins
         return c, total, np.sum((za @ za.T) * (zb @ zb.T)) / n**2
     return c, total, np.sum((za.T @ zb / n) ** 2)

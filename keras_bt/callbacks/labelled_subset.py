@@ -3,9 +3,9 @@
 import numpy as np
 
 from keras_bt import data
+from keras_bt.data.subsets import subset_indices
+from keras_bt.data.tfds import RecordSource
 from keras_bt.evaluation.features import extract_features, inference_function
-from keras_bt.subsets import subset_indices
-from keras_bt.tfds_source import RecordSource
 
 _CACHE_BYTES = 512 * 2**20
 

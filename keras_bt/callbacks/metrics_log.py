@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-from keras_bt.whole_files import whole
+from keras_bt.files import whole
 
 
 class MetricsLog(keras.callbacks.Callback):

@@ -6,7 +6,7 @@ import tempfile
 
 import tensorflow as tf
 
-from keras_bt import evaluation_plots, plots
+from keras_bt import plots
 from keras_bt.callbacks.periodic import Periodic
 
 
@@ -96,7 +96,7 @@ class Pictures(Periodic):
         def spectrum(path):
             named = {f"embeddings, {name}": look.embeddings for name, look in looks.items()}
             named[f"features, after epoch {now.epochs}"] = now.features
-            evaluation_plots.spectrum(path, named, title="Spectrum of embeddings and features")
+            plots.spectrum(path, named, title="Spectrum of embeddings and features")
 
         def features(path):
             backbone = self.model.backbone

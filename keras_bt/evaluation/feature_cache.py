@@ -19,9 +19,10 @@ import zlib
 import keras
 import numpy as np
 
-from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD, evaluation_batches, reading
+from keras_bt.data.evaluation import evaluation_batches, reading
+from keras_bt.data.fingerprint import fingerprint
 from keras_bt.evaluation.features import feature_batches
-from keras_bt.fingerprint import fingerprint
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 # To be raised whenever other features are computed from the same images.
 _VERSION = 1

@@ -19,7 +19,7 @@ import math
 import keras
 from keras import ops
 
-from keras_bt.batch_normalisation import prepare_batch_normalisation
+from keras_bt.model.batch_normalization import prepare_batch_normalisation
 from keras_bt.strategy import current_replicas
 
 EPOCHS = 20

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from keras_bt.subsets import balanced_indices
+from keras_bt.data.subsets import balanced_indices
 
 # scikit-learn's C, the inverse of the L2 penalty, for standardised features. Searched upwards.
 SEARCH_C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

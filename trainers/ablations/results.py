@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_bt import figures, workdir
+from keras_bt import workdir
+from keras_bt.plots import figures
 from trainers.ablations.sweeps import MEASURES
 
 

@@ -12,7 +12,8 @@ import time
 
 from absl import flags
 
-from trainers import command, pretrain
+from trainers import pretrain
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 
@@ -39,7 +40,7 @@ def main():
             raise ValueError("--workdir is needed.")
         with command.quiet_start():
             from keras_bt import data, workdir
-            from trainers.labelled import labelled_halves
+            from trainers.runs.labelled import labelled_halves
 
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
         # The same images for all seeds, or their spread would be that of the images too.
@@ -82,7 +83,7 @@ def measure(train_features, labels, test_features, test_labels):
         draws.
     """
     from keras_bt.evaluation.knn import knn_accuracy
-    from trainers import fast_probe
+    from trainers.runs import fast_probe
 
     arrays = (train_features, labels, test_features, test_labels)
     few, draws = str(min(FLAGS.few_labels, len(labels))), {"draws": DRAWS, "seed": 0}
@@ -110,7 +111,7 @@ def features(train, test):
 
     from keras_bt import data, workdir
     from keras_bt.evaluation.features import extract_features
-    from trainers import backbones
+    from trainers.runs import backbones
 
     run = workdir.Workdir(FLAGS.workdir)
     if FLAGS.measure == "trained":

@@ -13,9 +13,9 @@ unnormalised  the published objective after a projector without BatchNormalizati
 import keras
 from keras import ops
 
-from keras_bt import objective
 from keras_bt.model import BarlowTwins, projector
-from trainers.pretraining import Pretraining
+from keras_bt.objectives.barlow_twins import standardise
+from trainers.runs.pretraining import Pretraining
 
 
 class Invariance(BarlowTwins):
@@ -57,7 +57,7 @@ class Features(BarlowTwins):
 
 def _standardised_along_features(z):
     """(n, d) → float32 (n, d), each row with mean 0 and deviation 1."""
-    return ops.transpose(objective.standardise(ops.transpose(z)))
+    return ops.transpose(standardise(ops.transpose(z)))
 
 
 def unnormalised_projector(widths, input_dim, name="projector"):

@@ -1,0 +1,36 @@
+"""Sources of images and what is made of them: views for training, batches for evaluation."""
+
+from keras_bt.data.decoding import DataError
+from keras_bt.data.evaluation import (
+    evaluation_batches,
+    evaluation_resize,
+    raw_pixels,
+    reading,
+)
+from keras_bt.data.labelled import labelled_features, labelled_views
+from keras_bt.data.pretraining import pretraining_views
+from keras_bt.data.sources import ArraySource, Source
+from keras_bt.data.specs import open_source
+from keras_bt.data.subsets import balanced_indices, labelled_subset, subset_indices
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, centre_crop, normalise
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ArraySource",
+    "DataError",
+    "Source",
+    "balanced_indices",
+    "centre_crop",
+    "evaluation_batches",
+    "evaluation_resize",
+    "labelled_features",
+    "labelled_subset",
+    "labelled_views",
+    "normalise",
+    "open_source",
+    "pretraining_views",
+    "raw_pixels",
+    "reading",
+    "subset_indices",
+]

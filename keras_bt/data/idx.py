@@ -1,0 +1,112 @@
+"""The file format of MNIST and its successors: http://yann.lecun.com/exdb/mnist/."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from keras_bt.data.decoding import DataError
+from keras_bt.data.sources import ArraySource
+
+_UINT8 = 0x08  # the code of the element type in the magic number
+
+
+def open_idx(directory: str, name: str) -> tuple[ArraySource, ArraySource | None]:
+    """Opens `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and their labels.
+
+    The files may end in `.gz`. Without label files the images are unlabelled; without `t10k`
+    images there is no test set.
+
+    Args:
+        directory: The folder of the files.
+        name: What to call the data in messages.
+
+    Returns:
+        The training source and the test source, or None in place of the latter.
+
+    Raises:
+        DataError: A file is missing or is not what it should be.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise DataError(f"idx: needs a folder of MNIST-style files. Received: {directory}.")
+    train = _open_part(folder, "train", f"{name} train")
+    if train is None:
+        raise DataError(
+            "An idx: folder must hold train-images-idx3-ubyte, with or without .gz. "
+            f"Received: {directory}, which does not."
+        )
+    test = _open_part(folder, "t10k", f"{name} test")
+    if train.class_names and test is not None and test.class_names:
+        names = max(train.class_names, test.class_names, key=len)
+        train.class_names = test.class_names = names
+    return train, test
+
+
+def _open_part(folder, part, name):
+    image_file = _find(folder, f"{part}-images", 3)
+    if image_file is None:
+        return None
+    images = read_idx(image_file, dimensions=3)[..., None]
+    if not images.size:
+        raise DataError(f"There must be at least one image. Received: {image_file} of size 0.")
+    label_file = _find(folder, f"{part}-labels", 1)
+    if label_file is None:
+        return ArraySource(images, name=name)
+    labels = read_idx(label_file, dimensions=1)
+    if len(labels) != len(images):
+        raise DataError(
+            "There must be one label per image. "
+            f"Received: {len(labels)} in {label_file}, but {len(images)} images."
+        )
+    class_names = [str(label) for label in range(int(labels.max()) + 1)]
+    return ArraySource(images, labels, class_names, name=name)
+
+
+def _find(folder, stem, dimensions):
+    for separator in "-.":  # some copies are named train-images.idx3-ubyte
+        for suffix in ("", ".gz"):
+            path = folder / f"{stem}{separator}idx{dimensions}-ubyte{suffix}"
+            if path.is_file():
+                return path
+    return None
+
+
+def read_idx(path, dimensions: int) -> np.ndarray:
+    """Reads one file of unsigned bytes.
+
+    Args:
+        path: The file, gzipped if its name ends in `.gz`.
+        dimensions: The number of axes it must have.
+
+    Returns:
+        uint8 array.
+
+    Raises:
+        DataError: The file is unreadable, of another kind, truncated or too long.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    # EOFError: a truncated .gz; BadGzipFile is an OSError; zlib.error: damaged inside.
+    except (OSError, EOFError, gzip.zlib.error) as error:
+        raise DataError(f"An idx file must be readable. Received: {path} ({error}).") from error
+    header = 4 + 4 * dimensions
+    expected = struct.pack(">HBB", 0, _UINT8, dimensions)
+    if len(content) < header or content[:4] != expected:
+        raise DataError(
+            f"The idx file must begin with the magic number {expected.hex()} and {dimensions} "
+            f"sizes. Received: {path}, which begins with {content[:4].hex() or 'nothing'} and "
+            f"has {len(content)} bytes."
+        )
+    shape = struct.unpack(f">{dimensions}I", content[4:header])
+    size = int(np.prod(shape, dtype=np.int64))
+    if len(content) != header + size:
+        raise DataError(
+            f"An idx file of shape {shape} must have {header + size} bytes. "
+            f"Received: {path} with {len(content)}."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

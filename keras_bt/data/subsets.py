@@ -1,0 +1,109 @@
+"""A part of a data set's labels, as the semi-supervised protocol wants it: balanced and seeded."""
+
+import re
+
+import numpy as np
+
+from keras_bt.data.decoding import DataError
+from keras_bt.data.sources import Source
+
+
+def balanced_indices(labels, per_class: int, seed) -> np.ndarray:
+    """Draws the same number of examples of every class, e.g. for `source.subset`.
+
+    Args:
+        labels: (n,) whole numbers.
+        per_class: How many of each class that occurs.
+        seed: Of the draw; a whole number or several, such as (seed, number of the draw).
+
+    Returns:
+        int64 (classes · per_class,), sorted.
+
+    Raises:
+        DataError: per_class < 1, or a class has fewer examples.
+    """
+    labels = np.asarray(labels)
+    if per_class < 1:
+        raise DataError(f"Labels per class must be at least 1. Received: {per_class}.")
+    classes, counts = np.unique(labels, return_counts=True)
+    if (counts < per_class).any():
+        smallest = counts.argmin()
+        raise DataError(
+            "Every class must have as many training images as labels are drawn of it. "
+            f"Received: {counts[smallest]} of class {classes[smallest]}, {per_class} wanted."
+        )
+    return _draw(labels, classes, per_class, seed)
+
+
+def subset_indices(labels, wanted: str, seed) -> np.ndarray:
+    """Draws a class-balanced part of a data set.
+
+    Of each class the same number is drawn: ⌊N / classes⌋ for N images in all, but at least one,
+    and all images of a class that has fewer. All images (`100%`) are all images, balanced or not.
+
+    Args:
+        labels: (n,) whole numbers; those below 0 stand for no label, and are never drawn.
+        wanted: A share such as `1%` or a number of images such as `600`, N.
+        seed: As in `balanced_indices`.
+
+    Returns:
+        int64, sorted.
+
+    Raises:
+        DataError: `wanted` is neither, no image, or more than there is; or images have several
+            labels each.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise DataError(
+            "A part of the labels is drawn class by class and needs one label per image. "
+            "Received: several labels per image."
+        )
+    number = _number(wanted, len(labels))
+    if number == len(labels):
+        return np.flatnonzero(labels >= 0)
+    classes = np.unique(labels[labels >= 0])
+    if not len(classes):
+        raise DataError("A part of the labels needs labelled images. Received: none.")
+    return _draw(labels, classes, max(1, number // len(classes)), seed)
+
+
+def labelled_subset(source: Source, labels: str, seed: int) -> Source:
+    """A class-balanced part of a labelled source, see `subset_indices`.
+
+    >>> train, _ = keras_bt.data.open_source("digits")
+    >>> keras_bt.data.labelled_subset(train, "10%", seed=0).num_examples   # 13 of each class
+    130
+
+    Args:
+        source: The images, with one label each.
+        labels: A share such as `1%` or a number of images such as `600`; `100%` returns `source`.
+        seed: Of the draw.
+
+    Raises:
+        DataError: The source has no labels, or as in `subset_indices`.
+    """
+    if _number(labels, source.num_examples) == source.num_examples:
+        return source
+    return source.subset(subset_indices(source.labels(), labels, seed))
+
+
+def _number(wanted, total):
+    """The number of images that is meant; a share is rounded."""
+    rule = "labels must be a share such as 1% or a number of images such as 600"
+    text = str(wanted).strip()
+    if not re.fullmatch(r"\d+(\.\d+)?%|\d+", text):
+        raise DataError(f"{rule}. Received: labels={wanted}.")
+    share = float(text[:-1]) / 100 if text.endswith("%") else int(text) / total
+    number = round(share * total)
+    if number == 0:
+        raise DataError(f"{rule}, not of 0 images. Received: labels={wanted}.")
+    if share > 1:
+        raise DataError(f"{rule}, here of {total} at most. Received: labels={wanted}.")
+    return number
+
+
+def _draw(labels, classes, per_class, seed):
+    random = np.random.default_rng(seed)
+    chosen = [random.permutation(np.flatnonzero(labels == c))[:per_class] for c in classes]
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,330 @@
+"""Data sets prepared by TensorFlow Datasets, ImageNet among them."""
+
+import dataclasses
+import difflib
+import os
+import re
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bt.data.decoding import DataError, decode_bytes
+from keras_bt.data.encoded import CACHE_BYTES, BytesSource
+from keras_bt.data.fingerprint import fingerprint
+from keras_bt.data.sources import Source
+from keras_bt.data.tfds_labels import TfdsLabels
+
+# Encoded images waiting to be shuffled: 1.1 GB of ImageNet.
+_SHUFFLE_BUFFER = 10_000
+_FILES_READ_TOGETHER = 16
+# One image may be of no class; where a hundred are, the labels are withheld.
+_LABELS_LOOKED_AT = 100
+_SPEC = re.compile(r"(?P<name>[^:\[\]]+(:[\d*]+\.[\d*]+\.[\d*]+)?)(:(?P<split>[^\d*].*))?")
+
+
+def open_tfds(
+    spec: str, data_dir: str | None, cache_bytes: int = CACHE_BYTES
+) -> tuple[Source, Source | None]:
+    """Opens a data set of TensorFlow Datasets, preparing it first if need be.
+
+    Args:
+        spec: `NAME[/CONFIG][:VERSION][:SPLIT]`, e.g. `imagenet2012`,
+            `imagenet2012_subset/1pct`, `mnist:train[:10%]`. SPLIT is `train` by default.
+        data_dir: Where prepared data sets lie; by default where tfds keeps them. Archives that
+            must be downloaded by hand go into its `downloads/manual`.
+        cache_bytes: Decoded images up to this size are kept in memory.
+
+    Returns:
+        The training source and the test source. The latter is the split `test` or, where that
+        is missing or without labels, `validation`; None if neither exists. What SPLIT names is
+        not tested on. A data set whose feature `labels` is a list of classes, such as
+        `voc/2007`, gives sources that are `multilabel`.
+
+    Raises:
+        DataError: There is no such data set or split, or it cannot be prepared.
+    """
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise DataError(f"A tfds data set is named tfds:NAME[:SPLIT]. Received: tfds:{spec}.")
+    split = match["split"] or "train"
+    builder = _prepared_builder(match["name"], data_dir)
+    train = _open_split(builder, split, cache_bytes)
+    for test_split in ("test", "validation"):
+        trained_on = re.search(rf"\b({test_split}|all)\b", split)  # as in train+validation[:50%]
+        if test_split in builder.info.splits and not trained_on:
+            test = _open_split(builder, test_split, cache_bytes)
+            if train.class_names is None or test.class_names is not None:
+                return train, test
+    return train, None
+
+
+def _prepared_builder(name, data_dir):
+    # Imported where it is needed: it takes seconds, which no other source should cost.
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders()
+        near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise DataError(
+            f"tfds: needs a data set that TensorFlow Datasets knows. Received: {name}{hint}"
+        ) from error
+    except Exception as error:  # an unknown config or version: each raises what it likes
+        raise DataError(f"tfds cannot open {name}: {_one_line(error)}") from error
+    _image_features(builder)  # before hours of downloading
+    try:
+        builder.download_and_prepare()
+    # AssertionError: ImageNet's builder, where the archives are missing.
+    except Exception as error:
+        raise DataError(
+            f"tfds cannot prepare {name} in {builder.data_dir}: {_one_line(error)}"
+        ) from error
+    return builder
+
+
+def _image_features(builder):
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    images = [name for name in features if isinstance(features[name], tfds.features.Image)]
+    if not images:
+        raise DataError(
+            "The data set must have an image in every example. "
+            f"Received: tfds:{builder.info.full_name}, which has {', '.join(features)}."
+        )
+    return images
+
+
+def _one_line(error):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:500] or type(error).__name__
+
+
+def _open_split(builder, split, cache_bytes):
+    name = f"tfds:{builder.info.full_name}:{split}"
+    try:
+        info = builder.info.splits[split]
+    except Exception as error:  # KeyError, ValueError or AssertionError, by what is wrong
+        raise DataError(
+            f"The splits of {builder.info.full_name} are {', '.join(builder.info.splits)}, and "
+            f"parts of them such as train[:10%]. Received: {split}."
+        ) from error
+    if not info.num_examples:
+        raise DataError(f"There must be at least one image. Received: {name}, which has none.")
+    records = _Records.of(builder, info)
+    if records.label and _withheld(records):
+        records = dataclasses.replace(records, label=None)
+    source = RecordSource(records, info.num_examples, name, cache_bytes)
+    # Decoded, images take at least about three times the space: see `EncodedSource.cached`.
+    small = records.num_bytes() <= cache_bytes // 3
+    return source.subset(range(source.num_examples)) if small else source
+
+
+def _withheld(records):
+    first = records.in_order().take(_LABELS_LOOKED_AT).map(records.parse_label)
+    return records.label.withheld(np.array(list(first.as_numpy_iterator())))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    """The record files of a split and how to read what is in them."""
+
+    files: list[str]
+    skip: list[int]  # records to leave out at the beginning of each file
+    take: list[int]  # records to read of each file
+    held: list[int]  # records in each file
+    examples: Any  # tfds.features.FeaturesDict with what we read of an example
+    labels: Any  # the same with the label alone
+    label: TfdsLabels | None
+    image: str  # names of features
+    key: str | None
+    image_shape: tuple[int, int, int] | None  # as RGB, if all images are alike
+
+    @classmethod
+    def of(cls, builder, info):
+        import tensorflow_datasets as tfds
+
+        if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
+            raise DataError(
+                "The data set must be prepared as tfrecord files. Received: "
+                f"tfds:{builder.info.full_name} as {builder.info.file_format.value}."
+            )
+        features = dict(builder.info.features)
+        images = _image_features(builder)
+        image = "image" if "image" in images else images[0]
+        label = TfdsLabels.of(features)
+        labels = label.features if label else {}
+        texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
+        keys = ("file_name", "filename", "image/filename", "id")
+        key = next((name for name in keys if name in texts), None)
+        # Only what we read: masks and captions need not be decoded as well.
+        wanted = {name: features[name] for name in (image, key) if name} | labels
+        shape = features[image].shape[:2]
+        return cls(
+            files=[str(part.filename) for part in info.file_instructions],
+            skip=[part.skip for part in info.file_instructions],
+            take=[part.take for part in info.file_instructions],
+            held=[part.examples_in_shard for part in info.file_instructions],
+            examples=tfds.features.FeaturesDict(wanted),
+            labels=tfds.features.FeaturesDict(labels),
+            label=label,
+            image=image,
+            key=key,
+            image_shape=None if None in shape else (*shape, 3),
+        )
+
+    def num_bytes(self):
+        """Size of the records to read; of a part of a file, its share."""
+        return sum(
+            tf.io.gfile.stat(file).length * take / held
+            for file, take, held in zip(self.files, self.take, self.held, strict=True)
+        )
+
+    def parse(self, record, place):
+        """One record → encoded image, its name, its label (-1 without labels)."""
+        import tensorflow_datasets as tfds
+
+        decoders = {self.image: tfds.decode.SkipDecoding()}
+        example = self.examples.deserialize_example(record, decoders=decoders)
+        label = self.label.read(example) if self.label else tf.constant(-1, tf.int64)
+        return example[self.image], example[self.key] if self.key else place, label
+
+    def parse_label(self, record, place):
+        """One record → its label alone."""
+        return self.label.read(self.labels.deserialize_example(record))
+
+    def in_order(self):
+        """All records, file after file, each with its place."""
+        return tf.data.Dataset.from_tensor_slices(self._columns()).flat_map(_read)
+
+    def shuffled(self, seed, shard_index, num_shards):
+        """An endless stream of one shard's records, each with its place.
+
+        The files are taken in a random order, the same for all shards; each shard reads every
+        num_shards-th of them, or of the records where there are too few files. Sixteen files
+        are read at a time and go through a shuffling buffer. When all are read, they are read
+        again: shards may differ by some records, but their epochs must not.
+
+        Args:
+            seed: int64 (2,), may be a tensor.
+            shard_index: Which shard.
+            num_shards: How many.
+        """
+        order = tf.argsort(tf.random.stateless_uniform([len(self.files)], seed))
+        files = tf.data.Dataset.from_tensor_slices(
+            tuple(tf.gather(column, order) for column in self._columns())
+        )
+        by_file = len(self.files) >= num_shards
+        if by_file:
+            files = files.shard(num_shards, shard_index)
+        records = files.interleave(
+            _read,
+            cycle_length=_FILES_READ_TOGETHER,
+            block_length=_FILES_READ_TOGETHER,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        if not by_file:
+            records = records.shard(num_shards, shard_index)
+        # Dataset.shuffle mixes TensorFlow's global seed into its own. Held fixed here, inside
+        # the function of one epoch, it leaves the order to our seed alone.
+        tf.compat.v1.set_random_seed(1)
+        draw = tf.random.stateless_uniform([], seed, minval=0, maxval=2**31 - 1, dtype=tf.int64)
+        return records.shuffle(_SHUFFLE_BUFFER, seed=draw).repeat()
+
+    def _columns(self):
+        names = [os.path.basename(file) for file in self.files]
+        skip, take = (np.array(column, np.int64) for column in (self.skip, self.take))
+        return self.files, names, skip, take
+
+
+def _read(file, name, skip, take):
+    numbered = tf.data.TFRecordDataset(file).enumerate().skip(skip).take(take)
+    return numbered.map(
+        lambda number, record: (record, tf.strings.join([name, "#", tf.strings.as_string(number)]))
+    )
+
+
+class RecordSource(Source):
+    """The records of a prepared data set, read one after the other.
+
+    Args:
+        records: What to read.
+        num_examples: How many there are.
+        name: What to call the source in messages.
+        cache_bytes: Decoded images up to this size are kept in memory.
+    """
+
+    def __init__(self, records, num_examples, name, cache_bytes):
+        super().__init__(
+            name,
+            num_examples,
+            records.label.class_names if records.label else None,
+            records.image_shape,
+            multilabel=records.label is not None and records.label.multilabel,
+        )
+        self.records = records
+        self.cache_bytes = cache_bytes
+        self._label_array = None
+
+    def fingerprint(self):
+        """See `Source.fingerprint`; by the name of the data set and the sizes of its files."""
+        r = self.records
+        names = [os.path.basename(file) for file in r.files]
+        sizes = [tf.io.gfile.stat(file).length for file in r.files]
+        return fingerprint(self.name, names, sizes, r.skip, r.take, r.image, bool(r.label))
+
+    def shuffled(self, seed, shard_index=0, num_shards=1):
+        """An endless stream of a shard's records, to be given to `decode`.
+
+        Args:
+            seed: int64 (2,), may be a tensor; the order is a pure function of it.
+            shard_index: Which shard.
+            num_shards: How many.
+        """
+        return self.records.shuffled(seed, shard_index, num_shards)
+
+    def decode(self, record, place):
+        """See `Source.decode`."""
+        encoded, key, label = self.records.parse(record, place)
+        return *decode_bytes(encoded, key, self.unreadable), label
+
+    def in_order(self):
+        """See `Source.in_order`; the records."""
+        return self.records.in_order()
+
+    def _labels(self):
+        if self._label_array is None:
+            labels = self.in_order().map(self.records.parse_label, tf.data.AUTOTUNE)
+            self._label_array = np.array(list(labels.as_numpy_iterator()), np.int64)
+        return self._label_array
+
+    def subset(self, indices) -> BytesSource:
+        """The images with the given numbers, read into memory as encoded bytes.
+
+        All records are read once for it. To take part of a large data set it is cheaper to
+        name a part of the split, such as `tfds:NAME:train[:10%]`.
+        """
+        wanted = np.zeros(self.num_examples, bool)
+        wanted[indices] = True
+        chosen = (
+            self.in_order()
+            .enumerate()
+            .filter(lambda number, _: tf.constant(wanted)[number])
+            .map(lambda number, record: (number, self.records.parse(*record)), tf.data.AUTOTUNE)
+        )
+        read = {int(number): example for number, example in chosen.as_numpy_iterator()}
+        encoded, keys, labels = zip(*(read[int(index)] for index in indices), strict=True)
+        return BytesSource(
+            encoded,
+            keys,
+            labels if self.class_names else None,
+            name=self.name,
+            image_shape=self.image_shape,
+            cache_bytes=self.cache_bytes,
+            class_names=self.class_names,
+            unreadable=self.unreadable,
+        )

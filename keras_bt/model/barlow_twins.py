@@ -1,0 +1,361 @@
+"""The Barlow Twins model: a backbone and a projector, trained on pairs of views."""
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_bt.model.batch_normalization import prepare_batch_normalisation
+from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
+from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
+from keras_bt.model.paired_projection import project_both
+from keras_bt.model.remat import rematerialised
+from keras_bt.objectives.barlow_twins import (
+    barlow_twins_terms,
+    check_redundancy_weight,
+    choose_form,
+    loss_floor,
+)
+from keras_bt.optimizer import SkipNonFinite
+from keras_bt.strategy import current_replicas
+
+ON_NONFINITE = ("stop", "skip")
+
+
+def projector(widths=(8192, 8192, 8192), input_dim=2048, name="projector"):
+    """The projector: linear layers, with BatchNormalization and ReLU after all but the last.
+
+    No layer has a bias; the objective standardises what comes out. Initialisation is PyTorch's
+    default for linear layers, as in the published code.
+
+    >>> projector((8192, 8192, 8192), input_dim=2048).count_params()
+    151060480
+
+    Args:
+        widths: ints, outputs of each linear layer, at least one.
+        input_dim: int, length of the backbone's features.
+        name: string.
+
+    Returns:
+        A built `keras.Sequential`, (b, input_dim) → (b, widths[-1]).
+
+    Raises:
+        ValueError: if a width is missing or not a positive integer.
+
+    Source: section 2.2 of the paper, "Architecture".
+    """
+    widths = tuple(widths)
+    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
+        raise ValueError(f"widths must be positive integers, at least one. Received: {widths}.")
+    model = keras.Sequential([layers.Input((input_dim,))], name=name)
+    for index, width in enumerate(widths):
+        if index > 0:
+            model.add(layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"bn{index}"))
+            model.add(layers.ReLU(name=f"relu{index}"))
+        model.add(
+            layers.Dense(
+                width,
+                use_bias=False,
+                kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+                name=f"linear{index + 1}",
+            )
+        )
+    return model
+
+
+@keras.saving.register_keras_serializable("keras_bt")
+class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
+    """Barlow Twins, trained with plain `compile` and `fit` on pairs of views.
+
+    `fit` and `evaluate` take batches (view_a, view_b) of two augmented versions of the same images,
+    `predict` and calls take images and return the backbone's features.
+
+    >>> model = BarlowTwins(backbone, projector((512, 512), input_dim=128))
+    >>> model.compile(optimizer=LARS(warmup_cosine(0.2, steps=1000, warmup_steps=100)))
+    >>> model.fit(views, epochs=10)          # tf.data of (view_a, view_b), each (n, h, w, 3)
+    >>> features = model.predict(images)     # (m, 128)
+
+    Metrics: `loss`; `on_diagonal` and `off_diagonal`, its two terms unweighted; and `excess`, the
+    loss over the smallest value it can have for this batch and width (see `loss_floor`).
+
+    Under `strategy.scope()` with several replicas, statistics in every BatchNormalization and in
+    the objective are those of the global batch, and the gradient is the true one of its loss: the
+    same training as on one device. For that, the BatchNormalization layers of the models passed
+    in are switched to `synchronized`; on one replica they compute the same in one operation, see
+    `keras_bt.model.batch_normalization`.
+
+    Args:
+        backbone: a built `keras.Model`, (b, h, w, c) → (b, features).
+        projector: a built `keras.Model`, (b, features) → (b, d).
+        redundancy_weight: float ≥ 0, the λ of the objective.
+        form: `"auto"`, `"correlation"` or `"gram"`, see `barlow_twins_loss`.
+        views: for augmentation on the device, the two functions `view(crops, seed)` that make
+            the views in `fit` and `evaluate`, of batches of crops from
+            `keras_bt.data.pretraining_views(..., augment_on="device")`. They draw from the first
+            seed of a replica's part of the batch, and so on each replica differently. They are
+            not saved with the model: set `model.views` again after loading.
+        on_nonfinite: what becomes of a step whose loss or gradient is not finite on any replica.
+            `"stop"`: its loss is reported as NaN, for a callback to stop at. `"skip"`: it changes
+            neither weights nor statistics, and is counted in the metric `skipped_steps`. In
+            float16 a gradient that overflows is skipped and counted in any case; the loss scale
+            falls until it does not.
+        remat: whether to compute the backbone's activations again in the backward pass instead
+            of keeping them, see `keras_bt.model.remat`.
+        **kwargs: those of `keras.Model`.
+
+    Raises:
+        ValueError: if a model is not built, does not return one vector per image, or the two do
+            not fit together; or if λ or the form is out of range, or the views are not two.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        projector,
+        redundancy_weight=5.1e-3,
+        form="auto",
+        views=None,
+        on_nonfinite="stop",
+        remat=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        features = _vector_length(backbone, "backbone")
+        self.embedding_dim = _vector_length(projector, "projector")
+        if projector.input_shape[-1] != features:
+            raise ValueError(
+                "The projector must take what the backbone returns. Received: a backbone with "
+                f"{features} features, a projector for {projector.input_shape[-1]}."
+            )
+        check_redundancy_weight(redundancy_weight)
+        choose_form(None, self.embedding_dim, form)
+        prepare_batch_normalisation(backbone, projector)
+        self.backbone = backbone
+        self.projector = projector
+        self.redundancy_weight = redundancy_weight
+        self.form = form
+        if views is not None and (len(views) != 2 or not all(map(callable, views))):
+            raise ValueError(f"views must be two functions, or None. Received: views={views}.")
+        self.views = views
+        if on_nonfinite not in ON_NONFINITE:
+            raise ValueError(
+                f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}. "
+                f"Received: on_nonfinite={on_nonfinite!r}."
+            )
+        self.on_nonfinite = on_nonfinite
+        self.remat = remat
+        self._rematerialised = rematerialised(backbone) if remat else None
+        self._trackers = [
+            MeanOverSteps(name=name) for name in ("loss", "on_diagonal", "off_diagonal", "excess")
+        ]
+        self._skipped = SkippedSteps()
+        # Both parts are built, so nothing has to be inferred from a first batch, which under a
+        # strategy Keras cannot do.
+        self.built = True
+
+    def call(self, images, training=None):
+        """Returns the backbone's features, (b, features), of images (b, h, w, c)."""
+        return self.backbone(images, training=training)
+
+    def embed(self, images, training=None):
+        """Returns the embeddings z, (b, d), before standardisation."""
+        encode = self._rematerialised or self.backbone
+        return self.projector(encode(images, training=training), training=training)
+
+    def compile(self, optimizer="rmsprop", **kwargs):
+        """Configures training. The loss is the objective, so only the optimizer is to be chosen.
+
+        Args:
+            optimizer: any Keras optimizer; `LARS` is the published one.
+            **kwargs: those of `keras.Model.compile`, except a loss and metrics.
+
+        Raises:
+            ValueError: for a loss or metrics, which would have no labels to compare with, and for
+                gradient accumulation, which would correlate features over the small batches.
+        """
+        for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"BarlowTwins brings its own loss and metrics. Received: {name}={kwargs[name]}."
+                )
+        optimizer = keras.optimizers.get(optimizer)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if inner.gradient_accumulation_steps:
+            raise ValueError(
+                "gradient_accumulation_steps must be None: the loss of a batch is not the sum of "
+                "the losses of its parts. "
+                f"Received: gradient_accumulation_steps={inner.gradient_accumulation_steps}."
+            )
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.on_nonfinite == "skip" and not scaled and self.dtype_policy.name != "mixed_float16":
+            optimizer = SkipNonFinite(optimizer)
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` recorded, when the model is loaded from a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self):
+        """What `fit` and `evaluate` report and reset: means over the epoch, and a count."""
+        return [*self._trackers, self._skipped] if self._skips else self._trackers
+
+    @property
+    def _skips(self):
+        optimizer = getattr(self, "optimizer", None)  # none before `compile`
+        return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def train_step(self, data):
+        """One step on (view_a, view_b): two forward passes, the objective, one update."""
+        replicas = current_replicas()
+        view_a, view_b = self.two_views(data)
+        statistics = [(v, tf.identity(v)) for v in self._statistics] if self._skips else []
+        with tf.GradientTape() as tape:
+            share, parts = self._share(view_a, view_b, replicas, training=True)
+            scaled_share = self.optimizer.scale_loss(share)
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled_share, variables)
+        # One replica that skips while others do not would let their weights drift apart.
+        *parts, failures = ops.unstack(
+            replicas.sum(ops.stack([*parts, 1 - _all_finite([share, *gradients])]))
+        )
+        finite = failures == 0
+        if self._skips:
+            gradients = skip_everywhere_unless(finite, gradients)
+            for variable, before in statistics:
+                variable.assign(ops.where(finite, variable, before))
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return self._logs(parts, finite, replicas)
+
+    def test_step(self, data):
+        """The objective on (view_a, view_b) in inference mode."""
+        replicas = current_replicas()
+        _, parts = self._share(*self.two_views(data), replicas, training=False)
+        return self._logs(ops.unstack(replicas.sum(ops.stack(parts))), True, replicas)
+
+    def two_views(self, data):
+        """Returns the views in a batch, or makes them if it holds crops.
+
+        Args:
+            data: (view_a, view_b), each float32 (b, h, w, c); or for augmentation on the device
+                (crops_a, crops_b), each a dict of "images" (b, h, w, 3) and "seed" (b, 2).
+
+        Returns:
+            (view_a, view_b).
+
+        Raises:
+            ValueError: if it is no such batch, or holds crops and this model has no `views`.
+        """
+        batches = _pair(data)
+        if not isinstance(batches[0], dict):
+            return batches
+        if self.views is None:
+            raise ValueError(
+                "To train on crops, the model must know the rest of the views: "
+                "BarlowTwins(..., views=(view_a.rest, view_b.rest)). Received: views=None."
+            )
+        return tuple(
+            view(crops["images"], crops["seed"][0])
+            for view, crops in zip(self.views, batches, strict=True)
+        )
+
+    def terms(self, za, zb, replicas):
+        """The two terms of the loss, which a subclass may replace to study other objectives.
+
+        Args, result: those of `keras_bt.objectives.barlow_twins.barlow_twins_terms`.
+        """
+        return barlow_twins_terms(za, zb, self.form, replicas)
+
+    def _share(self, view_a, view_b, replicas, training):
+        """This replica's share of the loss, and of what it consists of.
+
+        Returns:
+            The share, and [on_diagonal, off_diagonal, regularisers, rows], float32 scalars whose
+            sums over replicas are those of the global batch.
+        """
+        # Two passes: each view has its own batch statistics.
+        encode = self._rematerialised or self.backbone
+        features = [encode(view, training=training) for view in (view_a, view_b)]
+        za, zb = project_both(self.projector, *features, training=training)
+        on_diagonal, off_diagonal = self.terms(za, zb, replicas)
+        penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularisers
+        penalty = ops.cast(penalty, on_diagonal.dtype) / replicas.count
+        rows = ops.cast(ops.shape(za)[0], on_diagonal.dtype)
+        share = on_diagonal + self.redundancy_weight * off_diagonal + penalty
+        return share, [on_diagonal, off_diagonal, penalty, rows]
+
+    def _logs(self, parts, finite, replicas):
+        """Updates and returns the metrics, from the global batch's parts of the loss."""
+        on_diagonal, off_diagonal, penalty, n = parts
+        loss = on_diagonal + self.redundancy_weight * off_diagonal
+        floor = loss_floor(n, self.embedding_dim, self.redundancy_weight)
+        values = [loss + penalty, on_diagonal, off_diagonal, loss - floor]
+        weight = None
+        if self._skips:
+            self._skipped.update_state(ops.where(finite, 0.0, 1.0))
+            if self.on_nonfinite == "skip":
+                weight = ops.cast(finite, loss.dtype)
+                values = [ops.where(finite, value, 0.0) for value in values]
+        else:
+            values[0] = ops.where(finite, values[0], float("nan"))
+        for tracker, value in zip(self._trackers, values, strict=True):
+            tracker.update_state(value, sample_weight=weight)
+        return as_logs({metric.name: metric.result() for metric in self.metrics})
+
+    @property
+    def _statistics(self):
+        """The moving statistics, which the forward passes of a step change."""
+        return self.backbone.non_trainable_weights + self.projector.non_trainable_weights
+
+    def get_config(self):
+        """Returns the constructor's arguments except `views`, models serialised."""
+        return super().get_config() | {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "projector": keras.saving.serialize_keras_object(self.projector),
+            "redundancy_weight": self.redundancy_weight,
+            "form": self.form,
+            "on_nonfinite": self.on_nonfinite,
+            "remat": self.remat,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the model from `get_config`'s result."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("backbone", "projector")
+        }
+        return cls(**(config | parts))
+
+
+def _pair(data):
+    """Unpacks a batch, which `fit` has read as inputs and targets."""
+    view_a, view_b, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if view_b is None or weight is not None:
+        raise ValueError(
+            "Training data must be batches (view_a, view_b), two views of the same images. "
+            f"Received: {len(data) if isinstance(data, (tuple, list)) else 1} arrays."
+        )
+    return view_a, view_b
+
+
+def _vector_length(model, role):
+    """Checks that a model returns one vector per image, and returns the vector's length."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"The {role} must be a built keras.Model. Received: {model!r}.")
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[-1], int):
+        raise ValueError(
+            f"The {role} must return one vector per image, a shape (None, length). "
+            f"Received: a model whose output shape is {shape}."
+            + (" Its pooling may be missing." if isinstance(shape, tuple) else "")
+        )
+    return shape[-1]
+
+
+def _all_finite(tensors):
+    """1.0 if every element of every tensor is finite, else 0.0."""
+    # A sum of finite numbers is finite, unless they are so large that their norm is infinite too;
+    # one that is not finite never makes a finite sum. It takes one pass and no array of bools.
+    sums = [ops.sum(ops.cast(t, "float32")) for t in tensors if t is not None]
+    return ops.cast(ops.all(ops.isfinite(ops.stack(sums))), "float32")

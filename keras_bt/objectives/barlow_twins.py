@@ -1,0 +1,316 @@
+"""The Barlow Twins objective (Zbontar et al., 2021, section 2.1, equations 1 and 2).
+
+With embeddings standardised per feature over the global batch, z ∈ ℝ^{n×d}, and
+C = z_Aᵀ z_B / n,
+
+    loss = Σ_i (1 − C_ii)²  +  λ Σ_{i≠j} C_ij².
+
+The sum over the whole matrix has a second form without the matrix, since
+tr(CᵀC) = tr(z_A z_Aᵀ z_B z_Bᵀ) / n²:
+
+    Σ_ij C_ij²  =  ‖z_Aᵀ z_B‖² / n²           "correlation":  n·d² multiply-adds, d² numbers
+                =  ⟨z_A z_Aᵀ, z_B z_Bᵀ⟩ / n²   "gram":       2·n²·d multiply-adds, n² numbers
+
+and both have gradients that need no second d×d or n×n array, written out below together with that
+of the standardisation.
+
+Over R replicas every function returns this replica's *share*: the shares of all replicas sum to
+the value for the global batch, and the gradient of that sum arrives at each replica's own rows.
+This is what Keras expects, whose optimizers sum gradients over replicas.
+"""
+
+import keras
+from keras import ops
+
+from keras_bt.objectives import costs
+
+EPSILON = 1e-5  # of the standardisation; torch.nn.BatchNorm1d's default, as published
+FORMS = ("auto", "correlation", "gram")
+
+
+class OneReplica:
+    """The collectives of a single replica, where there is nothing to communicate.
+
+    `keras_bt.strategy.Replicas` has the same three members for `tf.distribute`.
+    """
+
+    count = 1
+
+    def sum(self, x):
+        """Returns the sum of `x` over all replicas; same shape as `x`."""
+        return x
+
+    def gather(self, x):
+        """Returns the rows of `x` of all replicas, in replica order."""
+        return x
+
+
+def barlow_twins_loss(za, zb, redundancy_weight=5.1e-3, form="auto"):
+    """The Barlow Twins loss of two batches of embeddings on one device.
+
+    >>> za = zb = keras.random.normal((256, 8192), seed=0)
+    >>> round(float(barlow_twins_loss(za, zb)))  # identical views: only the redundancy remains
+    1342
+    >>> round(loss_floor(256, 8192))  # and no embeddings of this shape can do better than this
+    1122
+
+    Args:
+        za: float tensor (n, d), the embeddings of one view of n images. Half
+            precision is computed in float32.
+        zb: float tensor (n, d), the embeddings of the other view of the same images.
+        redundancy_weight: float ≥ 0, the λ of equation 1.
+        form: `"correlation"` (d×d), `"gram"` (n×n) or `"auto"`, the cheaper of the two.
+
+    Returns:
+        float32 scalar tensor.
+
+    Raises:
+        ValueError: if the shapes are not two equal (n, d) with n ≥ 2, or an argument is out of
+            range.
+
+    Source: equations 1 and 2 of the paper.
+    """
+    check_redundancy_weight(redundancy_weight)
+    on_diagonal, off_diagonal = barlow_twins_terms(za, zb, form)
+    return on_diagonal + redundancy_weight * off_diagonal
+
+
+def barlow_twins_terms(za, zb, form="auto", replicas=None):
+    """The two terms of the loss, unweighted: Σ_i (1 − C_ii)² and Σ_{i≠j} C_ij².
+
+    Args:
+        za: float tensor (n_r, d): this replica's rows of the embeddings of one view.
+        zb: float tensor (n_r, d): the same of the other view.
+        form: as in `barlow_twins_loss`.
+        replicas: the collectives; `OneReplica()` if None.
+
+    Returns:
+        Two float32 scalars, this replica's shares of the two terms.
+    """
+    replicas = replicas or OneReplica()
+    check_embeddings(za, zb, replicas.count)
+    form = choose_form(*za.shape, form, replicas.count)
+    za, zb = _at_least_float32(za, zb)
+    # Replicas may hold different numbers of rows, so the global batch has to be counted.
+    n = replicas.sum(ops.cast(ops.shape(za)[0], za.dtype))
+    return _terms(za, zb, n, form, replicas)
+
+
+def standardise(z):
+    """Standardises each feature over the batch: (z − mean) / √(variance + 1e-5).
+
+    Args:
+        z: float tensor (n, d).
+
+    Returns:
+        float32 tensor (n, d). A constant feature becomes zero.
+
+    Source: the last layer of the published model, `BatchNorm1d(d, affine=False)`.
+    """
+    (z,) = _at_least_float32(z)
+    return _standardised(z, ops.cast(ops.shape(z)[0], z.dtype), OneReplica())[0]
+
+
+def _at_least_float32(*tensors):
+    """Half precision has too few digits for statistics; float64, if somebody wants it, stays."""
+    tensors = [ops.convert_to_tensor(tensor) for tensor in tensors]
+    dtype = keras.backend.result_type("float32", *(tensor.dtype for tensor in tensors))
+    return [ops.cast(tensor, dtype) for tensor in tensors]
+
+
+def _standardised(z, n, replicas):
+    """The standardised embeddings, and the factor 1 / √(variance + 1e-5) of each feature."""
+    # Two passes: E[z²] − E[z]² loses every digit where a mean is large beside its deviation. There
+    # the first mean is itself too coarse for the gradient; the second pass finds what is left.
+    centred = z - replicas.sum(_sum_of_rows(z)) / n
+    sums = ops.stack([_sum_of_rows(centred), _sum_of_rows(ops.square(centred))])
+    left, square = ops.unstack(replicas.sum(sums) / n)
+    scale = ops.rsqrt(square - ops.square(left) + EPSILON)
+    return (centred - left) * scale, scale
+
+
+def _sum_of_rows(x):
+    """Σ_n x_ni as a product with ones: on CPUs it takes a third of the time of a reduction."""
+    return ops.matmul(ops.ones((1, ops.shape(x)[0]), x.dtype), x)[0]
+
+
+def cross_correlation(za, zb):
+    """The matrix C of equation 2, for looking at.
+
+    Args:
+        za: float tensor (n, d).
+        zb: float tensor (n, d).
+
+    Returns:
+        float32 tensor (d, d).
+    """
+    check_embeddings(za, zb)
+    za, zb = (standardise(z) for z in _at_least_float32(za, zb))
+    return ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
+
+
+def loss_floor(batch_size, dim, redundancy_weight=5.1e-3):
+    """The smallest value that the loss can take for n images and d features.
+
+    Centred embeddings make rank(C) ≤ r = n − 1, so C cannot be the identity when d > r. Among
+    matrices with trace d·t, ‖C‖² ≥ (d·t)²/r, hence
+
+        loss ≥ d (1 − t)² + λ (d²t²/r − d·t²) = d [(1 − t)² + a t²],   a = λ (d/r − 1),
+
+    whose minimum, at t = 1/(1 + a), is d·a/(1 + a).
+
+    >>> round(loss_floor(256, 8192), 1), round(loss_floor(2048, 8192), 1)
+    (1122.3, 123.5)
+
+    Args:
+        batch_size: n, images in the global batch: an int, or a float32 scalar tensor.
+        dim: int d, the projector's width.
+        redundancy_weight: float λ.
+
+    Returns:
+        float, or a float32 scalar tensor if `batch_size` is one. Zero where d < n.
+    """
+    smaller = min if isinstance(batch_size, int) else ops.minimum
+    rank = smaller(batch_size - 1, dim)
+    a = redundancy_weight * (dim / rank - 1)
+    return dim * a / (1 + a)
+
+
+def choose_form(n, d, form="auto", replica_count=1):
+    """Chooses the cheaper form, from static shapes.
+
+    With n_g images in the global batch on R replicas, each form takes
+
+        time = flops / speed + bytes / bandwidth,   speed / bandwidth = 100 flops per byte
+
+    by the formulas of `keras_bt.objectives.costs`: the matrix products, forward and backward, and
+    what a replica sends. On one replica the n×n form wins for 4·n_g < 3d and, from 256 images on,
+    where it makes use of symmetry, up to 7·n_g < 6d and more. With many replicas, whose work is
+    divided while their communication is not, the border rises towards n_g < d.
+
+    Args:
+        n: int or None, the rows on this replica.
+        d: int, the projector's width.
+        form: `"auto"`, or a form to be returned as it is.
+        replica_count: int, replicas that share the global batch.
+
+    Returns:
+        `"correlation"` or `"gram"`.
+
+    Raises:
+        ValueError: for any other form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}. Received: form={form!r}.")
+    if form != "auto":
+        return form
+    if n is None:  # any batch size may come: keep the array of the common ones small
+        return "correlation" if d <= 512 else "gram"
+    return costs.cheaper_form(n * replica_count, d, replica_count)
+
+
+def check_redundancy_weight(redundancy_weight):
+    """Raises ValueError unless λ is a finite number ≥ 0."""
+    if not 0 <= redundancy_weight < float("inf"):
+        raise ValueError(
+            "redundancy_weight must be a finite number ≥ 0. "
+            f"Received: redundancy_weight={redundancy_weight}."
+        )
+
+
+def check_embeddings(za, zb, replica_count=1):
+    """Raises ValueError unless both are (n, d) with a global batch of at least two images."""
+    if len(za.shape) != 2 or tuple(za.shape) != tuple(zb.shape):
+        raise ValueError(
+            "The embeddings of the two views must have one shape (batch, features). "
+            f"Received: {tuple(za.shape)} and {tuple(zb.shape)}."
+        )
+    if za.shape[0] is not None and za.shape[0] * replica_count < 2:
+        raise ValueError(
+            "The global batch must hold at least two images, because the objective correlates "
+            f"features over the batch. Received: {za.shape[0] * replica_count}."
+        )
+
+
+def _terms(za, zb, n, form, replicas):
+    """Shares of both terms, with their gradients written out.
+
+    With c the diagonal of C and P = z_B Cᵀ, or in the other form z_B z_Bᵀ z_A / n, the gradient of
+    the first term with respect to z_A is −2 (1 − c) ∘ z_B / n, of the second 2 (P − c ∘ z_B) / n.
+
+    From a gradient g with respect to z the standardisation, z = scale ∘ (x − mean(x)), makes
+    scale ∘ (g − mean(g) − mean(g ∘ z) ∘ z). Here mean(g) = 0, because the columns of P and of z_B
+    are sums of centred ones, and mean(g ∘ z_A) is known from mean(z_B ∘ z_A) = c and
+    mean(P ∘ z_A)_i = Σ_j C_ij². All the same for z_B.
+    """
+
+    @ops.custom_gradient
+    def terms(xa, xb):
+        za, scale_a = _standardised(xa, n, replicas)
+        zb, scale_b = _standardised(xb, n, replicas)
+        # Σ C_ij² − Σ C_ii² cancels when C ≈ I. Taken row by row the differences are small from
+        # the start, and their rounding errors do not add up with one sign.
+        if form == "correlation":
+            correlation = replicas.sum(ops.matmul(ops.transpose(za), zb)) / n
+            c = ops.diagonal(correlation)
+            squares = ops.square(correlation)
+            energy_a, energy_b = ops.sum(squares, axis=1), _sum_of_rows(squares)  # Σ_j, Σ_i C_ij²
+            off_diagonal = ops.sum(energy_a - ops.square(c)) / replicas.count
+        else:
+            products = za * zb
+            c = replicas.sum(_sum_of_rows(products)) / n
+            all_za, all_zb = replicas.gather(za), replicas.gather(zb)
+            gram_a = _gram(za, all_za, replicas) / n  # (n_r, n): this replica's rows only
+            gram_b = _gram(zb, all_zb, replicas) / n
+            rows = ops.sum(gram_a * gram_b, axis=1) - ops.matmul(products, c[:, None])[:, 0] / n
+            off_diagonal = ops.sum(rows)
+        on_diagonal = ops.sum(ops.square(1 - c)) / replicas.count
+
+        def gradient(*args, upstream=None):
+            # Every replica's share has the same weight in the sum, so the weight of the own one
+            # stands for all.
+            d_on, d_off = upstream if upstream is not None else args
+            diagonal = (d_on * (1 - c) + d_off * c) * (-2 / n)
+            d_off = d_off * (2 / n)
+
+            def through_standardisation(z, other, scale, product, energy):
+                mean = d_off * energy + diagonal * c
+                return (scale * d_off) * product + (scale * diagonal) * other - (scale * mean) * z
+
+            if form == "correlation":
+                product_a = _product(zb, correlation)
+                product_b = ops.matmul(za, correlation)
+                energies = energy_a, energy_b
+            else:
+                product_a = ops.matmul(gram_b, all_za)
+                product_b = ops.matmul(gram_a, all_zb)
+                sums = [_sum_of_rows(product_a * za), _sum_of_rows(product_b * zb)]
+                energies = ops.unstack(replicas.sum(ops.stack(sums)) / n)
+            return (
+                through_standardisation(za, zb, scale_a, product_a, energies[0]),
+                through_standardisation(zb, za, scale_b, product_b, energies[1]),
+            )
+
+        return (on_diagonal, off_diagonal), gradient
+
+    return terms(za, zb)
+
+
+def _gram(z, all_z, replicas):
+    """This replica's rows of z zᵀ, which a single replica computes without its upper corner."""
+    if replicas.count > 1 or not costs.halves_gram(z.shape[0]):
+        return _product(z, all_z)
+    half = z.shape[0] // 2
+    upper, lower = z[:half], z[half:]
+    corner = _product(lower, upper)
+    return ops.concatenate(
+        [
+            ops.concatenate([_gram(upper, upper, replicas), ops.transpose(corner)], axis=1),
+            ops.concatenate([corner, _gram(lower, lower, replicas)], axis=1),
+        ]
+    )
+
+
+def _product(x, y):
+    """X yᵀ as a batch of one: for few, long rows TensorFlow on CPUs is twice as fast that way."""
+    return ops.matmul(x[None], ops.transpose(y[None], (0, 2, 1)))[0]

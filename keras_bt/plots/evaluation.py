@@ -1,0 +1,319 @@
+"""Pictures of what a network has learned: its spectrum, its neighbours, its mistakes.
+
+As in `plots`, every function writes one file, atomically, and overwrites what was there.
+"""
+
+import textwrap
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from keras_bt.evaluation.rankme import rankme_of_spectrum, singular_values
+from keras_bt.plots import figures
+
+_MOST_CLASSES_WITH_NUMBERS = 20
+_MOST_CLASSES_WITH_NAMES = 60
+# Below this share of the largest singular value, float32 features hold nothing but rounding.
+_SMALLEST_SHARE = 1e-7
+_DASHES = ("-", "--", "-.", ":")
+_ACCURACY, _COUNT = "accuracy while training", "dead dimensions"
+# From the label of a panel to the measures in it: their names in the metrics, and in the legend.
+_MEASURES = {
+    _ACCURACY: {"knn_accuracy": "nearest neighbours", "linear_accuracy": "linear probe"},
+    "RankMe (dimensions in use)": {
+        "feature_rankme": "features",
+        "embedding_rankme": "embeddings",
+    },
+    "loss above the floor": {"fixed_excess": "of fixed views, in inference mode"},
+    "diagonal of C": {"diagonal_mean": "mean (1 at best)", "diagonal_rms": "RMS"},
+    "off-diagonal of C": {"off_diagonal_mean": "mean", "off_diagonal_rms": "RMS (0 at best)"},
+    "spread of the embeddings": {"embedding_spread": "0 collapsed, 1 in all directions"},
+    _COUNT: {"dead_features": "features", "dead_dimensions": "embeddings"},
+}
+_KEYS = frozenset(key for keys in _MEASURES.values() for key in keys)
+
+
+class NothingMeasuredError(ValueError):
+    """No measure was taken during training, say because no callback did."""
+
+
+def spectrum(path, named_z, title="Spectrum of the embeddings"):
+    """Draws the singular values of several matrices of features, and says their RankMe.
+
+    A healthy spectrum falls slowly. One that drops to nothing early uses only so many of its
+    dimensions: dimensional collapse (Jing et al. 2022, arXiv 2110.09348). RankMe, the exponential
+    of the entropy of the singular values, says how many they are, softly counted (Garrido et al.
+    2023, arXiv 2210.02885).
+
+    Args:
+        path: File to write.
+        named_z: dict from a name, say `"trained"`, to features or embeddings, floats (n, d). Of n
+            images there are at most n singular values, so n should exceed d.
+        title: Title of the picture.
+
+    Raises:
+        ValueError: If there is no matrix, or one is not of shape (n, d) or not finite.
+    """
+    matrices = {name: np.asarray(z) for name, z in named_z.items()}
+    if not matrices:
+        raise ValueError("named_z must hold at least one matrix. Received: none.")
+    for name, z in matrices.items():
+        if z.ndim != 2 or 0 in z.shape or not np.isfinite(z).all():
+            raise ValueError(
+                "A spectrum needs finite features of shape (n, d). Received: shape "
+                f"{z.shape} for {name!r}{'' if np.isfinite(z).all() else ' with NaN or infinity'}."
+            )
+    figure, (axes,) = figures.new(8, 5)
+    lowest = 0.1
+    for index, (name, z) in enumerate(matrices.items()):
+        values = singular_values(z)
+        share = values / values[0] if values[0] > 0 else np.zeros(len(values))
+        # Zeros have no place on a logarithmic axis: the curve ends.
+        share = np.where(share > _SMALLEST_SHARE, share, np.nan)
+        label = f"{name}: RankMe {rankme_of_spectrum(values):.1f} of {min(z.shape):,}"
+        if not np.isfinite(share).any():
+            label += ", all values 0"
+        else:
+            lowest = min(lowest, np.nanmin(share))
+        look = figures.run_style(index, len(share)) | {"ls": _DASHES[index % 4], "markersize": 6}
+        axes.plot(np.arange(1, len(share) + 1), share, label=label, **look)
+    axes.set_yscale("log")
+    axes.set_ylim(10 ** np.floor(np.log10(lowest)), 1.3)
+    axes.set_xlim(0, None)
+    axes.grid(alpha=0.3, which="major")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("rank of the singular value")
+    axes.set_ylabel("singular value ÷ the largest")
+    axes.set_title(title, parse_math=False)
+    figures.legend_below(figure, *axes.get_legend_handles_labels())
+    figures.save(figure, path)
+
+
+def measures(path, runs, title="Measures during training"):
+    """Draws the measures that callbacks have taken while one or several runs trained.
+
+    A panel for each kind of measure that any of the runs has; a run without it is missing there.
+    Colours are runs where there are several, and line styles are measures; with one run both are
+    measures.
+
+    Args:
+        path: File to write.
+        runs: Metrics as `read_metrics` returns them, or a dict from run name to such metrics. Of
+            each epoch the last value counts.
+        title: Title of the picture.
+
+    Returns:
+        Names of the measures drawn, as in the metrics.
+
+    Raises:
+        NothingMeasuredError: If no run has any measure.
+    """
+    runs = runs if isinstance(runs, dict) else {"": runs}
+    curves = {name: _by_epoch(metrics) for name, metrics in runs.items()}
+    known = {key for curve in curves.values() for key in curve}
+    drawn = [(label, keys) for label, keys in _MEASURES.items() if known & keys.keys()]
+    if not drawn:
+        raise NothingMeasuredError(
+            "There must be a measure such as knn_accuracy in the metrics. Received: "
+            f"{', '.join(sorted(known)) or 'none'}."
+        )
+    columns = 2 if len(drawn) > 1 else 1
+    rows = -(-len(drawn) // columns)
+    figure, panels = figures.new(6 * columns, 3.2 * rows + 0.5, rows, columns, sharex=True)
+    figure.suptitle(title, fontsize=12, parse_math=False)
+    several = len(runs) > 1
+    for axes, (label, keys) in zip(panels, drawn, strict=False):
+        present = [key for key in keys if key in known]
+        for which, key in enumerate(present):
+            for index, curve in enumerate(curves.values()):
+                if key not in curve:
+                    continue
+                x, y = curve[key]
+                look = figures.run_style(index if several else which, len(x))
+                axes.plot(x, y, linestyle=_DASHES[which % 4], **look)
+            style = figures.run_style(which, 1) | (
+                {"color": "0.4", "marker": ""} if several else {}
+            )
+            axes.plot([], [], linestyle=_DASHES[which % 4], label=keys[key], **style)
+        figures.log_if_wide(axes)
+        if label == _ACCURACY:
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if label == _COUNT:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3, which="major")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.legend(fontsize=9)
+    for axes in panels[len(drawn) :]:
+        axes.set_axis_off()
+    for axes in panels[max(len(drawn) - columns, 0) : len(drawn)]:  # the lowest of each column
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_tick_params(labelbottom=True)
+    if several:
+        handles = [
+            Line2D([], [], **(figures.run_style(index, 1) | {"markevery": 1}))
+            for index in range(len(runs))
+        ]
+        figures.legend_below(figure, handles, list(runs))
+    figures.save(figure, path)
+    return [key for _, keys in drawn for key in keys if key in known]
+
+
+def _by_epoch(metrics):
+    """From each measure to (epochs, values), the last finite value of each epoch."""
+    found = {}
+    for entry in metrics:
+        for key, value in entry.items():
+            if key in _KEYS and "epoch" in entry and np.isfinite(value):
+                found.setdefault(key, {})[entry["epoch"]] = value
+    return {key: (list(values), list(values.values())) for key, values in found.items()}
+
+
+def neighbours(
+    path,
+    queries,
+    images,
+    similarities,
+    query_labels=None,
+    labels=None,
+    class_names=None,
+    title="Nearest neighbours by cosine similarity of features",
+):
+    """Draws query images, each with its nearest neighbours to the right.
+
+    Under each neighbour stand its similarity and class. A tick and a solid blue frame mark one of
+    the query's class, a cross and a dashed orange frame one of another.
+
+    Args:
+        path: File to write.
+        queries: Images (q, h, w, 3), floats 0..1 or uint8.
+        images: The neighbours of each query, most similar first, (q, k, h, w, 3) likewise.
+        similarities: Floats (q, k), -1 to 1.
+        query_labels: Integers (q,) from 0, or None for unlabelled images.
+        labels: Integers (q, k), or None likewise.
+        class_names: Name of each class; by default its number.
+        title: Title of the picture.
+
+    Raises:
+        ValueError: If the shapes do not fit together.
+    """
+    queries, images, similarities = map(np.asarray, (queries, images, similarities))
+    shapes = f"{queries.shape}, {images.shape} and {similarities.shape}"
+    if queries.ndim != 4 or queries.shape[-1] != 3 or not len(queries):
+        raise ValueError(f"queries must be images (q, height, width, 3). Received: {shapes}.")
+    q, k = similarities.shape if similarities.ndim == 2 else (0, 0)
+    if k < 1 or images.shape != (len(queries), k, *queries.shape[1:]) or q != len(queries):
+        raise ValueError(
+            "images and similarities must be (q, k, height, width, 3) and (q, k) for queries (q, "
+            f"height, width, 3). Received: {shapes}."
+        )
+    labelled = query_labels is not None and labels is not None
+    if labelled:
+        title += " (✓ of the query's class, ✗ of another)"
+        query_labels, labels = np.asarray(query_labels), np.asarray(labels)
+    if labelled and (query_labels.shape != (q,) or labels.shape != (q, k)):
+        raise ValueError(
+            f"labels must be of shape ({q},) for queries and ({q}, {k}) for neighbours. "
+            f"Received: {query_labels.shape} and {labels.shape}."
+        )
+
+    def name(label):
+        text = label if class_names is None else class_names[label]
+        return textwrap.fill(figures.shortened(text, 34), 17)
+
+    lines = 2  # of text under a row
+    if labelled:
+        lines += max(name(label).count("\n") for label in {*labels.ravel(), *query_labels})
+    inches, height = 1.35, queries.shape[1] / queries.shape[2]
+    widths = [1, 0.25, *[1] * k]  # the narrow column separates queries from neighbours
+    size = inches * 1.06 * sum(widths), (inches * height + 0.17 * lines + 0.1) * q + 0.8
+    figure, panels = figures.new(*size, q, k + 2, width_ratios=widths)
+    panels = panels.reshape(q, k + 2)
+    figure.suptitle(textwrap.fill(title, int(9 * size[0])), fontsize=12, parse_math=False)
+    smooth = "nearest" if max(queries.shape[1:3]) < 100 else "antialiased"
+    for row in range(q):
+        for axes in panels[row]:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        panels[row, 0].imshow(queries[row], interpolation=smooth)
+        caption = name(query_labels[row]) if labelled else ""
+        panels[row, 0].set_xlabel(caption, fontsize=9, weight="bold", parse_math=False)
+        for rank in range(k):
+            axes = panels[row, rank + 2]
+            axes.imshow(images[row, rank], interpolation=smooth)
+            caption = f"{similarities[row, rank]:.2f}"
+            if labelled:
+                right = query_labels[row] == labels[row, rank]
+                colour = figures.RIGHT if right else figures.WRONG
+                caption = f"{'✓' if right else '✗'} {caption}\n{name(labels[row, rank])}"
+                dashes = "-" if right else (0, (3, 1.5))
+                axes.spines[:].set(visible=True, color=colour, linewidth=2.5, linestyle=dashes)
+                axes.spines[:].set_capstyle("butt")  # projecting ones fill the gaps
+                axes.xaxis.label.set_color(colour)
+            axes.set_xlabel(caption, fontsize=8, parse_math=False)
+    panels[0, 0].set_title("query", fontsize=10)
+    panels[0, 2].set_title("nearest →", fontsize=10)
+    figures.save(figure, path)
+
+
+def confusion_matrix(path, labels, predictions, class_names, title="Confusion matrix"):
+    """Draws which classes a classifier takes for which, in per cent of each true class.
+
+    Up to 20 classes the numbers stand in the cells, up to 60 the names at the axes.
+
+    Args:
+        path: File to write.
+        labels: Integers (n,), the true classes.
+        predictions: Integers (n,), the predicted ones.
+        class_names: Name of each class.
+        title: Title of the picture; the accuracy is added.
+
+    Raises:
+        ValueError: If the shapes do not fit, there is no image, or a class has no name.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.ndim != 1 or labels.shape != predictions.shape or not len(labels):
+        raise ValueError(
+            "labels and predictions must be of one shape (n,), n >= 1. "
+            f"Received: {labels.shape} and {predictions.shape}."
+        )
+    c = len(class_names)
+    lowest, highest = min(labels.min(), predictions.min()), max(labels.max(), predictions.max())
+    if lowest < 0 or highest >= c:
+        raise ValueError(
+            f"Classes must be 0 to {c - 1}, as there are {c} names. "
+            f"Received: {lowest} to {highest}."
+        )
+    counts = np.zeros((c, c), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    totals = counts.sum(axis=1, keepdims=True)
+    per_cent = np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
+
+    numbers, names = c <= _MOST_CLASSES_WITH_NUMBERS, c <= _MOST_CLASSES_WITH_NAMES
+    short = [figures.shortened(name, 30) for name in class_names]
+    longest = max(map(len, short)) if names else 4
+    side = max(4.5, c * (0.5 if numbers else 0.2)) if names else 7
+    figure, (axes,) = figures.new(side + 1.6 + 0.08 * longest, side + 0.9 + 0.08 * longest)
+    # A scale of square roots, so that a few per cent of mistakes can be seen beside 100.
+    scale = PowerNorm(0.5, vmin=0, vmax=100)
+    picture = axes.imshow(per_cent, cmap="Blues", norm=scale, interpolation="nearest")
+    accuracy = 100 * np.mean(labels == predictions)
+    caption = f"{title}\n{accuracy:.1f}% of {len(labels):,} images right"
+    axes.set_title(caption, fontsize=11, parse_math=False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if names:
+        style = {"fontsize": 9 if numbers else 7, "parse_math": False}
+        axes.set_xticks(range(c), short, rotation=90 if longest > 3 else 0, **style)
+        axes.set_yticks(range(c), short, **style)
+    if numbers:
+        for (row, column), value in np.ndenumerate(per_cent):
+            if counts[row, column]:
+                text = f"{value:.0f}" if value >= 0.5 else "<1"
+                colour = "white" if scale(value) > 0.6 else "black"
+                axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=8)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.75, format=PercentFormatter())
+    bar.set_label("share of the true class")
+    figures.save(figure, path)

@@ -1,0 +1,311 @@
+"""Metrics and arrays as pictures: PNG files, drawn without pyplot and without a display.
+
+Every function writes one file, atomically, and overwrites what was there. Colours are told apart
+by colour-blind people, and where colours mean classes the shape of the mark says it, too.
+"""
+
+import math
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+from threadpoolctl import threadpool_limits
+
+from keras_bt.plots import figures
+
+_MOST_CLASSES_IN_LEGEND = 40
+
+
+def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"):
+    """Draws the loss of one or several runs with its floor, and its two terms below.
+
+    The floor, the smallest loss possible for the batch size and width, is `loss - excess` of each
+    run. The redundancy term is drawn weighted, `loss - on_diagonal`, so that both terms are on the
+    scale of the loss. Axes are logarithmic where values span more than a factor of ten.
+
+    Args:
+        path: File to write.
+        runs: Metrics as `read_metrics` returns them, or a dict from run name to such metrics. Each
+            entry has `step` and `loss`, and `epoch`, `on_diagonal`, `excess` as far as known.
+        floor: Loss floor to draw if the metrics hold no `excess`.
+        against: `"step"`, or `"epoch"` for one point per epoch, its last.
+        title: Title of the picture.
+
+    Raises:
+        ValueError: If there is no entry with a loss, or `against` is something else.
+    """
+    if against not in ("step", "epoch"):
+        raise ValueError(f'against must be "step" or "epoch". Received: {against!r}.')
+    runs = runs if isinstance(runs, dict) else {"": runs}
+    curves = {name: _columns(metrics, against) for name, metrics in runs.items()}
+    for name, curve in curves.items():
+        if not np.isfinite(curve["loss"]).any():
+            raise ValueError(
+                "A loss curve needs metrics with a finite loss. "
+                f"Received: {len(runs[name])} entries without one{f' in {name}' if name else ''}."
+            )
+    with_terms = any(np.isfinite(curve["on_diagonal"]).any() for curve in curves.values())
+
+    several = len(runs) > 1
+    figure, panels = figures.new(8, 7.5 if with_terms else 4.5, 2 if with_terms else 1, sharex=True)
+    floors = {}  # by label, for runs of one batch size and width share theirs
+    for index, (name, curve) in enumerate(curves.items()):
+        x = curve[against]
+        style = figures.run_style(index, len(x))
+        if not several:  # dots show single points
+            style = {"color": style["color"]} | ({"marker": "o", "ms": 4} if len(x) < 20 else {})
+        colour = style.pop("color")
+        panels[0].plot(x, curve["loss"], color=colour, label=name or "loss", **style)
+        known = np.isfinite(curve["loss"] - curve["excess"])
+        value = np.median((curve["loss"] - curve["excess"])[known]) if known.any() else floor
+        if value is not None:
+            floors.setdefault(f"{value:.3g}", (value, colour if several else "black", []))
+            floors[f"{value:.3g}"][2].append(name)
+        if with_terms:
+            panels[1].plot(x, curve["on_diagonal"], color=colour, **style)
+            colour = colour if several else figures.COLOURS[1]
+            panels[1].plot(x, curve["loss"] - curve["on_diagonal"], "--", color=colour, **style)
+    for axes in panels:
+        figures.log_if_wide(axes)
+        axes.grid(alpha=0.3, which="major")
+    lowest = min(np.nanmin(curve["loss"]) for curve in curves.values())
+    for text, (value, colour, names) in floors.items():
+        label = f"floor {text}: smallest loss for this batch size and width"
+        if several and len(floors) > 1:
+            label = f"floor {text} ({', '.join(names)})"
+        colour = colour if len(floors) > 1 else "black"
+        # On a logarithmic axis a tiny floor would leave the curves a strip at the top.
+        if value < lowest / 50 and panels[0].get_yscale() == "log":
+            panels[0].plot([], [], ":", color=colour, label=f"{label}, below the picture")
+        else:
+            panels[0].axhline(value, color=colour, linestyle=":", linewidth=1.5, label=label)
+    if with_terms:
+        first, second = ("0.4", "0.4") if several else (figures.COLOURS[0], figures.COLOURS[1])
+        panels[1].plot([], [], "-", color=first, label="invariance (on-diagonal)")
+        panels[1].plot([], [], "--", color=second, label="redundancy (λ × off-diagonal)")
+        panels[1].set_ylabel("term of the loss")
+        panels[1].legend(fontsize=9)
+    panels[0].set_title(title)
+    panels[0].set_ylabel("loss")
+    panels[-1].set_xlabel("training step" if against == "step" else "epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if several:  # names of runs may be long, and the curves lie close together
+        figures.legend_below(figure, *panels[0].get_legend_handles_labels())
+    else:
+        panels[0].legend(fontsize=9)
+    figures.save(figure, path)
+
+
+def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the model sees"):
+    """Draws the two views of some images side by side, with the normalisation undone.
+
+    Args:
+        path: File to write.
+        view_a: Floats (n, h, w, 3) or (n, h, w, 1), normalised.
+        view_b: The same images' other views, of the same shape.
+        mean: Mean of each channel on the scale 0 to 1 that was subtracted.
+        std: Deviation of each channel that was divided by.
+        max_pairs: Number of pairs drawn, the first ones.
+        title: Title of the picture.
+
+    Raises:
+        ValueError: If the shapes differ or are not those of images, or `max_pairs` is below 1.
+    """
+    view_a, view_b = np.asarray(view_a, np.float32), np.asarray(view_b, np.float32)
+    if view_a.shape != view_b.shape or view_a.ndim != 4 or view_a.shape[-1] not in (1, 3):
+        raise ValueError(
+            "view_a and view_b must be of one shape (n, height, width, 3 or 1). "
+            f"Received: {view_a.shape} and {view_b.shape}."
+        )
+    pairs = min(len(view_a), max_pairs)
+    if pairs < 1:
+        raise ValueError(
+            f"There must be at least one pair. Received: {len(view_a)} images, "
+            f"max_pairs={max_pairs}."
+        )
+    blocks = 1 if pairs < 4 else 2  # two pairs in a row, lest the picture become a tall strip
+    rows = -(-pairs // blocks)
+    columns = ([1, 1, 0.25] * blocks)[:-1]  # an empty narrow column separates the pairs
+    height, width = view_a.shape[1:3]
+    size = 1.75 * sum(columns), (1.7 * height / width + 0.06) * rows + 0.7
+    figure, panels = figures.new(*size, rows, len(columns), width_ratios=columns)
+    panels = panels.reshape(rows, len(columns))
+    figure.suptitle(title, fontsize=12)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for pair in range(pairs):
+        row, block = divmod(pair, blocks)
+        for side, (name, view) in enumerate((("view A", view_a), ("view B", view_b))):
+            axes = panels[row, 3 * block + side]
+            image = np.clip(view[pair] * np.asarray(std) + np.asarray(mean), 0, 1)
+            smooth = "nearest" if max(height, width) < 200 else "antialiased"
+            axes.imshow(np.broadcast_to(image, (height, width, 3)), interpolation=smooth)
+            if row == 0:
+                axes.set_title(name, fontsize=11)
+    figures.save(figure, path)
+
+
+def correlation(path, matrices, title="Cross-correlation of the two views' embeddings"):
+    """Draws cross-correlation matrices, which training drives towards the identity.
+
+    Args:
+        path: File to write.
+        matrices: C, floats (d, d) in -1 to 1, or a dict from name to such matrices, drawn side by
+            side, say `{"before": c0, "after": c1}`.
+        title: Title of the picture.
+
+    Raises:
+        ValueError: If a matrix is not square or not finite.
+    """
+    matrices = matrices if isinstance(matrices, dict) else {"": matrices}
+    matrices = {name: np.asarray(c, np.float32) for name, c in matrices.items()}
+    for name, c in matrices.items():
+        if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0 or not np.isfinite(c).all():
+            raise ValueError(
+                "A correlation matrix must be square and finite. Received: "
+                f"shape {c.shape}{f' for {name!r}' if name else ''}"
+                f"{'' if np.isfinite(c).all() else ' with NaN or infinity'}."
+            )
+    figure, panels = figures.new(5 * len(matrices) + 1, 5.4, 1, len(matrices))
+    figure.suptitle(title, fontsize=12)
+    for axes, (name, c) in zip(panels, matrices.items(), strict=True):
+        d = len(c)
+        diagonal = np.diagonal(c)
+        # The sum of squares without the diagonal, not their difference, which would lose digits.
+        off_diagonal = np.where(np.eye(d, dtype=bool), 0, c)
+        rms = np.sqrt(np.sum(off_diagonal**2, dtype=np.float64) / max(d * (d - 1), 1))
+        reduced, block = _strongest_of_blocks(c, 1024)
+        picture = axes.imshow(
+            reduced, cmap="RdBu_r", vmin=-1, vmax=1, extent=(0, d, d, 0), interpolation="nearest"
+        )
+        lines = [name] if name else []
+        lines.append(f"diagonal: mean {diagonal.mean():.3f}   off-diagonal: RMS {rms:.3f}")
+        if block > 1:
+            lines.append(f"each dot: the strongest of {block} × {block} entries")
+        axes.set_title("\n".join(lines), fontsize=10)
+        axes.set_xlabel("feature of view B's embedding")
+        axes.set_ylabel("feature of view A's embedding")
+    bar = figure.colorbar(picture, ax=panels, shrink=0.75)
+    bar.set_label("correlation")
+    figures.save(figure, path)
+
+
+def feature_map(
+    path,
+    features,
+    labels=None,
+    class_names=None,
+    method="tsne",
+    max_points=2000,
+    seed=0,
+    title=None,
+):
+    """Draws features in two dimensions, coloured by class.
+
+    Args:
+        path: File to write.
+        features: Floats (n, d), n >= 3, d >= 2.
+        labels: Integers (n,) from 0, or None for one colour.
+        class_names: Name of each class; by default its number.
+        method: `"pca"`, the two directions of largest variance, or `"tsne"`, which keeps neighbours
+            together and whose axes and large distances mean nothing (van der Maaten and Hinton
+            2008).
+        max_points: Number of points drawn, a random subset. t-SNE takes some 5 s for 2000.
+        seed: Seed of the subset and of t-SNE.
+        title: Title of the picture; by default it names the method and the number of images.
+
+    Raises:
+        ValueError: If shapes do not fit, features are not finite, or the method is something else.
+    """
+    features = np.asarray(features, np.float32)
+    finite = np.isfinite(features).all()
+    if features.ndim != 2 or len(features) < 3 or features.shape[1] < 2 or not finite:
+        raise ValueError(
+            "features must be finite and of shape (n, d) with n >= 3 and d >= 2. "
+            f"Received: shape {features.shape}{'' if finite else ' with NaN or infinity'}."
+        )
+    if labels is not None and np.shape(labels) != (len(features),):
+        raise ValueError(
+            f"labels must hold one class per feature ({len(features)}). "
+            f"Received: labels of shape {np.shape(labels)}."
+        )
+    if method not in ("pca", "tsne"):
+        raise ValueError(f'method must be "pca" or "tsne". Received: {method!r}.')
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:max_points])
+    # One thread: several wait for each other where the cores have other work, 36 s against 5 s.
+    with threadpool_limits(limits=1):
+        points, axis_names = _project(features[chosen], method, seed)
+
+    classes = [] if labels is None else np.unique(np.asarray(labels)[chosen]).tolist()
+    names = [str(label) if class_names is None else str(class_names[label]) for label in classes]
+    with_legend = 0 < len(classes) <= _MOST_CLASSES_IN_LEGEND
+    legend_columns = -(-len(classes) // 20) if with_legend else 0
+    longest = max(map(len, names), default=0)
+    figure, (axes,) = figures.new(7 + legend_columns * (0.6 + 0.08 * longest), 6.2)
+    if labels is None:
+        axes.scatter(*points.T, s=14, color=figures.COLOURS[0], alpha=0.7, linewidths=0)
+    for label, name in zip(classes, names, strict=True):
+        tens, ones = divmod(label, 10)
+        axes.scatter(
+            *points[np.asarray(labels)[chosen] == label].T,
+            s=22,
+            color=figures.COLOURS[ones],
+            marker=figures.MARKS[(ones + tens) % 10],  # other pairs of colour and mark past ten
+            alpha=0.8,
+            edgecolors="white",
+            linewidths=0.3,
+            label=name.replace("$", r"\$"),  # a class may be called so; no formula is meant
+        )
+    if with_legend:
+        style = {"title": "class", "fontsize": 9, "markerscale": 1.5, "ncols": legend_columns}
+        figures.legend(figure, loc="outside right center", **style)
+    if title is None:
+        title = f"Features of {len(chosen):,}"
+        title += f" of {len(features):,} images" if len(chosen) < len(features) else " images"
+        title += {"pca": " (principal components)", "tsne": " (t-SNE)"}[method]
+        title += "" if with_legend or labels is None else f", {len(classes)} classes"
+    axes.set_title(title)
+    axes.set_xlabel(axis_names[0])
+    axes.set_ylabel(axis_names[1])
+    if method == "tsne":  # its scale means nothing
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figures.save(figure, path)
+
+
+def _project(features, method, seed):
+    """Returns points (n, 2) and the names of the two axes."""
+    centred = features - features.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    if method == "pca":
+        share = 100 * s[:2] ** 2 / max(np.sum(s**2), np.finfo(np.float32).tiny)
+        names = [f"principal component {i + 1} ({share[i]:.0f}% of the variance)" for i in (0, 1)]
+        return u[:, :2] * s[:2], names
+    from sklearn.manifold import TSNE  # takes a second to import, and only this needs it
+
+    # The 50 strongest directions carry the neighbourhoods, with less noise and in less time.
+    tsne = TSNE(init="pca", perplexity=min(30.0, (len(centred) - 1) / 3), random_state=seed)
+    return tsne.fit_transform((u * s)[:, :50]), ["t-SNE axis 1 (no unit)", "t-SNE axis 2 (no unit)"]
+
+
+def _columns(metrics, against):
+    """Turns a list of dicts into arrays by name, NaN where an entry has no such value."""
+    metrics = [entry for entry in metrics if "loss" in entry]  # others hold validation results
+    if against == "epoch":
+        metrics = list({entry["epoch"]: entry for entry in metrics}.values())
+    return {
+        name: np.array([entry.get(name, math.nan) for entry in metrics], np.float64)
+        for name in (against, "loss", "on_diagonal", "excess")
+    }
+
+
+def _strongest_of_blocks(c, largest):
+    """Reduces a matrix to at most `largest` rows: of each block the entry of largest magnitude."""
+    block = -(-len(c) // largest)
+    if block == 1:
+        return c, 1
+    rows = -(-len(c) // block)
+    padded = np.zeros((rows * block, rows * block), c.dtype)
+    padded[: len(c), : len(c)] = c
+    blocks = padded.reshape(rows, block, rows, block)
+    highest, lowest = blocks.max(axis=(1, 3)), blocks.min(axis=(1, 3))
+    return np.where(highest >= -lowest, highest, lowest), block

@@ -1,0 +1,191 @@
+"""A backbone as one file for systems without TensorFlow: ONNX or LiteRT."""
+
+import datetime
+import math
+import pathlib
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bt import preprocessing, workdir
+from keras_bt.files import whole
+from keras_bt.portable import crop
+from keras_bt.portable.formats import format_of, silent
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, default_resize
+from keras_bt.saved_model.endpoints import with_endpoints
+from keras_bt.saved_model.export import plain_copy, preprocessing_values, whole_card
+
+TOLERANCE = 1e-4  # relative L2 distance of the features of each image
+
+
+def export_portable(
+    backbone,
+    path,
+    image_size: int,
+    resize: int | None = None,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    endpoint: str = "serve",
+    card: dict | None = None,
+) -> pathlib.Path:
+    """Writes a backbone as an ONNX or LiteRT file, by the ending: `.onnx` or `.tflite`.
+
+    The file holds one function, from `images` to `features`, float32 (b, d); b is free.
+
+    | endpoint | `images`                                                           |
+    |----------|--------------------------------------------------------------------|
+    | `serve`  | uint8 RGB (b, h, w, 3), h and w free; the preprocessing is inside  |
+    | `infer`  | float32 (b, image_size, image_size, 3), preprocessed by the client |
+
+    They are the endpoints of a SavedModel with these names. Both are run on random images before
+    anything is written, the file by its own runtime, and must agree. Beside the file,
+    `<name>.json` says what it is, and with which numbers `infer` wants images preprocessed. Both
+    appear whole or not at all. Everything is computed in float32, see
+    `keras_bt.saved_model.plain_copy`.
+
+    >>> export_portable(backbone, "backbone.onnx", image_size=224)
+    >>> session = onnxruntime.InferenceSession("backbone.onnx")
+    >>> (features,) = session.run(["features"], {"images": images})
+
+    Args:
+        backbone: `keras.Model`, (b, h, w, 3) → (b, d); it is not changed.
+        path: File to write, in a folder that exists. One that is there is replaced.
+        image_size: Side s of the images that the backbone sees, in pixels.
+        resize: See `keras_bt.saved_model.export_saved_model`.
+        mean: Of each channel, see `keras_bt.preprocessing.normalise`.
+        std: Of each channel, likewise.
+        endpoint: "serve" or "infer".
+        card: What else `<name>.json` should say, as JSON values: `data`, `settings`, ….
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        ValueError: another ending or endpoint; the format's packages are missing; the backbone
+            cannot be rebuilt, takes other images, does not return vectors, or has operations that
+            the format lacks; the features differ; resize is too small; card is no JSON.
+        OSError: the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    form = format_of(path)
+    form.check_installed()
+    if endpoint not in ("serve", "infer"):
+        raise ValueError(f'endpoint must be "serve" or "infer". Received: {endpoint!r}')
+    resize = default_resize(image_size) if resize is None else resize
+    preprocessing.centre_crop(tf.zeros((1, 1, 3)), image_size, resize)  # refuses impossible sizes
+    steps = preprocessing_values(image_size, resize, mean, std)
+    plain = plain_copy(backbone)
+    _, functions = with_endpoints(plain, **steps)
+    expected = functions[endpoint]
+    text = whole_card(_card(plain, form, endpoint, expected, steps), card)
+    content = _converted(plain, form, endpoint, steps)
+    _check(plain, form, content, expected, endpoint, image_size)
+    with whole(card_path(path)) as partial_card, whole(path) as partial:
+        workdir.write_json(partial_card, text)
+        partial.write_bytes(content)
+    return path
+
+
+def card_path(path):
+    """Path of the card that belongs to a portable file."""
+    return pathlib.Path(f"{path}.json")
+
+
+def _converted(backbone, form, endpoint, steps):
+    """The bytes of the file."""
+    size = steps["image_size"]
+    trained = [variable.numpy() for variable in backbone.trainable_variables]
+    others = [variable.numpy() for variable in backbone.non_trainable_variables]
+
+    def infer(images):
+        # Weights as constants, so that converters fold BatchNormalization into convolutions.
+        weights = ([tf.constant(array) for array in arrays] for arrays in (trained, others))
+        features, _ = backbone.stateless_call(*weights, images, training=False)
+        return {"features": features}
+
+    def serve(images):
+        cropped = crop.centre_crop(images, size, steps["resize"])
+        return infer(preprocessing.normalise(cropped, steps["mean"], steps["std"]))
+
+    if endpoint == "serve":
+        spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    else:
+        spec = tf.TensorSpec([None, size, size, 3], tf.float32, "images")
+    function = tf.function(serve if endpoint == "serve" else infer, autograph=False)
+    try:
+        with silent():
+            return form.convert(function, spec)
+    except Exception as error:  # converters raise nearly anything
+        raise _unsupported(backbone, form, error) from error
+
+
+def _check(backbone, form, content, expected, endpoint, image_size):
+    """Raises ValueError unless the bytes, run by their own runtime, give the expected features."""
+    try:
+        with silent():
+            run = form.open(content)
+            found = [(images, run(images)) for images in _random_images(endpoint, image_size)]
+    except Exception as error:  # for example for operations that the runtime does not know
+        raise _unsupported(backbone, form, error) from error
+    for images, features in found:
+        wanted = expected(images=tf.constant(images))["features"].numpy()
+        distance = np.linalg.norm(features - wanted, axis=-1)
+        # Written so that NaN is refused.
+        if not np.all(distance <= TOLERANCE * np.linalg.norm(wanted, axis=-1)):
+            raise ValueError(
+                f"The features in {form.name} must equal the backbone's to {TOLERANCE:g} (relative "
+                f"L2). Received: a distance of {distance.max():.3g} between features of length "
+                f"{np.linalg.norm(wanted, axis=-1).max():.3g}; nothing is written."
+            )
+
+
+def _random_images(endpoint, image_size):
+    """Batches as a client may send them: of one and of two, wide and large, high and small."""
+    rng = np.random.default_rng(0)
+    if endpoint == "infer":
+        shapes = ((2, image_size, image_size, 3), (1, image_size, image_size, 3))
+        return [rng.normal(size=shape).astype("float32") for shape in shapes]
+    shapes = ((2, image_size + 7, 2 * image_size, 3), (1, image_size, image_size // 2 + 1, 3))
+    return [rng.integers(0, 256, shape).astype("uint8") for shape in shapes]
+
+
+def _unsupported(backbone, form, error):
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    # As TensorFlow's converter and ONNX Runtime put it.
+    found = re.search(r"(?:'tf\.|No Op registered for )(\w+)", str(error))
+    reason = f"has {found[1]}" if found else f"fails ({type(error).__name__}: {lines[0][:300]})"
+    return ValueError(
+        f"{form.name} must have every operation of the backbone. "
+        f"Received: {backbone.name}, which {reason}."
+    )
+
+
+def _card(backbone, form, endpoint, function, steps):
+    """What a person wants to know of the file, and a client that preprocesses images itself."""
+    size, resize = steps["image_size"], steps["resize"]
+    features = function.structured_outputs["features"].shape[-1]
+    inside = endpoint == "serve"
+    return {
+        "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt, "
+        f"in {form.name}.",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "backbone": {
+            "name": backbone.name,
+            "parameters": sum(math.prod(v.shape) for v in backbone.trainable_variables),
+            "features": features,
+            "precision": "float32, whatever it was trained in",
+        },
+        "input": "images: uint8 RGB, (batch, height, width, 3), any height and width"
+        if inside
+        else f"images: float32 RGB, (batch, {size}, {size}, 3), preprocessed",
+        "output": f"features: float32, (batch, {features})",
+        "preprocessing": {
+            "by": "the file itself" if inside else "the client",
+            **steps,
+            "in words": f"The shorter side is resized to {resize} pixels (bilinear, antialiased, "
+            f"as Pillow does), the central {size} × {size} are cut out, divided by 255, the mean "
+            "is subtracted and the result divided by std, per channel.",
+        },
+        "versions": workdir.versions(),
+    }

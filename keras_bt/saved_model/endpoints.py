@@ -1,0 +1,123 @@
+"""The functions of an exported backbone.
+
+| endpoint     | takes                                          | gives                          |
+|--------------|------------------------------------------------|--------------------------------|
+| `serve`      | `images`: uint8 RGB (b, h, w, 3), any size     | `features`: float32 (b, d)     |
+| `serve_jpeg` | `encoded`: (b,) JPEG or PNG files as strings   | `features`                     |
+| `preprocess` | `images` as `serve`                            | `images`: float32 (b, s, s, 3) |
+| `infer`      | `images`: float32, preprocessed                | `features`                     |
+| `train`      | `images`: float32, preprocessed                | `features`, as in training     |
+
+`preprocess` is what evaluation does to images, and `serve` is `infer` of it. `train` normalises
+with the statistics of the batch and updates the moving ones.
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+from keras_bt.data import decoding
+from keras_bt.preprocessing import centre_crop, normalise
+
+
+def with_endpoints(backbone, image_size, resize, mean, std):
+    """Traces the endpoints of a backbone.
+
+    Args:
+        backbone: `keras.Model`, (b, h, w, 3) → (b, d).
+        image_size: Side s of the images that it sees, in pixels.
+        resize: See `keras_bt.preprocessing.centre_crop`.
+        mean: Of each channel, see `keras_bt.preprocessing.normalise`.
+        std: Of each channel, likewise.
+
+    Returns:
+        exported: trackable object with the endpoints, `variables`, `trainable_variables` and
+            `non_trainable_variables`, to be saved.
+        functions: dict from the name of an endpoint to its concrete function.
+
+    Raises:
+        ValueError: the backbone takes other images, or does not return vectors.
+    """
+
+    def cropped(images):
+        return normalise(centre_crop(images, image_size, resize), mean, std)
+
+    def features(images, training):
+        return {"features": tf.cast(backbone(images, training=training), tf.float32)}
+
+    def preprocess(images):
+        return {"images": cropped(_not_empty(images))}
+
+    def infer(images):
+        return features(images, training=False)
+
+    def train(images):
+        # The statistics of no images would be NaN, and the moving ones with them.
+        return features(_not_empty(images), training=True)
+
+    def serve(images):
+        return infer(preprocess(images)["images"])
+
+    def serve_jpeg(encoded):
+        side = tf.TensorSpec([image_size, image_size, 3], tf.float32)
+        positions = tf.range(tf.size(encoded))
+        files = (positions, _not_empty(encoded))
+        # One image after the other decides on its size; ten are under way at a time.
+        images = tf.map_fn(lambda file: cropped(_decoded(*file)), files, fn_output_signature=side)
+        return infer(images)
+
+    pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    # Any size that the backbone takes, such as a larger one for fine-tuning.
+    shape = getattr(backbone, "input_shape", (None, image_size, image_size, 3))
+    floats = tf.TensorSpec([None, *shape[1:]], tf.float32, "images")
+    exported, functions = tf.train.Checkpoint(), {}
+    for name in ("variables", "trainable_variables", "non_trainable_variables"):
+        setattr(exported, name, [variable.value for variable in getattr(backbone, name)])
+    for function, spec in (
+        (serve, pixels),
+        (serve_jpeg, tf.TensorSpec([None], tf.string, "encoded")),
+        (preprocess, pixels),
+        (infer, floats),
+        (train, floats),
+    ):
+        # Not `input_signature=[spec]`: with that, a loaded function silently makes uint8 of NumPy's
+        # floats, zeros of all images in 0..1. Like this, it refuses them.
+        traced = tf.function(function, autograph=False)
+        with _clear_errors(backbone, image_size):
+            functions[function.__name__] = traced.get_concrete_function(spec)
+        setattr(exported, function.__name__, traced)
+    shape = functions["serve"].structured_outputs["features"].shape
+    if shape.rank != 2:
+        raise ValueError(
+            f"backbone must return one vector per image. Received: output shape {tuple(shape)}."
+        )
+    return exported, functions
+
+
+@contextlib.contextmanager
+def _clear_errors(backbone, image_size):
+    try:
+        yield
+    except Exception as error:  # whatever the backbone's layers raise
+        shape = getattr(backbone, "input_shape", "others")
+        raise ValueError(
+            f"backbone must take images of {image_size}×{image_size}×3. "
+            f"Received: {backbone.name}, which takes {shape} ({error})"
+        ) from error
+
+
+def _not_empty(batch):
+    """The batch itself; InvalidArgumentError at run time if a side of it is 0."""
+    message = "The batch must hold an image, and images a pixel. Received a batch of shape"
+    check = tf.debugging.Assert(tf.size(batch) > 0, [message, tf.shape(batch)], summarize=4)
+    with tf.control_dependencies([check]):
+        return tf.identity(batch)
+
+
+def _decoded(position, encoded):
+    """uint8 (h, w, 3); InvalidArgumentError at run time for other files than JPEG and PNG."""
+    image = decoding.decode_native(encoded)
+    message = "serve_jpeg takes JPEG and PNG files. Received something else at position"
+    check = tf.debugging.Assert(tf.size(image) > 0, [message, position])
+    with tf.control_dependencies([check]):
+        return tf.identity(image)

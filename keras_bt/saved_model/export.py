@@ -1,0 +1,212 @@
+"""A backbone as a SavedModel: to serve, and to use and fine-tune with TensorFlow alone.
+
+What it can do is in `keras_bt.saved_model.endpoints`.
+"""
+
+import datetime
+import inspect
+import json
+import math
+import pathlib
+
+import keras
+import tensorflow as tf
+
+from keras_bt import workdir
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, default_resize
+from keras_bt.saved_model import backbone_layer
+from keras_bt.saved_model.backbone_layer import BackboneLayer
+from keras_bt.saved_model.endpoints import with_endpoints
+from keras_bt.saved_model.versions import add_version, check_folder
+
+__all__ = ["BackboneLayer", "export_saved_model", "plain_copy", "run_card"]
+
+# What a server offers. `train` is not among them: a client's call would change the statistics.
+SIGNATURES = ("serve", "serve_jpeg", "infer")
+
+
+def export_saved_model(
+    backbone,
+    directory,
+    image_size: int,
+    resize: int | None = None,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    card: dict | None = None,
+) -> pathlib.Path:
+    """Writes a backbone as the next version of a SavedModel.
+
+    The endpoints are those of `keras_bt.saved_model.endpoints`. `variables`, `trainable_variables`
+    and `non_trainable_variables` of the loaded object are the backbone's, in its order; what was
+    frozen stays frozen. Everything is computed in float32, without a strategy's collectives, see
+    `plain_copy`. Beside the model, in `assets.extra/`: `card.json`, which says what it is, and
+    `backbone_layer.py`, the layer to fine-tune it with in Keras.
+
+    >>> path = export_saved_model(backbone, "saved_model", image_size=224)   # saved_model/1
+    >>> loaded = tf.saved_model.load(path)
+    >>> features = loaded.serve(images)["features"]
+
+    Args:
+        backbone: `keras.Model`, (b, h, w, 3) → (b, d); it is not changed.
+        directory: Folder of the versions: the first becomes `directory/1`. It appears whole, or not
+            at all; other versions are not touched.
+        image_size: Side s of the images that the backbone sees, in pixels.
+        resize: Length of the shorter side before the centre is cut out: image_size · 256/224 by
+            default. What evaluation was done with; see `keras_bt.data.evaluation_batches`.
+        mean: Of each channel, see `keras_bt.preprocessing.normalise`.
+        std: Of each channel, likewise.
+        card: What else the card should say, as JSON values: `data`, `settings`, `metrics`, ….
+
+    Returns:
+        Path of the version.
+
+    Raises:
+        ValueError: the backbone cannot be rebuilt, takes other images or does not return vectors;
+            resize is too small; card is no JSON; or a strategy's scope is open.
+        OSError: directory is a file or cannot be written to.
+    """
+    check_folder(directory)
+    if tf.distribute.has_strategy():
+        raise ValueError("export_saved_model must be called outside strategy.scope().")
+    resize = default_resize(image_size) if resize is None else resize
+    if not 0 < image_size <= resize:
+        raise ValueError(
+            "resize must be at least image_size, and image_size at least 1. "
+            f"Received: image_size={image_size}, resize={resize}."
+        )
+    preprocessing = preprocessing_values(image_size, resize, mean, std)
+    plain = plain_copy(backbone)
+    exported, functions = with_endpoints(plain, **preprocessing)
+    features = functions["serve"].structured_outputs["features"].shape[-1]
+    text = whole_card(_card(plain, features, preprocessing), card)
+    signatures = {name: functions[name] for name in SIGNATURES}
+    signatures["serving_default"] = functions["serve"]
+
+    def write(folder):
+        try:
+            tf.saved_model.save(exported, str(folder), signatures)
+        except tf.errors.OpError as error:  # a full disk, say
+            raise OSError(f"The SavedModel could not be written. {error.message}") from error
+        extra = folder / "assets.extra"  # TensorFlow Serving leaves this folder alone
+        extra.mkdir()
+        workdir.write_json(extra / "card.json", text)
+        (extra / "backbone_layer.py").write_text(inspect.getsource(backbone_layer))
+
+    return add_version(directory, write)
+
+
+def preprocessing_values(image_size, resize, mean, std) -> dict:
+    """The preprocessing as JSON values, by the names that `with_endpoints` has for them."""
+    return {
+        "image_size": image_size,
+        "resize": resize,
+        "mean": [float(m) for m in mean],
+        "std": [float(s) for s in std],
+    }
+
+
+def whole_card(own: dict, card: dict | None) -> dict:
+    """What every card says, and what the caller adds.
+
+    Raises:
+        ValueError: the caller's is no JSON.
+    """
+    text = {**own, **(card or {})}
+    try:
+        json.dumps(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"card must consist of JSON values. {error}") from error
+    return text
+
+
+def run_card(settings: dict, summary: dict) -> dict:
+    """What the card of a run's backbone says beside what every card says.
+
+    Args:
+        settings: Of the run, as in its `config.json`.
+        summary: Its final figures, as in its `summary.json`.
+    """
+    figures = ("loss", "floor", "excess", "accuracies", "measured_on")
+    metrics = {name: summary[name] for name in figures if name in summary}
+    return {"data": settings.get("data"), "metrics": metrics, "settings": settings}
+
+
+def plain_copy(backbone):
+    """A copy of a model that computes in float32 and on one device, whatever it was trained on.
+
+    Mixed precision keeps its variables in float32 and computes in less; the features of the copy
+    are the more exact ones. BatchNormalization of several replicas becomes the ordinary one.
+
+    Args:
+        backbone: `keras.Model`.
+
+    Returns:
+        `keras.Model` with the same weights, not compiled.
+
+    Raises:
+        ValueError: Keras cannot rebuild the model from its configuration.
+    """
+    try:
+        config = _plain(keras.saving.serialize_keras_object(backbone))
+        config.pop("compile_config", None)
+        # Its layers are in memory already, so that nothing foreign can come in.
+        copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
+        copy.set_weights(backbone.get_weights())
+    except Exception as error:  # Keras raises nearly anything here
+        raise ValueError(
+            "backbone must be a model that keras.models.load_model can rebuild. "
+            f"Received: {backbone.name} ({error})"
+        ) from error
+    return copy
+
+
+def _plain(config):
+    if isinstance(config, (list, tuple)):
+        return type(config)(_plain(part) for part in config)
+    if not isinstance(config, dict):
+        return config
+    config = {key: _plain(value) for key, value in config.items()}
+    if config.get("class_name") == "DTypePolicy":
+        config["config"]["name"] = "float32"
+    elif config.get("class_name") == "BatchNormalization":
+        config["config"]["synchronized"] = False
+    return config
+
+
+def _card(backbone, features, preprocessing):
+    """What a person wants to know of an export; the caller adds what it was trained on."""
+    size, resize = preprocessing["image_size"], preprocessing["resize"]
+    rgb = "uint8 RGB, (batch, height, width, 3), any height and width"
+    floats = "float32, (batch, height, width, 3), preprocessed"
+    return {
+        "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt.",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "backbone": {
+            "name": backbone.name,
+            "parameters": sum(math.prod(v.shape) for v in backbone.trainable_variables),
+            "features": features,
+            "precision": "float32, whatever it was trained in",
+        },
+        "inputs": {
+            "serve (the default)": f"images: {rgb}",
+            "serve_jpeg": "encoded: strings, (batch,), each the bytes of a JPEG or PNG file",
+            "preprocess": f"images: {rgb}",
+            "infer": f"images: {floats}",
+            "train": f"images: {floats}",
+        },
+        "outputs": {
+            "preprocess": f"images: float32, (batch, {size}, {size}, 3)",
+            "all others": f"features: float32, (batch, {features})",
+        },
+        "preprocessing": {
+            **preprocessing,
+            "in words": f"The shorter side is resized to {resize} pixels (bilinear, antialiased), "
+            f"the central {size} × {size} are cut out, divided by 255, and normalised with mean "
+            "and std per channel. serve, serve_jpeg and preprocess do this by themselves.",
+        },
+        "train": "Normalises with the statistics of the batch and updates the moving ones; in "
+        "every other endpoint an image's features do not depend on the rest of the batch.",
+        "fine-tuning": "In Keras with the layer in backbone_layer.py beside this file; with "
+        "TensorFlow alone through `train` and `trainable_variables`.",
+        "versions": workdir.versions(),
+    }

@@ -1,0 +1,58 @@
+"""Starts programs as several workers on this machine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+from places import ROOT
+
+
+def free_ports(count):
+    """Ports that were free a moment ago."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def tf_configs(count):
+    """For each worker the environment that makes it one of `count`."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    return [
+        {
+            "TF_CONFIG": json.dumps(
+                {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}
+            )
+        }
+        for i in range(count)
+    ]
+
+
+def start(arguments, environment=None):
+    """Starts Python with these arguments, from the folder of the project."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TF_CONFIG", "SLURM"))}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=clean | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, status=0, timeout=300):
+    """Waits for a program, checks its exit status, and returns what it printed."""
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError("timed out:\n" + "\n".join(process.communicate())) from None
+    assert process.returncode == status, f"status {process.returncode}\n{output}\n{errors}"
+    return output if status == 0 else errors

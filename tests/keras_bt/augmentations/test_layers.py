@@ -1,0 +1,279 @@
+"""The layers: randomness, shapes, dtypes, settings, and life in other pipelines."""
+
+import subprocess
+import sys
+
+import keras
+import keras_cv
+import numpy as np
+import pytest
+import tensorflow as tf
+from places import FIXTURES
+
+from keras_bt import augmentations
+from keras_bt.augmentations import pixels as image_operations
+from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
+
+LAYERS = {
+    "crop": lambda **kw: augmentations.RandomResizedCrop(24, **kw),
+    "flip": lambda **kw: augmentations.RandomFlip(0.5, **kw),
+    "affine": lambda **kw: augmentations.RandomAffine(20, 10, **kw),
+    "jitter": lambda **kw: augmentations.RandomColorJitter(0.4, 0.4, 0.2, 0.1, 0.8, **kw),
+    "grayscale": lambda **kw: augmentations.RandomGrayscale(0.5, **kw),
+    "blur": lambda **kw: augmentations.RandomGaussianBlur((0.5, 2.0), 0.8, **kw),
+    "solarize": lambda **kw: augmentations.RandomSolarize(100, 0.5, **kw),
+    "normalize": lambda **kw: augmentations.Normalize(IMAGENET_MEAN, IMAGENET_STD, **kw),
+}
+RANDOM = sorted(set(LAYERS) - {"normalize"})
+CHOOSING = sorted(set(RANDOM) - {"crop"})
+
+
+@pytest.fixture
+def images():
+    """16 times the same colourful image, (16, 32, 40, 3) uint8: all differences are the draws'."""
+    fixture = np.load(FIXTURES / "augmentation.npz")
+    return tf.tile(fixture["source"][None, 100:132, 60:100], (16, 1, 1, 1))
+
+
+@pytest.fixture(params=sorted(LAYERS))
+def layer(request):
+    """Each of the layers."""
+    return LAYERS[request.param]()
+
+
+def _call(layer, images, seed=(1, 2)):
+    return layer({"images": tf.constant(images), "seed": tf.constant(seed)})["images"].numpy()
+
+
+# --- randomness --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_the_seed_decides_everything(name, images):
+    first = _call(LAYERS[name](), images)
+    again = LAYERS[name](seed=7)  # its own generator has no say
+    again(images)
+    np.testing.assert_array_equal(_call(again, images), first)
+    assert not np.array_equal(_call(LAYERS[name](), images, (1, 3)), first)
+    assert not np.array_equal(_call(LAYERS[name](salt=1), images), first)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_images_of_a_batch_are_treated_differently(name, images):
+    distinct = np.unique(_call(LAYERS[name](), images), axis=0)
+    # Those that only choose have two results, the others one for each image they choose.
+    assert len(distinct) == 2 if name in ("flip", "grayscale", "solarize") else len(distinct) > 8
+
+
+def test_eager_dataset_compiled_and_integer_width_agree(layer, images):
+    expected = _call(layer, images)
+    wide = layer({"images": images, "seed": tf.constant([1, 2], tf.int64)})["images"]
+    np.testing.assert_array_equal(wide, expected)
+
+    def augment(x, seed):  # the seed as an argument: constants are folded before XLA sees them
+        return layer({"images": x, "seed": seed})["images"]
+
+    seed = tf.constant([1, 2])
+    dataset = tf.data.Dataset.from_tensors((images, seed)).map(augment)
+    np.testing.assert_allclose(next(iter(dataset)), expected, atol=1e-2)
+    compiled = tf.function(augment, jit_compile=True)
+    np.testing.assert_allclose(compiled(images, seed), expected, atol=1e-2)
+
+
+def test_one_image_is_treated_as_a_batch_of_one(layer, images):
+    alone, batch = _call(layer, images[0]), _call(layer, images[:1])
+    np.testing.assert_allclose(alone, batch[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_without_a_seed_the_constructors_is_used(name, images):
+    # 0 is a seed like any other: keras-cv takes it for none.
+    first, second = LAYERS[name](seed=0), LAYERS[name](seed=0)
+    results = [first(images).numpy() for _ in range(2)]
+    for result in results:
+        np.testing.assert_array_equal(second(images), result)
+    assert not np.array_equal(*results)
+    unseeded = LAYERS[name]()
+    assert not np.array_equal(unseeded(images), unseeded(images))
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.8])
+def test_a_probability_is_a_frequency(probability):
+    images = np.full((10_000, 1, 1, 3), 200, np.uint8)
+    layers = {
+        "solarize": augmentations.RandomSolarize(128, probability),
+        "jitter": augmentations.RandomColorJitter(0.4, probability=probability),
+    }
+    for layer in layers.values():
+        chosen = (_call(layer, images) != 200).any(axis=(1, 2, 3)).mean()
+        assert chosen == pytest.approx(probability, abs=0.015)
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_certain_and_impossible(name, images):
+    config = LAYERS[name]().get_config()
+    never = type(LAYERS[name]()).from_config({**config, "probability": 0})
+    always = type(LAYERS[name]()).from_config({**config, "probability": 1})
+    np.testing.assert_array_equal(_call(never, images), tf.cast(images, tf.float32))
+    assert (_call(always, images) != images.numpy()).any(axis=(1, 2, 3)).all()
+
+    graphs = [tf.function(layer).get_concrete_function(images).graph for layer in (never, always)]
+    types = [{operation.type for operation in graph.get_operations()} for graph in graphs]
+    assert not any("Random" in kind for kind in types[0])
+    assert not {"Select", "StatelessIf"} & types[1] or name in ("blur", "jitter", "solarize")
+
+
+def test_jitter_draws_factors_and_orders_uniformly(images, monkeypatch):
+    drawn = {}
+
+    def record(images, brightness, contrast, saturation, hue, order):
+        drawn.update(b=brightness, c=contrast, s=saturation, h=hue, order=order.numpy())
+        return images
+
+    monkeypatch.setattr(image_operations, "color_jitter", record)
+    layer = augmentations.RandomColorJitter(0.4, 1.5, 0.2, 0.1)
+    _call(layer, np.zeros((24_000, 1, 1, 3), np.uint8), seed=(3, 4))
+    for name, (least, greatest) in {
+        "b": (0.6, 1.4),
+        "c": (0.0, 2.5),
+        "s": (0.8, 1.2),
+        "h": (-0.1, 0.1),
+    }.items():
+        quantiles = np.quantile(drawn[name], [0, 0.25, 0.5, 0.75, 1])
+        expected = np.linspace(least, greatest, 5)
+        np.testing.assert_allclose(quantiles, expected, atol=0.02 * (greatest - least))
+    orders, counts = np.unique(drawn["order"], axis=0, return_counts=True)
+    assert len(orders) == 24
+    assert counts.min() > 850
+    assert counts.max() < 1150
+
+
+def test_blur_draws_sigma_uniformly(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        image_operations,
+        "gaussian_blur",
+        lambda images, sigmas, greatest_sigma: drawn.append(sigmas) or images,
+    )
+    _call(augmentations.RandomGaussianBlur((0.1, 2.0)), np.zeros((5000, 1, 1, 3), np.uint8))
+    quantiles = np.quantile(drawn[0], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(quantiles, np.linspace(0.1, 2.0, 5), atol=0.05)
+
+
+def test_determinism_can_be_enforced():
+    program = """
+import tensorflow as tf
+tf.config.experimental.enable_op_determinism()
+from keras_bt import augmentations
+images, seed = tf.random.stateless_uniform((4, 40, 40, 3), (0, 0)), tf.constant([1, 2])
+for view in augmentations.barlow_twins_views(16):
+    views = tf.data.Dataset.from_tensors(images).map(lambda x: view(x, seed))
+    tf.debugging.assert_equal(next(iter(views)).shape, (4, 16, 16, 3))
+    view(images, seed)
+augmentations.RandomFlip(seed=3)(images)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+
+
+# --- inputs and settings -----------------------------------------------------------------------
+
+
+def test_other_entries_pass_through(layer, images):
+    inputs = {"images": images, "labels": tf.range(16), "seed": tf.constant([1, 2])}
+    outputs = layer(inputs)
+    np.testing.assert_array_equal(outputs["labels"], inputs["labels"])
+    assert set(outputs) == set(inputs)
+
+
+def test_float32_under_mixed_precision(images):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        mixed = {name: _call(make(), images) for name, make in LAYERS.items()}
+        plain = keras.layers.Rescaling(1.0)  # a layer that does obey the policy
+        view = augmentations.View([augmentations.RandomFlip(), plain])
+        assert plain(images).dtype == tf.bfloat16
+        assert view(images).dtype == tf.float32
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    for name, make in LAYERS.items():
+        assert mixed[name].dtype == np.float32
+        np.testing.assert_array_equal(mixed[name], _call(make(), images))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((4, 8, 8, 1), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((2, 2, 8, 8, 3), np.uint8),
+        tf.ragged.stack([tf.zeros((8, 8, 3)), tf.zeros((9, 8, 3))]),
+    ],
+)
+def test_refuses_what_is_no_rgb_image(layer, bad):
+    with pytest.raises(ValueError, match="needs RGB images"):
+        layer({"images": bad})
+
+
+@pytest.mark.parametrize("name", ["crop", "flip"])
+def test_refuses_boxes_that_would_stay_behind(name, images):
+    with pytest.raises(ValueError, match="would stay behind"):
+        LAYERS[name]()({"images": images, "segmentation_masks": images[..., :1]})
+
+
+def test_refuses_a_seed_per_image(images):
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        _call(augmentations.RandomFlip(), images, np.zeros((16, 2), np.int32))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: augmentations.RandomFlip(1.1), "probability must be in 0..1"),
+        (lambda: augmentations.RandomGrayscale(-0.1), "probability must be in 0..1"),
+        (lambda: augmentations.RandomGaussianBlur((0.0, 1.0)), "sigma must be"),
+        (lambda: augmentations.RandomGaussianBlur((2.0, 1.0)), "sigma must be"),
+        (lambda: augmentations.RandomGaussianBlur(1.0), "sigma must be"),
+        (lambda: augmentations.RandomColorJitter(brightness=-1), "must not be negative"),
+        (lambda: augmentations.RandomColorJitter(hue=0.6), "hue in 0..0.5"),
+        (lambda: augmentations.RandomAffine(-1), "rotation must be at least 0"),
+        (lambda: augmentations.RandomAffine(0, 90), "shear from 0 to less than 90"),
+        (lambda: augmentations.RandomSolarize(256), "threshold must be"),
+        (lambda: augmentations.RandomResizedCrop(0), "size must be"),
+        (lambda: augmentations.RandomResizedCrop(8, area=(0, 1)), "area must be"),
+        (lambda: augmentations.RandomResizedCrop(8, area=(0.5, 1.1)), "area must be"),
+        (lambda: augmentations.RandomResizedCrop(8, aspect=(2, 1)), "aspect must be"),
+        (lambda: augmentations.RandomResizedCrop(8, interpolation="cubic"), "interpolation must"),
+        (lambda: augmentations.Normalize((0, 0, 0), (1, 0, 1)), "std positive"),
+        (lambda: augmentations.barlow_twins_views(8, blur=0.5), "blur must be two"),
+    ],
+)
+def test_settings_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_serialises_with_keras(layer, images, tmp_path):
+    model = keras.Sequential([keras.Input(images.shape[1:], dtype="uint8"), layer])
+    model.save(tmp_path / "layer.keras")
+    restored = keras.saving.load_model(tmp_path / "layer.keras").layers[0]
+    assert restored.get_config() == layer.get_config()
+    np.testing.assert_array_equal(_call(restored, images), _call(layer, images))
+
+
+def test_flip_mirrors_left_to_right(images):
+    flipped = _call(augmentations.RandomFlip(1), images)
+    np.testing.assert_array_equal(flipped, images[:, :, ::-1])
+
+
+def test_normalize(images):
+    expected = (images.numpy() / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    layer = augmentations.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    np.testing.assert_allclose(_call(layer, images), expected, atol=1e-5)
+
+
+def test_a_layer_fits_into_a_keras_cv_pipeline(layer, images):
+    pipeline = keras_cv.layers.Augmenter([layer, keras_cv.layers.RandomCutout(0.3, 0.3)])
+    dataset = tf.data.Dataset.from_tensors({"images": images, "labels": np.arange(16)})
+    result = next(iter(dataset.map(pipeline)))
+    assert result["images"].shape[0] == 16
+    np.testing.assert_array_equal(result["labels"], np.arange(16))

@@ -1,0 +1,367 @@
+import dataclasses
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bt import augmentations, data
+from keras_bt.callbacks import advice, health
+from keras_bt.callbacks.diagnostics import Diagnostics
+from keras_bt.callbacks.health import Health, measure
+from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
+from keras_bt.evaluation.rankme import rankme
+from keras_bt.model import BarlowTwins, projector
+from keras_bt.objectives import barlow_twins as objective
+from keras_bt.resnet import resnet
+from keras_bt.strategy import choose_strategy
+
+NAMES = [field.name for field in dataclasses.fields(Health)]
+
+
+def backbone(dropout=0.0):
+    layers = [
+        keras.layers.Input((8, 8, 3)),
+        keras.layers.Conv2D(16, 3, strides=2),
+        keras.layers.BatchNormalization(momentum=0.9),
+        keras.layers.ReLU(),
+        keras.layers.Dropout(dropout),
+        keras.layers.Flatten(),
+        keras.layers.Dense(24),
+    ]
+    return keras.Sequential(layers)
+
+
+def twins(redundancy_weight=0.01, dropout=0.0, width=32, optimizer=None):
+    model = BarlowTwins(backbone(dropout), projector((width, width), 24), redundancy_weight)
+    model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9))
+    return model
+
+
+def digits_views(batch_size=128):
+    train, _ = data.open_source("digits")
+    views = augmentations.barlow_twins_views(8, area=(0.7, 1.0), flip=0.0)
+    return data.pretraining_views(train, *views, batch_size, seed=0)
+
+
+def fit(model, views, callbacks, epochs=2, steps=10, **kwargs):
+    return model.fit(
+        views,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        verbose=0,
+        shuffle=False,
+        callbacks=callbacks,
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope="module")
+def views():
+    return digits_views()
+
+
+@pytest.fixture(scope="module")
+def pair(views):
+    return tuple(view.numpy() for view in next(iter(views)))
+
+
+def oracle(features, za, zb, redundancy_weight):
+    """The same numbers by way of C itself and explicit loops."""
+    n, d = za.shape
+    za_standard = (za - za.mean(0)) / np.sqrt(za.var(0) + 1e-5)
+    zb_standard = (zb - zb.mean(0)) / np.sqrt(zb.var(0) + 1e-5)
+    c = np.einsum("ki,kj->ij", za_standard, zb_standard) / n
+    diagonal = [c[i, i] for i in range(d)]
+    others = [c[i, j] for i in range(d) for j in range(d) if i != j]
+    loss = sum((1 - x) ** 2 for x in diagonal) + redundancy_weight * sum(x**2 for x in others)
+    z = np.concatenate([za, zb])
+    directions = np.array([row / np.sqrt(np.sum(row**2)) for row in z])
+    deviations = [np.sqrt(np.mean((x - x.mean()) ** 2)) for x in directions.T]
+
+    def dead(values):
+        size = np.sqrt(np.mean(values**2))
+        return sum(np.std(column) <= 1e-3 * size for column in values.T)
+
+    return {
+        "diagonal_mean": np.mean(diagonal),
+        "diagonal_rms": np.sqrt(np.mean(np.square(diagonal))),
+        "off_diagonal_mean": np.mean(others),
+        "off_diagonal_rms": np.sqrt(np.mean(np.square(others))),
+        "fixed_excess": loss - objective.loss_floor(n, d, redundancy_weight),
+        "embedding_spread": np.sqrt(np.mean(np.square(deviations))) * np.sqrt(d),
+        "feature_rankme": rankme(features),
+        "embedding_rankme": rankme(z),
+        "dead_features": dead(features),
+        "dead_dimensions": dead(z),
+    }
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 12), (12, 40)])
+def test_measures_agree_with_an_independent_computation(n, d):
+    random = np.random.default_rng(n)
+    za = random.standard_normal((n, d)) * np.geomspace(1, 0.1, d) + 0.3
+    zb = za + 0.5 * random.standard_normal((n, d))
+    za[:, 3] = zb[:, 3] = 0.7
+    features = np.maximum(random.standard_normal((2 * n, 9)), 0)
+    features[:, :2] = 0
+    expected = oracle(features, za, zb, 0.02)
+    found = dataclasses.asdict(measure(features, za, zb, 0.02))
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert found["dead_features"] == 2
+    assert found["dead_dimensions"] == 1
+
+
+def test_spread_is_one_on_the_sphere_and_zero_for_equal_directions():
+    random = np.random.default_rng(0)
+    assert health.spread(random.standard_normal((2000, 50))) == pytest.approx(1, abs=0.01)
+    line = np.outer(random.uniform(1, 2, 100), random.standard_normal(50))
+    assert health.spread(line) == pytest.approx(0, abs=1e-7)
+    assert health.spread(np.zeros((5, 3))) == 0
+
+
+def test_what_is_not_finite_is_nan():
+    z = np.ones((4, 3))
+    z[0, 0] = np.nan
+    numbers = dataclasses.asdict(measure(np.ones((8, 2)), z, np.ones((4, 3)), 0.01))
+    assert all(math.isnan(value) for value in numbers.values())
+
+
+def test_logs_reach_history_metrics_and_tensorboard(tmp_path, views, pair):
+    model = twins()
+    diagnostics = Diagnostics(pair, every=2, batch_size=50)
+    callbacks = [
+        diagnostics,
+        MetricsLog(tmp_path / "metrics.jsonl", every=10),
+        keras.callbacks.TensorBoard(tmp_path / "logs"),
+    ]
+    history = fit(model, views, callbacks, epochs=3).history
+    entries = [entry for entry in read_metrics(tmp_path / "metrics.jsonl") if NAMES[0] in entry]
+    assert [entry["epoch"] for entry in entries] == [2, 3]  # every second, and the last
+    tags = set()
+    for file in (tmp_path / "logs" / "train").glob("events*"):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            tags |= {value.tag for value in event.summary.value}
+    for name in NAMES:
+        assert len(history[name]) == 2
+        assert entries[-1][name] == pytest.approx(history[name][-1], rel=1e-6)
+        assert f"epoch_{name}" in tags
+    # What was measured is what the model gives, in inference mode.
+    za, zb = (np.asarray(model.embed(view, training=False)) for view in pair)
+    features = np.concatenate([np.asarray(model(view, training=False)) for view in pair])
+    expected = dataclasses.asdict(measure(features, za, zb, model.redundancy_weight))
+    found = {name: history[name][-1] for name in NAMES}
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    c = np.asarray(objective.cross_correlation(za, zb))
+    np.testing.assert_allclose(diagnostics.latest.correlation, c, atol=1e-4)
+    assert (diagnostics.before.epochs, diagnostics.latest.epochs) == (0, 3)
+
+
+def train(callbacks, shuffled):
+    """A training run with every kind of randomness there is; returns all that it leaves behind."""
+    keras.utils.set_random_seed(3)
+    model = twins(dropout=0.2)
+    random = np.random.default_rng(0)
+    images = tuple(random.standard_normal((2, 96, 8, 8, 3)).astype(np.float32))
+    batches = tf.data.Dataset.from_tensor_slices(images)
+    if shuffled:
+        batches = batches.shuffle(96)
+    losses = fit(model, batches.batch(32), callbacks(images), epochs=3, steps=None)
+    variables = [np.asarray(v) for v in model.variables + model.optimizer.variables]
+    draws = [
+        tf.random.uniform([3]).numpy(),
+        np.random.rand(3),
+        np.asarray(keras.random.normal([3])),
+    ]
+    return losses.history["loss"], [*variables, *draws]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_training_is_the_same_to_the_bit_with_and_without(shuffled):
+    loss, state = train(lambda images: [], shuffled)
+    watched_loss, watched_state = train(lambda images: [Diagnostics(images)], shuffled)
+    assert loss == watched_loss
+    for plain, watched in zip(state, watched_state, strict=True):
+        np.testing.assert_array_equal(plain, watched)
+
+
+def test_a_healthy_run_is_not_warned_about(views, pair, capsys):
+    # Epochs of six steps at a high rate, without warm-up: moving statistics lag behind at first.
+    model = twins(optimizer=keras.optimizers.SGD(0.2, momentum=0.9))
+    history = fit(model, views, [Diagnostics(pair)], epochs=8, steps=6).history
+    assert capsys.readouterr().out == ""
+    assert history["loss"][-1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_an_untrained_network_is_not_warned_about(pair, depth):
+    network = resnet(depth, stem="small", width=8)
+    head = projector((64, 64, 64), network.output_shape[-1])
+    features = [np.asarray(network(view, training=False)) for view in pair]
+    za, zb = (np.asarray(head(x, training=False)) for x in features)
+    state = measure(np.concatenate(features), za, zb, 0.0051)
+    assert state.embedding_spread < 0.8
+    assert advice.constant(state, settled=True) is None
+    assert advice.redundant(state, state, len(za), 64, 0.0051) is None
+    assert advice.dead(state, features[0].shape[1], 64) is None
+
+
+def test_without_the_redundancy_term_the_warning_comes_within_an_epoch(views, pair, capsys):
+    model = twins(redundancy_weight=0.0, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    history = fit(model, views, [Diagnostics(pair)], epochs=1, steps=60).history
+    printed = capsys.readouterr().out
+    assert printed.startswith("\nWarning: the embeddings have collapsed into a few directions")
+    assert "larger redundancy_weight λ (now 0;" in printed
+    assert history["off_diagonal_rms"][0] > 0.6
+    # The same run with the term is healthy.
+    keras.utils.set_random_seed(0)
+    model = twins(redundancy_weight=0.05, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    fit(model, views, [Diagnostics(pair)], epochs=1, steps=60)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_dead_projector_is_warned_about_once(views, pair, capsys):
+    model = twins()
+    model.projector.layers[-1].kernel.assign(np.zeros((32, 32)))
+    model.projector.layers[-1].trainable = False
+    identical = tf.data.Dataset.from_tensors((pair[0], pair[0])).repeat()
+    fit(model, identical, [Diagnostics((pair[0], pair[0]))], epochs=3, steps=2)
+    printed = capsys.readouterr().out
+    assert printed.count("Warning") == 1
+    assert "they are the same for every image (embedding_spread 0" in printed
+
+
+def test_dead_features_are_warned_about(views, pair, capsys):
+    network = keras.Sequential([backbone(), keras.layers.Dense(24), keras.layers.ReLU()])
+    network.layers[1].bias.assign(np.where(np.arange(24) < 9, -1e3, 0))  # 9 of 24 never fire
+    model = BarlowTwins(network, projector((32, 32), 24))
+    model.compile(keras.optimizers.SGD(0.0))
+    model.optimizer.iterations.assign(1000)
+    history = fit(model, views, [Diagnostics(pair)], epochs=2, steps=1).history
+    assert history["dead_features"] == [9, 9]
+    printed = capsys.readouterr().out
+    assert printed.count("Warning") == 1
+    assert "9 of 24 features of the backbone are dead" in printed
+
+
+def test_plateau():
+    falling = [400 * 0.97**epoch for epoch in range(14)]
+    assert advice.plateau(falling, 10, 512) is None
+    assert advice.plateau([400.0] * 11, 10, 512) is None  # too early to tell
+    assert "has not moved for 12 epochs" in advice.plateau([400.0] * 12, 10, 512)
+    assert "400 above" in advice.plateau([500.0, *[400.0] * 12], 10, 512)
+    assert advice.plateau([100.0] * 30, 10, 512) is None  # the end of training
+    assert advice.plateau([math.nan] * 12, 10, 512) is None
+    jumping = [400 + 20 * (-1) ** epoch for epoch in range(12)]
+    assert advice.plateau(jumping, 10, 512) is not None
+
+
+def test_a_loss_that_does_not_move_is_warned_about_though_no_look_is_due(pair, capsys):
+    model = twins(optimizer=keras.optimizers.SGD(0.0))
+    noise = np.random.default_rng(0).standard_normal((2, 128, 8, 8, 3)).astype(np.float32)
+    unrelated = tf.data.Dataset.from_tensors(tuple(noise)).repeat()
+    fit(model, unrelated, [Diagnostics(pair, every=100)], epochs=12, steps=1)
+    printed = capsys.readouterr().out
+    assert printed.count("Warning: the loss has not moved for 12 epochs") == 1
+
+
+def test_what_lags_behind_is_not_judged_before_it_settles(pair, views):
+    healthy = Health(**dict.fromkeys(NAMES, 1.0))
+    lagging = dataclasses.replace(healthy, embedding_spread=3e-3)
+    assert advice.constant(lagging, settled=False) is None
+    assert "collapsed" in advice.constant(lagging, settled=True)
+    assert "collapsed" in advice.constant(
+        dataclasses.replace(healthy, embedding_spread=1e-8), settled=False
+    )
+    # With a momentum of 0.9 in BatchNormalization they settle within 30 steps.
+    model, diagnostics = twins(optimizer=keras.optimizers.SGD(0.0)), Diagnostics(pair)
+    model.optimizer.iterations.assign(28)
+    fit(model, views, [diagnostics], epochs=1, steps=1)
+    assert not diagnostics._statistics_have_settled()
+    fit(model, views, [diagnostics], epochs=1, steps=1)
+    assert diagnostics._statistics_have_settled()
+
+
+def test_redundancy_that_was_there_before_training_and_falls_is_no_collapse():
+    rest = dict.fromkeys(NAMES, 1.0)
+
+    def state(off, on):
+        return Health(**(rest | {"off_diagonal_rms": off, "diagonal_rms": on}))
+
+    arguments = {"num_images": 64, "dim": 16, "redundancy_weight": 0.01}
+    assert advice.redundant(state(0.7, 0.8), state(0.9, 0.9), **arguments) is None
+    assert advice.redundant(state(0.7, 0.8), state(0.3, 0.3), **arguments) is not None
+    assert advice.redundant(state(0.7, 0.95), state(0.3, 0.3), **arguments) is None
+    assert advice.redundant(state(0.5, 0.5), state(0.3, 0.3), **arguments) is None
+    few = arguments | {"num_images": 8}
+    assert advice.redundant(state(0.7, 0.8), state(0.3, 0.3), **few) is None
+
+
+def test_the_line_survives_the_progress_bar(views, pair, capsys):
+    model = twins(optimizer=keras.optimizers.SGD(0.0))
+    model.projector.layers[-1].kernel.assign(np.zeros((32, 32)))
+    model.fit(views, steps_per_epoch=2, verbose=1, shuffle=False, callbacks=[Diagnostics(pair)])
+    lines = [line.split("\r")[-1].strip("\b") for line in capsys.readouterr().out.split("\n")]
+    (warning,) = [line for line in lines if "Warning" in line]
+    assert warning.startswith("Warning: the embeddings have collapsed")
+    assert warning.endswith("left of the images.")
+    assert "embedding_spread: " in lines[lines.index(warning) + 1]
+
+
+def test_on_two_replicas_as_on_one(views, pair):
+    def numbers(strategy):
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            model = twins(optimizer=keras.optimizers.SGD(0.05))
+        return fit(model, views, [Diagnostics(pair)], epochs=2, steps=3).history
+
+    one, two = numbers(choose_strategy("one")), numbers(choose_strategy("mirrored"))
+    for name in NAMES:
+        assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-3), name
+
+
+def test_crops_for_the_device(capsys):
+    train, _ = data.open_source("digits")
+    views = augmentations.barlow_twins_views(8, flip=0.0)
+    rest = tuple(view.rest for view in views)
+    model = BarlowTwins(backbone(), projector((32,), 24), views=rest)
+    model.compile("sgd")
+    batches = data.pretraining_views(train, *views, 64, seed=0, augment_on="device")
+    diagnostics = Diagnostics(next(iter(batches)))
+    history = fit(model, batches, [diagnostics], epochs=2, steps=2).history
+    assert len(history["embedding_rankme"]) == 2
+    assert diagnostics.before.za.shape == (64, 32)
+
+
+def test_numbers_of_a_resumed_run_are_the_same(tmp_path, views, pair):
+    def numbers(model, **kwargs):
+        history = fit(model, views, [Diagnostics(pair, every=2)], steps=3, **kwargs).history
+        return {name: history[name] for name in NAMES}
+
+    whole = twins()
+    path = tmp_path / "start.weights.h5"
+    whole.save_weights(path)
+    all_numbers = numbers(whole, epochs=4)
+    resumed = twins()
+    resumed.load_weights(path)
+    first = numbers(resumed, epochs=2)
+    second = numbers(resumed, epochs=4, initial_epoch=2)
+    for name in NAMES:
+        assert len(first[name] + second[name]) == len(all_numbers[name])
+    assert json.dumps(first) == json.dumps({k: v[:1] for k, v in all_numbers.items()})
+
+
+def test_mistakes_are_named(pair, views):
+    with pytest.raises(ValueError, match=r"every must be at least 1. Received: every=0"):
+        Diagnostics(pair, every=0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        Diagnostics(pair, batch_size=0)
+    other = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(1)])
+    other.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"needs a BarlowTwins model. Received: Sequential"):
+        other.fit(np.ones((2, 3)), np.ones(2), verbose=0, callbacks=[Diagnostics(pair)])
+    with pytest.raises(ValueError, match="two views of the same images"):
+        fit(twins(), views, [Diagnostics(pair[0])])

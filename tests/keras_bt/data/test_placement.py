@@ -1,0 +1,322 @@
+"""Where and how views are made: on the host, compiled or not, or on the device that trains."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from places import ROOT
+
+from keras_bt import LARS, BarlowTwins, augmentations, preprocessing, projector
+from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.checkpoint import RunCheckpoint
+from keras_bt.data import pretraining
+from keras_bt.data.encoded import FileSource
+from keras_bt.data.pretraining import pretraining_views
+from keras_bt.data.sources import ArraySource
+from keras_bt.strategy import choose_strategy
+
+LEVEL = 1 / (255 * max(preprocessing.IMAGENET_STD))  # a difference of one level, normalised
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """24 cuts of a photograph, uint8 (24, 40, 40, 3)."""
+    with np.load(ROOT / "tests" / "fixtures" / "augmentation.npz") as fixture:
+        source = fixture["source"]
+    rng = np.random.default_rng(0)
+    corners = zip(*(rng.integers(0, side - 40, 24) for side in source.shape[:2]), strict=True)
+    return np.stack([source[y : y + 40, x : x + 40] for y, x in corners])
+
+
+@pytest.fixture
+def arrays(pictures):
+    return ArraySource(pictures)
+
+
+@pytest.fixture
+def files(pictures, tmp_path):
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number:02}.png")
+    return FileSource(sorted(map(str, tmp_path.glob("*.png"))), str(tmp_path), cache_bytes=0)
+
+
+def few_layers():
+    """Two views that TensorFlow traces in a moment."""
+    layers = [
+        augmentations.RandomResizedCrop(32),
+        augmentations.RandomFlip(0.5),
+        augmentations.RandomColorJitter(brightness=0.4),
+        augmentations.Normalize(preprocessing.IMAGENET_MEAN, preprocessing.IMAGENET_STD),
+    ]
+    return [augmentations.View(layers)] * 2
+
+
+def small_model(views=None, size=32):
+    keras.utils.set_random_seed(0)
+    backbone = keras.Sequential([keras.layers.Input((size, size, 3))])
+    backbone.add(keras.layers.Conv2D(8, 5, strides=4, use_bias=False))
+    backbone.add(keras.layers.BatchNormalization())
+    backbone.add(keras.layers.Activation("softplus"))
+    backbone.add(keras.layers.GlobalAveragePooling2D())
+    rest = None if views is None else [view.rest for view in views]
+    return BarlowTwins(backbone, projector((16, 16), input_dim=8), views=rest)
+
+
+def losses(model, data, steps=4, **compiling):
+    with model.distribute_strategy.scope():
+        model.compile(LARS(0.2), **compiling)
+    history = model.fit(data, epochs=steps, steps_per_epoch=1, shuffle=False, verbose=0).history
+    return history["loss"]
+
+
+# On the host, compiled
+
+
+def test_compiled_views_are_the_same_views(files):
+    views = augmentations.barlow_twins_views(64)
+    plain, compiled = (
+        next(iter(pretraining_views(files, *views, 8, seed=1, compile_views=compiled)))
+        for compiled in (False, True)
+    )
+    for ours, theirs in zip(plain, compiled, strict=True):
+        assert np.std(ours) > 0.3
+        np.testing.assert_allclose(ours, theirs, atol=0.01 * LEVEL)
+
+
+def test_compiled_views_are_reproducible_to_the_bit_under_load(files):
+    views = augmentations.barlow_twins_views(64)
+    data = pretraining_views(files, *views, 8, seed=1).take(6)
+    done = threading.Event()
+
+    def disturb():
+        while not done.is_set():
+            np.linalg.svd(np.ones((200, 200)))
+
+    quiet = [np.stack(batch) for batch in data]
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(2):
+            for batch, expected in zip(data, quiet, strict=True):
+                np.testing.assert_array_equal(np.stack(batch), expected)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_what_is_compiled_by_default(files, arrays, monkeypatch):
+    compiled = []
+    function = tf.function
+    monkeypatch.setattr(
+        pretraining.tf,
+        "function",
+        lambda *args, jit_compile=None: compiled.append(jit_compile) or function(*args),
+    )
+
+    def compiles(source, views, **kwargs):
+        compiled.clear()
+        pretraining_views(source, *views, 8, seed=1, **kwargs)
+        return True in compiled
+
+    flip, crop = augmentations.RandomFlip(), augmentations.RandomResizedCrop(64)
+    small = [augmentations.View([augmentations.RandomResizedCrop(63), flip])] * 2
+    large = [augmentations.View([crop, flip])] * 2
+    foreign = [augmentations.View([crop, tf.abs]), augmentations.View([crop])]
+    for source in (files, arrays):
+        assert compiles(source, large)
+        assert not compiles(source, small)
+        assert not compiles(source, foreign)
+        assert not compiles(source, large, compile_views=False)
+        assert not compiles(source, large, augment_on="device")
+    assert compiles(files, small, compile_views=True)
+    assert compiles(files, foreign, compile_views=True)
+
+
+# On the device
+
+
+def test_one_block_becomes_the_views_that_the_host_makes(arrays):
+    views = augmentations.barlow_twins_views(32)
+    host = pretraining_views(arrays, *views, 12, seed=3)
+    device = pretraining_views(arrays, *views, 12, seed=3, augment_on="device")
+    model = small_model(views)
+    steps = [model.two_views, tf.function(model.two_views, jit_compile=True)]
+    for made, crops, two_views in zip(host.take(2), device, steps, strict=False):
+        assert crops[0]["images"].dtype == tf.float32
+        for ours, theirs in zip(made, two_views(crops), strict=True):
+            assert np.std(ours) > 0.3
+            np.testing.assert_allclose(theirs, ours, atol=0.01 * LEVEL)
+    np.testing.assert_allclose(losses(model, device), losses(small_model(), host), rtol=1e-3)
+
+
+def test_photographs_travel_as_rounded_bytes(files):
+    layers = [augmentations.RandomResizedCrop(32), augmentations.RandomFlip(0.0)]
+    views = [augmentations.View(layers)] * 2
+    host = pretraining_views(files, *views, 8, seed=3)
+    device = pretraining_views(files, *views, 8, seed=3, augment_on="device")
+    for made, crops in zip(host.take(2), device.take(2), strict=True):
+        for ours, theirs in zip(made, crops, strict=True):
+            assert theirs["images"].dtype == tf.uint8
+            np.testing.assert_array_equal(theirs["images"], np.round(ours))
+        assert not np.array_equal(crops[0]["images"], crops[1]["images"])
+
+
+def test_blocks_of_the_host_do_not_divide_the_devices_batch(files, monkeypatch):
+    monkeypatch.setattr(pretraining, "_BLOCK", 4 * 32 * 32)
+    views = augmentations.barlow_twins_views(32)
+    crops, _ = next(iter(pretraining_views(files, *views, 12, seed=3, augment_on="device")))
+    assert crops["images"].shape == (12, 32, 32, 3)
+    assert crops["seed"].shape == (12, 2)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_crops_and_seeds_are_a_function_of_seed_step_and_place(kind, request):
+    source = request.getfixturevalue(kind)
+    views = augmentations.barlow_twins_views(32)
+
+    def batches(seed=3, take=5, **kwargs):
+        data = pretraining_views(source, *views, 8, seed, augment_on="device", **kwargs)
+        return [tf.nest.map_structure(np.asarray, batch) for batch in data.take(take)]
+
+    whole, again, later = batches(), batches(), batches(first_step=3, take=2)
+    for expected, batch in zip([*whole, *whole[3:]], [*again, *later], strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, expected, batch)
+
+    def seeds(run):
+        return np.concatenate([crops["seed"] for pair in run for crops in pair])
+
+    shards = [batches(shard_index=shard, num_shards=2) for shard in range(2)]
+    for together in ([whole, batches(seed=4)], shards):
+        every = np.concatenate([seeds(run) for run in together])
+        assert len(np.unique(every, axis=0)) == len(every)
+
+
+def test_replicas_draw_differently_and_reproducibly():
+    # All images are alike: what differs, differs by the draws.
+    source = ArraySource(np.tile(np.uint8([150, 100, 50]), (64, 32, 32, 1)))
+    layers = [augmentations.RandomColorJitter(brightness=0.5)]
+    views = [augmentations.View(layers)] * 2
+    data = pretraining_views(source, *views, 16, seed=3, augment_on="device")
+    strategy = choose_strategy("mirrored")
+    with strategy.scope():
+        model = small_model(views)
+
+    def draws():
+        per_replica = []
+        step = tf.function(lambda batch: strategy.run(model.two_views, (batch,)))
+        for batch, _ in zip(strategy.experimental_distribute_dataset(data), range(3), strict=False):
+            for view in step(batch):
+                per_replica += strategy.experimental_local_results(view)
+        assert [len(values) for values in per_replica] == [8] * 12
+        return np.concatenate(per_replica)[:, 0, 0, 0]
+
+    first = draws()
+    assert len(np.unique(first)) == len(first) == 2 * 16 * 3
+    np.testing.assert_array_equal(draws(), first)
+
+
+def test_training_on_two_replicas_is_reproducible(files):
+    views = few_layers()
+
+    def run(seed):
+        with choose_strategy("mirrored").scope():
+            model = small_model(views)
+        data = pretraining_views(files, *views, 8, seed, augment_on="device")
+        return losses(model, data, steps=2)
+
+    expected = run(5)
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(run(5), expected, rtol=1e-6)
+    assert not np.allclose(run(6), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_views_keep_their_precision(files, policy):
+    views = few_layers()
+    data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
+    batch = next(iter(data))
+    expected = small_model(views).two_views(batch)
+    keras.config.set_dtype_policy(policy)
+    try:
+        views = few_layers()
+        model = small_model(views)
+        assert np.isfinite(losses(model, data)).all()
+        for ours, theirs in zip(model.two_views(batch), expected, strict=True):
+            assert ours.dtype == tf.float32
+            np.testing.assert_array_equal(ours, theirs)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_evaluation_makes_views_too_and_plain_pairs_stay_as_they_are(arrays):
+    views = few_layers()
+    host = pretraining_views(arrays, *views, 12, seed=3)
+    device = pretraining_views(arrays, *views, 12, seed=3, augment_on="device")
+    model = small_model(views)
+    model.compile("adam")
+    evaluate = {"steps": 2, "verbose": 0, "return_dict": True}
+    expected = model.evaluate(host, **evaluate)
+    assert expected["loss"] > 0
+    assert model.evaluate(device, **evaluate) == pytest.approx(expected, rel=1e-4)
+
+
+def test_saving_and_checkpoints_leave_the_views_out(files, tmp_path):
+    views = few_layers()
+    data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
+    model = small_model(views)
+    losses(model, data)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"must know the rest of the views.*views=None"):
+        loaded.fit(data, steps_per_epoch=1, shuffle=False, verbose=0)
+    loaded.views = model.views
+    fit = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
+    np.testing.assert_allclose(
+        loaded.fit(data, **fit).history["loss"], model.fit(data, **fit).history["loss"], rtol=1e-5
+    )
+
+    def compiled_model():
+        model = small_model(views)
+        model.compile(LARS(0.2))
+        return model
+
+    model = compiled_model()
+    checkpoint = RunCheckpoint(tmp_path / "checkpoints", model, steps_per_epoch=2)
+    model.fit(data, callbacks=[checkpoint], **fit)
+    restored = compiled_model()
+    assert RunCheckpoint(tmp_path / "checkpoints", restored, steps_per_epoch=2).restore() == 2
+    for ours, theirs in zip(restored.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_impossible_placements_are_refused(arrays):
+    views = augmentations.barlow_twins_views(32)
+    with pytest.raises(ValueError, match=r"one of host, device\. Received: 'gpu'"):
+        pretraining_views(arrays, *views, 8, seed=1, augment_on="gpu")
+    model = small_model()
+    for wrong in (views[:1], (1, 2)):
+        with pytest.raises(ValueError, match="two functions"):
+            BarlowTwins(model.backbone, model.projector, views=wrong)
+
+
+def test_the_command_trains_on_the_device(tmp_path):
+    flags = ["--augment_on=device", "--noevaluate", f"--workdir={tmp_path / 'run'}"]
+    flags += ["--epochs=1", "--width=4", "--projector=16-16", "--batch_size=256"]
+    result = subprocess.run(
+        [sys.executable, "-m", "trainers.pretrain", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["augment_on"] == "device"
+    assert np.isfinite([m["loss"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")]).all()
+    assert (tmp_path / "run" / "plots" / "views.png").stat().st_size > 10_000

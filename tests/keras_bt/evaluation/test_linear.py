@@ -1,0 +1,264 @@
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_info
+
+from keras_bt.data.subsets import balanced_indices
+from keras_bt.evaluation import linear
+
+
+def clusters(n, d, classes, spread=1.0, seed=0):
+    """Features whose classes overlap more with a larger spread."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((classes, d))
+    labels = np.arange(n) % classes
+    features = centres[labels] + spread * random.standard_normal((n, d))
+    return features.astype(np.float32), labels
+
+
+def split(features, labels, n):
+    return features[:n], labels[:n], features[n:], labels[n:]
+
+
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    return split(images.astype(np.float32), labels, 1437)
+
+
+def oracle_predictions(train, labels, test, c):
+    """Standardised multinomial logistic regression, minimised in float64 from its formula."""
+    mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    deviation[deviation == 0] = 1
+    x, x_test = (train - mean) / deviation, (test - mean) / deviation
+    d = x.shape[1]
+    classes = labels.max() + 1
+    target = np.eye(classes)[labels]
+
+    def loss_and_gradient(parameters):
+        w, b = parameters[: d * classes].reshape(d, classes), parameters[d * classes :]
+        logits = x @ w + b
+        logits -= logits.max(axis=1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        error = c * (np.exp(log_p) - target)
+        gradient = np.concatenate([(x.T @ error + w).ravel(), error.sum(axis=0)])
+        return -c * np.sum(target * log_p) + 0.5 * np.sum(w**2), gradient
+
+    start = np.zeros((d + 1) * classes)
+    found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-6})
+    w = found.x[: d * classes].reshape(d, classes)
+    return np.argmax(x_test @ w + found.x[d * classes :], axis=1)
+
+
+def test_equals_logistic_regression_written_out():
+    train, labels, test, test_labels = split(*clusters(400, 12, 4, spread=1.5), 250)
+    result = linear.logistic_probe(train, labels, test, test_labels, regularisation=0.1)
+    expected = oracle_predictions(train, labels, test, 0.1)
+    # sklearn stops at a gradient of 1e-4: points on a border may fall to its other side.
+    assert np.mean(result.predictions == expected) >= 0.99
+    assert result.top1 == np.mean(result.predictions == test_labels)
+    assert result.chosen_c == 0.1
+    assert result.search == ()
+    assert result.converged
+
+
+def test_search_takes_the_best_on_the_held_out_part_and_of_equals_the_strongest():
+    train, labels, test, test_labels = digits()
+    result = linear.logistic_probe(train, labels, test, test_labels)
+    accuracies = dict(result.search)
+    best = max(accuracies.values())
+    assert result.chosen_c == min(c for c, accuracy in accuracies.items() if accuracy == best)
+    assert [c for c, _ in result.search] == list(linear.SEARCH_C[: len(result.search)])
+    assert result.top1 > 0.87
+    assert result.top5 > 0.98
+
+
+def test_search_never_sees_the_test_set():
+    train, labels, test, test_labels = digits()
+    result = linear.logistic_probe(train, labels, test, test_labels)
+    swapped = linear.logistic_probe(train, labels, test[::-1] + 5, np.roll(test_labels, 3))
+    assert swapped.search == result.search
+    assert swapped.chosen_c == result.chosen_c
+
+
+def test_search_never_trains_on_the_held_out_part():
+    # Noise in more dimensions than images: whatever is trained on is classified rightly.
+    random = np.random.default_rng(0)
+    noise, labels = random.standard_normal((200, 400)), random.integers(0, 2, 200)
+    result = linear.logistic_probe(noise, labels, noise, labels)
+    assert result.top1 > 0.9
+    assert max(accuracy for _, accuracy in result.search) < 0.75
+
+
+def test_search_stops_after_two_that_are_no_better():
+    features, labels = clusters(300, 10, 3, spread=0.1)  # separable: all are right from the first
+    result = linear.logistic_probe(*split(features, labels, 200), (10.0, 1.0, 0.1, 100.0))
+    assert result.search == ((0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
+    assert result.chosen_c == 0.1
+
+
+def test_held_out_part_is_a_fifth_of_each_class_and_seeded():
+    labels = np.repeat([0, 1, 2, 3, 4], [1, 2, 4, 10, 104])
+    held_out = linear._held_out(labels, seed=0)
+    assert [held_out[labels == label].sum() for label in range(5)] == [0, 1, 1, 2, 20]
+    np.testing.assert_array_equal(held_out, linear._held_out(labels, seed=0))
+    assert not np.array_equal(held_out, linear._held_out(labels, seed=1))
+
+
+def test_one_image_per_class_is_fitted_without_a_search():
+    train, labels, test, test_labels = split(*clusters(60, 8, 6, spread=0.1), 6)
+    result = linear.logistic_probe(train, labels, test, test_labels)
+    assert result.search == ()
+    assert result.chosen_c == linear.FEW_LABEL_C
+    assert result.top1 == 1
+
+
+@pytest.mark.parametrize(("classes", "has_top5"), [(2, False), (5, False), (6, True)])
+def test_top5_only_where_it_says_something(classes, has_top5):
+    result = linear.logistic_probe(*split(*clusters(300, 6, classes, spread=2), 200), 1.0)
+    assert (result.top5 is not None) == has_top5
+    assert 0.2 < result.top1 <= 1
+
+
+def test_labels_need_not_begin_at_0_and_untrained_classes_are_wrong():
+    train, labels, test, test_labels = split(*clusters(300, 10, 4, spread=0.3), 200)
+    names = np.array([3, 10, 11, 900])
+    result = linear.logistic_probe(train, names[labels], test, names[test_labels], 1.0)
+    assert result.top1 == 1
+    assert set(result.predictions) == set(names)
+    some_unknown = names[test_labels]
+    some_unknown[:25] = [0, 5, 12, 901, 10**6] * 5
+    result = linear.logistic_probe(train, names[labels], test, some_unknown, 1.0)
+    assert result.top1 == 0.75
+
+
+def test_scale_and_dead_features_do_not_matter():
+    train, labels, test, test_labels = split(*clusters(500, 12, 5, spread=1.5), 300)
+    expected = linear.logistic_probe(train, labels, test, test_labels, 1.0)
+    random = np.random.default_rng(0)
+    # A constant feature, one that is constant but for rounding, and others of any scale.
+    dead = np.full((500, 2), 3.7, np.float32)
+    dead[:, 1] += 1e-6 * random.standard_normal(500)
+    scale = np.float32(10.0) ** np.arange(-6, 6)
+    wide_train = np.concatenate([train * scale, dead[:300]], axis=1)
+    # In the test set the dead ones come alive.
+    wide_test = np.concatenate([test * scale, dead[300:] + 1], axis=1)
+    result = linear.logistic_probe(wide_train, labels, wide_test, test_labels, 1.0)
+    assert np.mean(result.predictions == expected.predictions) >= 0.99
+
+
+def test_no_convergence_is_reported_not_warned_of(monkeypatch):
+    monkeypatch.setattr(linear, "_MAX_ITERATIONS", 2)
+    data = split(*clusters(300, 10, 4), 200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not linear.logistic_probe(*data, 10.0).converged
+
+
+def test_other_warnings_are_passed_on(monkeypatch):
+    class Warns(linear.LogisticRegression):
+        def fit(self, features, labels):
+            warnings.warn("something else", RuntimeWarning, stacklevel=2)
+            return super().fit(features, labels)
+
+    monkeypatch.setattr(linear, "LogisticRegression", Warns)
+    with pytest.warns(RuntimeWarning, match="something else"):
+        assert linear.logistic_probe(*split(*clusters(300, 10, 4), 200), 1.0).converged
+
+
+def test_small_probes_use_one_thread(monkeypatch):
+    # Several threads that wait for each other took 8 s where one takes 0.1 s.
+    threads = []
+
+    class Looks(linear.LogisticRegression):
+        def fit(self, features, labels):
+            threads.extend(library["num_threads"] for library in threadpool_info())
+            return super().fit(features, labels)
+
+    monkeypatch.setattr(linear, "LogisticRegression", Looks)
+    linear.logistic_probe(*split(*clusters(300, 10, 4), 200), 1.0)
+    assert set(threads) == {1}
+
+
+def test_few_labels_are_balanced_seeded_and_measured_one_by_one():
+    train, labels, test, test_labels = digits()
+    result = linear.few_label_probe(train, labels, test, test_labels, draws=10, seed=7)
+    assert len(result.accuracies) == 10
+    assert result.mean == pytest.approx(np.mean(result.accuracies))
+    assert result.standard_deviation == pytest.approx(np.std(result.accuracies, ddof=1))
+    assert 0.72 < result.mean < 0.86
+    assert 0.01 < result.standard_deviation < 0.08
+    # Draws are a function of the seed and their number only.
+    fewer = linear.few_label_probe(train, labels, test, test_labels, draws=3, seed=7)
+    assert fewer.accuracies == result.accuracies[:3]
+    other = linear.few_label_probe(train, labels, test, test_labels, draws=3, seed=8)
+    assert other.accuracies != fewer.accuracies
+    single = linear.few_label_probe(train, labels, test, test_labels, draws=1, seed=7)
+    assert single.standard_deviation == 0
+    # Each is a probe on nothing but its own images.
+    chosen = balanced_indices(labels, 5, seed=(7, 1))
+    probe = linear.logistic_probe(
+        train[chosen], labels[chosen], test, test_labels, linear.FEW_LABEL_C
+    )
+    assert probe.top1 == result.accuracies[1]
+
+
+def test_more_labels_help():
+    train, labels, test, test_labels = digits()
+    means = [
+        linear.few_label_probe(train, labels, test, test_labels, n, draws=4).mean
+        for n in (1, 5, 50)
+    ]
+    assert means[0] + 0.1 < means[1] < means[2] - 0.05
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_top_k_accuracy_equals_a_stable_sort(k):
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 4, (500, 7)).astype(np.float32)  # full of ties
+    labels = random.integers(-1, 7, 500)
+    right = [
+        label in sorted(range(7), key=lambda c: (-row[c], c))[:k]
+        for row, label in zip(scores, labels, strict=True)
+    ]
+    assert linear.top_k_accuracy(scores, labels, k) == np.mean(right)
+
+
+def test_results_can_be_written_as_json_but_for_the_predictions():
+    import json
+
+    data = split(*clusters(120, 5, 3), 80)
+    record = dataclasses.asdict(linear.logistic_probe(*data))
+    record.pop("predictions")
+    json.dumps(record, allow_nan=False)
+    json.dumps(dataclasses.asdict(linear.few_label_probe(*data, 2, draws=2)), allow_nan=False)
+
+
+def test_mistakes_are_named():
+    features, labels = clusters(60, 5, 3)
+    broken = features.copy()
+    broken[3, 2] = np.inf
+    for arguments, message in (
+        ((features, None, features, labels), "train_labels must hold .* Received: no labels"),
+        ((features, labels, features, labels[:5]), "test_labels .* Received: labels of shape"),
+        ((features, 0 * labels, features, labels), "at least two classes. Received: only class 0"),
+        ((broken, labels, features, labels), "train_features must be finite"),
+        ((features, labels, broken, labels), "test_features must be finite"),
+        ((features, labels, features[:, :2], labels), "equally wide. Received: widths 5 and 2"),
+        ((features[:0], labels[:0], features, labels), r"Received: shape \(0, 5\)"),
+        ((features, labels, features, labels, 0.0), "regularisation must be None"),
+        ((features, labels, features, labels, []), "regularisation must be None"),
+        ((features, labels, features, labels, (1.0, -1.0)), "regularisation must be None"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            linear.logistic_probe(*arguments)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="Received: 20 of class 0, 21 wanted"):
+        linear.few_label_probe(features, labels, features, labels, labels_per_class=21)
+    with pytest.raises(ValueError, match="draws must be at least 1"):
+        linear.few_label_probe(features, labels, features, labels, draws=0)
+    with pytest.raises(ValueError, match="Labels per class must be at least 1"):
+        linear.few_label_probe(features, labels, features, labels, labels_per_class=0)

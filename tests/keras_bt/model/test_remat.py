@@ -1,0 +1,394 @@
+"""Rematerialisation changes memory, and no number."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+from places import ROOT
+
+from keras_bt import LARS, BarlowTwins, projector, resnet
+from keras_bt.model.graph_cuts import segments_of_least_peak
+from keras_bt.model.remat import SUPPORTED, rematerialised
+from keras_bt.strategy import choose_strategy
+
+pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this Keras cannot cut a graph")
+
+
+def small_resnet():
+    backbone = resnet(18, stem="small", width=8, input_shape=(16, 16, 3))
+    for layer in backbone.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.gamma.assign(keras.random.uniform(layer.gamma.shape, 0.5, 1.5))  # some are zero
+    return backbone
+
+
+def smooth_network():
+    """Without the kinks of a ReLU, for comparisons over several steps."""
+    images = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, strides=2, use_bias=False)(images)
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.Activation("softplus")(x)
+    for _ in range(2):
+        y = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+        y = layers.BatchNormalization(momentum=0.9)(y)
+        x = layers.Activation("softplus")(layers.Add()([x, y]))
+    return keras.Model(images, layers.GlobalAveragePooling2D(dtype="float32")(x))
+
+
+def pictures(count=12, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(count, 4, 4, 3)) + rng.normal(size=(count, 1, 1, 3))
+    return coarse.repeat(4, axis=1).repeat(4, axis=2).astype("float32")
+
+
+def pass_through(backbone, encode, images, training=True):
+    """Features, losses of layers, gradients of both, and all variables afterwards."""
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        features = encode(images, training=training)
+        losses = backbone.losses
+        # Different per image, or BatchNormalization would leave no gradient but rounding errors.
+        weights = tf.cos(tf.range(tf.cast(tf.size(features), tf.float32)))
+        total = tf.reduce_sum(tf.reshape(weights, tf.shape(features)) * tf.square(features))
+        total += sum(losses)
+    gradients = tape.gradient(total, [images, *backbone.trainable_variables])
+    # The reads of the variables come after the updates, in graphs too.
+    return features, losses, gradients, [tf.identity(v.value) for v in backbone.variables]
+
+
+def both(build, mode="eager", images=None):
+    """What `pass_through` gives for twins, without and with rematerialisation."""
+    images = tf.constant(pictures() if images is None else images)
+    results = []
+    for wrap in (lambda backbone: backbone, rematerialised):
+        keras.utils.set_random_seed(7)
+        backbone = build()
+        encode = wrap(backbone)
+
+        def run(images, backbone=backbone, encode=encode):
+            return pass_through(backbone, encode, images)
+
+        if mode != "eager":
+            run = tf.function(run)
+        run(images)  # a second pass starts from the statistics that the first one left
+        results.append(run(images))
+    return results
+
+
+def assert_alike(plain, ours, **tolerance):
+    tf.nest.assert_same_structure(plain, ours)
+    for expected, actual in zip(tf.nest.flatten(plain), tf.nest.flatten(ours), strict=True):
+        if expected is None:  # no gradient
+            assert actual is None
+            continue
+        if expected.dtype == tf.bfloat16:
+            expected, actual = (tf.cast(x, tf.float32) for x in (expected, actual))
+        if tolerance:
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(actual, expected, atol=tolerance["of_largest"] * scale)
+        else:
+            np.testing.assert_array_equal(actual, expected)
+
+
+# The same numbers
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_features_gradients_and_statistics_are_the_same(mode):
+    plain, ours = both(small_resnet, mode)
+    gradients, variables = plain[2:]
+    assert all(g is not None and np.abs(g).max() > 0 for g in gradients)
+    assert np.std(variables[-1]) > 0
+    assert_alike(plain, ours)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_in_mixed_precision_too(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        plain, ours = both(small_resnet, "graph")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert plain[0].dtype == tf.float32
+    assert_alike(plain, ours)
+
+
+def test_the_moving_statistics_move_once():
+    backbone = small_resnet()
+    images = tf.constant(pictures())
+    mean = backbone.get_layer("bn1").moving_mean
+    batch_mean = np.mean(backbone.get_layer("conv1")(images), axis=(0, 1, 2))
+    pass_through(backbone, rematerialised(backbone), images)
+    np.testing.assert_allclose(mean, 0.1 * batch_mean, rtol=1e-4, atol=1e-6)
+
+
+def train(remat, strategy, steps=3, **compiling):
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = BarlowTwins(smooth_network(), projector((16, 16), input_dim=8), remat=remat)
+        model.compile(LARS(0.5), **compiling)
+    pairs = [pictures(steps * 8, seed) for seed in (1, 2)]
+    pairs[1] = pairs[0] + 0.3 * pairs[1]
+    history = model.fit(*pairs, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+    return model, history["loss"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "compiling"),
+    [(1, {"run_eagerly": True}), (1, {}), (1, {"jit_compile": True}), (2, {})],
+    ids=["eager", "graph", "compiled by XLA", "two replicas"],
+)
+def test_training_is_the_same(replicas, compiling):
+    strategy = choose_strategy("mirrored" if replicas == 2 else "one")
+    plain, losses = train(False, strategy, **compiling)
+    ours, losses_of_ours = train(True, strategy, **compiling)
+    assert len(rematerialised(ours.backbone).segments) > 1
+    assert ours.distribute_strategy.num_replicas_in_sync == replicas
+    np.testing.assert_allclose(losses_of_ours, losses, rtol=1e-5)
+    for theirs, variable in zip(plain.weights, ours.weights, strict=True):
+        difference = np.linalg.norm(variable.numpy() - theirs.numpy())
+        assert difference <= 1e-4 * np.linalg.norm(theirs.numpy()), variable.path
+        copies = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+        assert all(np.array_equal(copy, copies[0]) for copy in copies)
+
+
+def test_inference_is_the_backbone_itself():
+    backbone = small_resnet()
+    encode = rematerialised(backbone)
+    for training in (False, None):
+        ours = pass_through(backbone, encode, tf.constant(pictures()), training)
+        assert_alike(pass_through(backbone, backbone, tf.constant(pictures()), training), ours)
+        assert not np.any(backbone.get_layer("bn1").moving_mean)
+
+
+# Networks of other kinds
+
+
+def with_losses():
+    images = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, kernel_regularizer="l2", activity_regularizer="l1")(images)
+    x = layers.ActivityRegularization(l2=0.1)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(4, 3, kernel_regularizer="l2")(layers.ReLU()(x))
+    return keras.Model(images, layers.GlobalAveragePooling2D()(x))
+
+
+def with_draws():
+    images = keras.Input((16, 16, 3))
+    x = layers.SpatialDropout2D(0.4)(layers.Conv2D(8, 3)(images))
+    x = layers.GaussianNoise(0.5)(layers.ReLU()(x))
+    x = layers.Dropout(0.5)(layers.Conv2D(8, 3)(x))
+    return keras.Model(images, layers.GlobalAveragePooling2D()(x))
+
+
+def with_shared_and_frozen_layers():
+    images = keras.Input((16, 16, 3))
+    shared = layers.Conv2D(3, 3, padding="same")
+    normalised = layers.BatchNormalization()
+    x = layers.ReLU()(normalised(shared(images)))
+    x = layers.ReLU()(normalised(shared(ops.multiply(x, 2.0))))
+    frozen = layers.Conv2D(4, 3)
+    frozen.trainable = False
+    still = layers.BatchNormalization()
+    still.trainable = False
+    x = still(frozen(x))
+    x = layers.BatchNormalization()(x, training=False)  # which the call of a model overrides
+    return keras.Model(images, layers.GlobalAveragePooling2D()(x))
+
+
+def with_models_inside():
+    block = keras.Sequential([layers.Input((14, 14, 4)), layers.Conv2D(4, 3), layers.ReLU()])
+    return keras.Sequential(
+        [
+            layers.Input((16, 16, 3)),
+            layers.Rescaling(2.0),
+            layers.Conv2D(4, 3),
+            block,
+            layers.BatchNormalization(),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+
+
+def of_bytes():
+    images = keras.Input((16, 16, 3), dtype="uint8")
+    x = layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, layers.GlobalAveragePooling2D()(layers.BatchNormalization()(x)))
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize(
+    "build",
+    [with_losses, with_draws, with_shared_and_frozen_layers, with_models_inside, of_bytes],
+)
+def test_other_networks(build, mode):
+    plain, ours = both(build, mode)
+    assert len(plain[1]) == (4 if build is with_losses else 0)
+    # What several calls of a shared layer contribute is summed in another order.
+    assert_alike(plain, ours, of_largest=1e-6)
+
+
+def test_a_network_of_keras_applications():
+    plain, ours = both(
+        lambda: keras.applications.MobileNetV2(
+            input_shape=(32, 32, 3), alpha=0.35, include_top=False, weights=None, pooling="avg"
+        ),
+        "eager",
+        np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32"),
+    )
+    assert_alike(plain, ours)
+
+
+# What is kept, and what is left alone
+
+
+def convolutions(compiled):
+    text = compiled.experimental_get_compiler_ir(tf.constant(pictures()))(stage="optimized_hlo")
+    return text.count("convolution(") + text.count("__onednn$convolution")
+
+
+def test_xla_computes_twice_and_does_not_merge():
+    backbone = smooth_network()
+
+    def gradients(encode):
+        @tf.function(jit_compile=True)
+        def run(images):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.square(encode(images, training=True)))
+            return tape.gradient(loss, backbone.trainable_variables)
+
+        return run
+
+    forward = len([x for x in backbone.layers if isinstance(x, layers.Conv2D)])
+    extra = convolutions(gradients(rematerialised(backbone))) - convolutions(gradients(backbone))
+    # The last convolution of a segment is needed twice unless its output is kept.
+    assert forward - len(rematerialised(backbone).segments) <= extra <= forward
+
+
+def ancestors(operation):
+    """All operations that must be done before this one."""
+    found, waiting = set(), [operation]
+    while waiting:
+        one = waiting.pop()
+        for before in [*one.control_inputs, *(x.op for x in one.inputs)]:
+            if before not in found:
+                found.add(before)
+                waiting.append(before)
+    return found
+
+
+def test_the_views_take_turns():
+    backbone = smooth_network()
+
+    def turns(encode):
+        @tf.function
+        def run(images):
+            with tf.GradientTape() as tape:
+                loss = sum(tf.reduce_sum(encode(images, training=True) ** 2) for _ in range(2))
+            return tape.gradient(loss, backbone.trainable_variables)
+
+        graph = run.get_concrete_function(tf.constant(pictures())).graph
+        kernel = tuple(backbone.layers[1].kernel.shape)
+        first, second = (
+            op
+            for op in graph.get_operations()
+            if op.type == "Conv2DBackpropFilter" and op.outputs[0].shape == kernel
+        )
+        return first in ancestors(second) or second in ancestors(first)
+
+    assert turns(rematerialised(backbone))
+    assert not turns(backbone)
+
+
+def test_models_inside_are_cut_too():
+    inner = small_resnet()
+    backbone = keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(2.0), inner])
+    ours = rematerialised(backbone).segments
+    assert len(ours) == len(rematerialised(inner).segments) > 2
+
+
+def test_segments_of_our_networks():
+    segments = rematerialised(resnet(50)).segments
+    backbone = resnet(50)
+    names = [name for segment in segments for name in segment]
+    assert sorted(names) == sorted(layer.name for layer in backbone.layers[1:])
+    assert 8 <= len(segments) <= 18
+    # No addition is apart from its block, and none of the segments is trivial.
+    for segment in segments:
+        assert any("conv" in name for name in segment)
+        blocks = [name.rpartition("_")[0] for name in segment if name.endswith("_add")]
+        assert all(f"{block}_conv3" in segment for block in blocks)
+
+
+def test_segments_of_least_peak():
+    # Eight equal pieces: with one segment 8 are held, with eight 8 are passed on, twice.
+    assert segments_of_least_peak([1.0] * 9, [16.0] * 8) == list(range(9))
+    assert segments_of_least_peak([16.0] * 9, [1.0] * 8) == [0, 8]
+    # A cut where little passes is taken rather than one where much does.
+    assert 2 in (bounds := segments_of_least_peak([1, 50, 1, 50, 1], [60] * 4))
+    assert not {1, 3} & set(bounds)
+
+
+def test_the_backbone_stays_as_it_is(tmp_path):
+    model = BarlowTwins(small_resnet(), projector((8, 8), input_dim=64))
+    weights, nodes = len(model.weights), [len(x._inbound_nodes) for x in model.backbone.layers]
+    model.save(tmp_path / "before.keras")
+    model.encode = rematerialised(model.backbone)
+    model.encode(tf.constant(pictures()), training=True)
+    assert len(model.weights) == weights
+    assert [len(x._inbound_nodes) for x in model.backbone.layers] == nodes
+    model.save(tmp_path / "after.keras")
+    sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in ("before", "after")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    keras.models.load_model(tmp_path / "after.keras")
+
+
+def test_the_benchmark_measures_both_ways():
+    flags = ["--depth=18", "--stem=small", "--width=4", "--projector=8", "--image_size=16"]
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.remat", *flags, "--batch_size=4", "--steps=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "ResNet-18 of width 4, small stem, batches of 4 images of 16 pixels" in result.stdout
+    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[-2:]]
+    assert [row[0] for row in rows] == ["kept", "computed again"]
+    for row in rows:
+        start, peak, seconds = map(float, row[1:])
+        assert 0 < start <= peak
+        assert seconds > 0
+
+
+class Subclassed(keras.Model):
+    def call(self, images):
+        return images
+
+
+class WithACallOfItsOwn(keras.Model):
+    def call(self, images, training=None):
+        return -super().call(images, training=training)
+
+
+def functional_but_for_its_call():
+    images = keras.Input((4,))
+    return WithACallOfItsOwn(images, layers.Dense(2)(images))
+
+
+def two_inputs():
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    return keras.Model(inputs, layers.Add()(inputs))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [Subclassed, functional_but_for_its_call, two_inputs, keras.Sequential, layers.ReLU],
+)
+def test_models_without_a_graph_are_refused(build):
+    with pytest.raises(ValueError, match=r"one input and one output.*Received: <"):
+        rematerialised(build())

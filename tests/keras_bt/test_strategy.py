@@ -1,0 +1,99 @@
+import pytest
+import tensorflow as tf
+
+from keras_bt import strategy
+from keras_bt.objectives.barlow_twins import OneReplica
+from keras_bt.strategy import choose_strategy, current_replicas, several_workers
+
+
+def test_chooses_by_name():
+    assert choose_strategy("one") is tf.distribute.get_strategy()
+    assert choose_strategy("auto") is tf.distribute.get_strategy()  # there are no GPUs here
+    mirrored = choose_strategy("mirrored")
+    assert mirrored.num_replicas_in_sync == 2  # the two logical CPU devices of the tests
+    assert choose_strategy("mirrored") is mirrored  # a second one would confuse TensorFlow
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "horovod",
+            "strategy must be one of auto, one, mirrored, multiworker, tpu. Received: .*horovod",
+        ),
+        ("tpu", "strategy=tpu needs a TPU. Received: TPU_NAME=local"),
+    ],
+)
+def test_what_there_is_not(name, message):
+    with pytest.raises(ValueError, match=message):
+        choose_strategy(name)
+
+
+def test_collectives_sum_and_gather_over_replicas():
+    assert isinstance(current_replicas(), OneReplica)
+    mirrored = choose_strategy("mirrored")
+
+    @tf.function
+    def on_each_replica():
+        replicas = current_replicas()
+        rank = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, "float32")
+        rows = tf.fill([2, 3], rank)
+        return replicas.sum(rows), replicas.gather(rows)
+
+    sums, gathered = mirrored.run(on_each_replica)
+    for copy in mirrored.experimental_local_results(sums):
+        assert (copy.numpy() == 1).all()
+    for copy in mirrored.experimental_local_results(gathered):
+        assert copy.numpy()[:, 0].tolist() == [0, 0, 1, 1]
+
+
+TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+ONE = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'
+CHIEF = '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}'
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"TF_CONFIG": ONE}, False),
+        ({"TF_CONFIG": TWO}, True),
+        ({"TF_CONFIG": CHIEF}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
+    ],
+)
+def test_auto_looks_for_workers(environment, several, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert several_workers() == several
+    if several:
+        with pytest.raises(ValueError, match="This runs in one process"):
+            choose_strategy("auto", one_process=True)
+    else:
+        assert choose_strategy("auto", one_process=True) is tf.distribute.get_strategy()
+        with pytest.raises(ValueError, match="strategy=multiworker needs several workers"):
+            choose_strategy("multiworker")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [("2", "srun must set SLURM_STEP_NODELIST"), ("x", "must be a number. Received: x")],
+)
+def test_what_slurm_should_have_set(tasks, message, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    with pytest.raises(ValueError, match=message):
+        choose_strategy("auto")
+
+
+def test_slurms_nodes_keep_their_order(monkeypatch):
+    # As srun sets them; sorted by name, node10 would come before node2.
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "5")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[2,10]")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "3,2")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    resolver = strategy._slurm()
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node2:8888", "node2:8889", "node2:8890", "node10:8888", "node10:8889"]
+    }
+    assert (resolver.task_type, resolver.task_id) == ("worker", 3)

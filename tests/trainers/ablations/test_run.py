@@ -1,0 +1,218 @@
+"""Real runs of sweeps on the digits: trained, measured, told."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import script
+from PIL import Image
+from places import ROOT
+
+from keras_bt import data
+from keras_bt.evaluation.knn import knn_accuracy
+from trainers.ablations import sweeps
+from trainers.runs import fast_probe
+from trainers.runs.pretraining import Pretraining
+
+FLAGS = {"flagfile": "digits", "data": "{data}", "width": 2, "projector": "8", "epochs": 1}
+FLAGS |= {"monitor_every": 0, "few_labels": 100}
+KEYS = ["knn", "probe", "few", "few_labels", "few_labels_deviation", "measured_on"]
+KEYS += ["seconds_of_last_call"]
+
+
+def ablate(*arguments):
+    """The command as users call it."""
+    return subprocess.run(
+        [sys.executable, "-m", "trainers.ablate", *map(str, arguments)],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def run(*arguments):
+    """A run in this process."""
+    script.call("run", *arguments, package="trainers.ablations")
+
+
+def mistake(capsys, *arguments):
+    return script.mistake(capsys, "run", *arguments, package="trainers.ablations")
+
+
+def read(folder):
+    return json.loads((folder / "measured.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sweep_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "tiny.json"
+    runs = [{"at": "invariance alone", "flags": {"variant": "invariance"}}]
+    content = {"title": "Tiny", "x": "objective", "flags": FLAGS, "runs": runs}
+    path.write_text(json.dumps(content | {"references": ["pixels"]}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(sweep_file, tmp_path_factory):
+    """Folder and output of a sweep of one training and one reference."""
+    out = tmp_path_factory.mktemp("out") / "ablations"
+    result = ablate(f"--sweep={sweep_file}", "--data=digits", f"--out={out}", "--jobs=2")
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert result.stderr == ""
+    return out, result.stdout
+
+
+@pytest.fixture
+def runs(sweep_file, finished):
+    """The training and the reference."""
+    sweep = sweeps.read(str(sweep_file), "digits", finished[0] / "runs")
+    return sweep.runs[0], sweep.references[0]
+
+
+def test_a_sweep_leaves_table_picture_and_figures(finished, runs):
+    out, output = finished
+    assert {path.name for path in out.iterdir()} >= {
+        "runs",
+        "tiny.md",
+        "tiny.png",
+        "tiny.results.json",
+    }
+    trained, pixels = (read(run.folder) for run in runs)
+    for found in (trained, pixels):
+        assert list(found) == KEYS
+        assert found["measured_on"] == "the test set, 500 images"
+        assert all(0.1 < found[key] < 1 for key in ("knn", "probe", "few_labels"))
+    rows = [
+        " | ".join(f"{100 * found[key]:.1f}" for key in ("knn", "probe", "few_labels"))
+        for found in (trained, pixels)
+    ]
+    text = (out / "tiny.md").read_text()
+    assert f"| invariance alone | {rows[0]} | 1 |\n" in text
+    assert f"| raw pixels | {rows[1]} | 1 |\n" in text
+    assert rows[0] in output
+    found = json.loads((out / "tiny.results.json").read_text())
+    assert [row["at"] for row in found["rows"]] == ["invariance alone", "pixels"]
+    assert found["seconds"][runs[0].folder.name] > 0
+    with Image.open(out / "tiny.png") as picture:
+        assert np.unique(np.asarray(picture)).size > 5
+    config = json.loads((runs[0].folder / "config.json").read_text())
+    assert config["settings"]["variant"] == "invariance"  # the workdir is of this objective
+    assert not (runs[0].folder / "evaluation").exists()  # not evaluated twice
+
+
+def test_a_second_call_trains_nothing(finished, sweep_file, runs, capsys):
+    out, _ = finished
+    before = {run.folder: run.result_file.stat().st_mtime_ns for run in runs}
+    logs = [path.read_text() for path in sorted((out / "runs").rglob("*.log"))]
+    assert len(logs) == 2
+    script.call("ablate", f"--sweep={sweep_file}", "--data=digits", f"--out={out}")
+    assert "| invariance alone |" in capsys.readouterr().out
+    assert {run.folder: run.result_file.stat().st_mtime_ns for run in runs} == before
+    assert [path.read_text() for path in sorted((out / "runs").rglob("*.log"))] == logs
+
+
+def test_a_finished_training_that_was_not_measured_is_measured(runs, tmp_path, capsys):
+    trained, _ = runs
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    (folder / "measured.json").unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    run(*trained.command()[3:], f"--workdir={folder}")
+    output = capsys.readouterr().out
+    assert "finished run" in output
+    for key in ("knn", "probe", "few_labels"):
+        assert read(folder)[key] == pytest.approx(read(trained.folder)[key], abs=0.01)
+        assert f"{100 * read(folder)[key]:.1f}%" in output
+    assert "with 100 labels" in output
+    assert {path: path.read_bytes() for path in before} == before
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == len(before) + 1
+
+
+def test_another_variant_is_another_run(runs, capsys):
+    line = mistake(capsys, *runs[0].command()[3:], "--variant=published")
+    assert "holds a run with variant=invariance" in line
+
+
+def test_pixels_are_measured_as_they_are(runs):
+    train, test = data.open_source("digits")
+    arrays = *data.raw_pixels(train), *data.raw_pixels(test)
+    found = read(runs[1].folder)
+    assert found["knn"] == pytest.approx(knn_accuracy(*arrays, k=20))
+    assert found["knn"] > 0.9
+    few = fast_probe.single(arrays, {"labels": "100", "draws": 10, "seed": 0})
+    assert found["few_labels"] == pytest.approx(few["top1"], abs=0.01)
+    assert found["few_labels_deviation"] == pytest.approx(few["top1_deviation"], abs=0.01)
+    assert found["probe"] > found["few_labels"] > 0.7
+    assert {path.name for path in runs[1].folder.iterdir()} == {"measured.json"}  # no training
+
+
+def test_an_untrained_backbone(runs, tmp_path):
+    tiny = [f"--{key}={value}" for key, value in FLAGS.items() if key not in ("flagfile", "data")]
+    found = []
+    for seed in (0, 1):
+        folder = tmp_path / f"run{seed}"
+        run("--measure=untrained", *tiny, f"--seed={seed}", f"--workdir={folder}")
+        assert {path.name for path in folder.iterdir()} == {"measured.json"}
+        found.append(read(folder))
+        assert list(found[-1]) == KEYS
+    others = [read(run.folder) for run in runs]
+    assert len({measures["knn"] for measures in (*found, *others)}) == 4
+
+
+def test_wrong_data_end_with_one_line_that_names_the_log(sweep_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    content = json.loads(sweep_file.read_text())
+    content |= {"runs": [{"at": "pixels", "flags": {"measure": "pixels"}}], "references": []}
+    path = tmp_path / "pixels.json"
+    path.write_text(json.dumps(content))
+    line = script.mistake(capsys, "ablate", f"--sweep={path}", "--data=digit", f"--out={out}")
+    (log,) = (out / "runs").rglob("*.log")
+    assert str(log) in line
+    assert "error: Data must be one of" in log.read_text()
+    assert "did you mean digits?" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def write_images(folder, count, size=16):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (size, size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--measure=pixels"], ["--workdir is needed"]),
+        ([], ["--workdir is needed"]),
+        (["--workdir={tmp}/a", "--measure=pixels", "--data=folder:{tmp}/flat"], ["label", "flat"]),
+        # Before hours of training, not after.
+        (["--workdir={tmp}/a", "--data=folder:{tmp}/flat"], ["one label each", "flat"]),
+        (["--workdir={tmp}/a", "--measure=pixels", "--data=folder:{tmp}/none"], ["none"]),
+        (["--workdir={tmp}/flat/0.png", "--measure=pixels"], ["0.png"]),
+        (["--workdir={tmp}/a", "--measure=all"], ["measure", "pixels"]),
+        (["--workdir={tmp}/a", "--variant=best"], ["variant", "unnormalised"]),
+        (["--workdir={tmp}/a", "--few_labels=0"], ["few_labels"]),
+        (["--workdir={tmp}/a", "--measure=untrained", "--projector=none"], ["projector"]),
+    ],
+)
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, words):
+    write_images(tmp_path / "flat", 8)
+    tiny = ["--width=2", "--projector=8", "--epochs=1", "--batch_size=8", "--image_size=16"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pretraining, "restore", begun)
+    line = mistake(capsys, *tiny, *(argument.format(tmp=tmp_path) for argument in arguments))
+    for word in words:
+        assert word in line
+    assert {path.name for path in tmp_path.iterdir()} == {"flat"}  # nothing half-done
+
+
+def begun(*_):
+    raise ValueError("the training began")

@@ -1,0 +1,897 @@
+"""Sweeps, their queue, tables and pictures, with a program in place of the training."""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import script
+from drawn import assert_nothing_is_cut_off_or_overlaps, collect_figures, texts
+from PIL import Image
+from places import ROOT
+
+from trainers.ablations import queue, results, sweeps
+
+# What stands for a training: it notes when it begins and ends, and writes what it "measured".
+FAKE = '''
+import json, os, pathlib, signal, sys, time
+
+given = dict(argument.lstrip("-").partition("=")[::2] for argument in sys.argv[1:])
+folder = pathlib.Path(given["workdir"])
+notes = folder.parent / "notes"
+notes.mkdir(parents=True, exist_ok=True)
+
+def note(kind):
+    partial = notes / f"partial {folder.name}"
+    partial.write_text(str(time.monotonic()))
+    partial.rename(notes / f"{kind} {folder.name}")  # whole, whenever somebody looks
+
+def count(kind):
+    return len(list(notes.glob(f"{kind} *")))
+
+def save(number, frame):
+    """As a training does: the first signal lets it save, a second ends it at once."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, end)
+    time.sleep(0.5)
+    note("saved")
+    sys.exit(128 + number)
+
+def end(number, frame):
+    note("hurried")
+    os._exit(1)
+
+for each in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(each, save)
+with open(notes / "calls", "a") as calls:
+    calls.write(folder.name + "\\n")
+note("began")
+print("working on", folder.name)
+deadline = time.monotonic() + 200
+while count("began") < int(given.get("together", 0)) and time.monotonic() < deadline:
+    time.sleep(0.01)
+if "endless" in given:
+    time.sleep(600)
+note("ended")
+if "fails" in given:
+    sys.exit("no luck")
+folder.mkdir(exist_ok=True)
+(folder / "backbone.keras").touch()
+if "silent" not in given:
+    value = float(given.get("value", 0.5)) + float(given["seed"]) / 50
+    text = json.dumps({"knn": value, "probe": None, "few_labels": value / 2})
+    (folder / "measured.json").write_text(text)
+'''
+
+
+@pytest.fixture(scope="module")
+def fake_module(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "fake_training.py").write_text(FAKE)
+    return folder
+
+
+@pytest.fixture
+def fake(fake_module, monkeypatch):
+    """Sweeps run the program above instead of a training."""
+    path = os.pathsep.join([str(fake_module), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+    real = sweeps.SCRIPTS["pretrain"]
+    made = sweeps.Script("fake_training", real.result, real.measures)
+    monkeypatch.setitem(sweeps.SCRIPTS, "pretrain", made)
+    monkeypatch.setattr(queue, "_PAUSE", 0.02)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a sweep file: a function of its name and its content, which returns the path."""
+
+    def written(name, **content):
+        path = tmp_path / "files" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        basics = {"title": "Sizes", "x": "size", "runs": [{"at": 1}]}
+        basics["flags"] = {"flagfile": "digits"}  # sweeps of one recipe share their runs
+        path.write_text(json.dumps(basics | content), encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+def read(path, folder="runs", data="digits"):
+    return sweeps.read(str(path), data, folder)
+
+
+def flags_of(run):
+    """The flags of a run's command as absl reads them: the last one wins."""
+    return dict(argument.lstrip("-").partition("=")[::2] for argument in run.command()[3:])
+
+
+def measured(run, knn, probe=None, few_labels=None):
+    """Writes a finished run."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    content = {"knn": knn, "probe": probe, "few_labels": few_labels}
+    content |= {"results": {"backbone": {"top1": knn}, "raw pixels": {"top1": knn}}}
+    content |= {"last": {"top1": knn}}
+    name = sweeps.SCRIPTS[run.script].result.replace("*", "")
+    (run.folder / name).write_text(json.dumps(content))
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", sweeps.names())
+def test_the_sweeps_that_come_along_give_their_scripts_flags_that_these_have(name, capsys):
+    sweep = sweeps.read(name, "digits", "runs")
+    assert sweep.name == name
+    runs = {run.folder: run for run in (*sweep.references, *sweep.runs) if run.seed == 0}
+    for run in runs.values():
+        package, _, module = run.command()[2].rpartition(".")
+        # One argument too many ends the script, but only after every flag was found right.
+        line = script.mistake(capsys, module, *run.command()[3:], "stop", package=package)
+        assert line == "error: Flags must have the form --name=value. Received: stop"
+
+
+def test_backbones_that_sweeps_take_are_trained_by_others():
+    every = [sweeps.read(name, "digits", "runs") for name in sweeps.names()]
+    trained = {run.folder for sweep in every for run in sweep.runs if run.script == "pretrain"}
+    for sweep in every:
+        for run in sweep.runs:
+            if run.script != "pretrain":
+                assert pathlib.Path(run.flags["backbone"]) in trained
+
+
+def test_all_sweeps_that_come_along_go_together(tmp_path):
+    every = [sweeps.read(name, "digits", tmp_path) for name in sweeps.names()]
+    assert len(every) >= 8
+    sweeps.check_folders([run for s in every for run in (*s.references, *s.runs)])
+
+
+def test_a_wrong_flag_would_be_noticed(capsys):
+    line = script.mistake(capsys, "run", "--batchsize=3", "stop", package="trainers.ablations")
+    assert "batchsize" in line
+
+
+def test_a_sweep_is_read(write):
+    path = write(
+        "sizes",
+        finding="Larger is better.",
+        log=True,
+        flags={"data": "heldout:9:{data}", "flip": 0.5, "evaluate": False, "flagfile": "digits"},
+        seeds=[0, 3],
+        references=["untrained", "pixels"],
+        runs=[
+            {"at": 1},
+            {"at": 2, "flags": {"flip": 0.25, "remat": True}, "series": "wide"},
+            {"at": 4, "flags": {"backbone": "{runs}/a-seed{seed}"}, "seeds": [7]},
+        ],
+    )
+    sweep = read(path, "some/runs", "tfds:mnist")
+    assert (sweep.name, sweep.title, sweep.x, sweep.log) == ("sizes", "Sizes", "size", True)
+    assert sweep.finding == "Larger is better."
+    found = [(run.at, run.series, run.seed) for run in sweep.runs]
+    assert found == [(1, "", 0), (1, "", 3), (2, "wide", 0), (2, "wide", 3), (4, "", 7)]
+    # An untrained backbone is another one for every seed, pixels are pixels.
+    found = [(run.at, run.series, run.seed) for run in sweep.references]
+    untrained = [("untrained", "untrained backbone", seed) for seed in (0, 3)]
+    assert found == [*untrained, ("pixels", "raw pixels", 0)]
+    assert {run.script for run in (*sweep.runs, *sweep.references)} == {"pretrain"}
+
+    first, second, last = sweep.runs[0], sweep.runs[3], sweep.runs[4]
+    for run in (first, second, last):
+        command = run.command()
+        assert command[:3] == [sys.executable, "-m", "trainers.ablations.run"]
+        assert "--noevaluate" in command
+        assert flags_of(run)["data"] == "heldout:9:tfds:mnist"
+        assert flags_of(run)["workdir"] == str(run.folder)
+        assert flags_of(run)["seed"] == str(run.seed)
+        assert pathlib.Path(flags_of(run)["flagfile"]) == ROOT / "trainers/recipes/digits.flags"
+        assert pathlib.Path("some/runs") in run.folder.parents
+    assert flags_of(first)["flip"] == "0.5"
+    assert flags_of(second)["flip"] == "0.25"  # its own wins
+    assert "--remat" in second.command()
+    assert "--remat" not in first.command()
+    backbone = pathlib.Path(flags_of(last)["backbone"])
+    assert backbone.name == "a-seed7"
+    assert pathlib.Path("some/runs") in backbone.parents
+    assert flags_of(sweep.references[0])["measure"] == "untrained"
+
+
+def test_flags_have_the_last_word_over_a_recipe(write):
+    path = write("a", flags={"batch_size": 64, "flagfile": "digits"}, runs=[{"at": 1}])
+    names = [argument.partition("=")[0] for argument in read(path).runs[0].command()]
+    assert names.index("--flagfile") < names.index("--batch_size")
+    assert names.index("--flagfile") < names.index("--seed")
+
+
+def test_a_recipe_may_be_a_file(write, tmp_path):
+    path = write("a", flags={"flagfile": f"{tmp_path}/mine.flags"})
+    assert f"--flagfile={tmp_path}/mine.flags" in read(path).runs[0].command()
+
+
+def test_other_scripts(write, tmp_path):
+    entries = [
+        {"at": kind, "script": kind, "flags": {"backbone": "{runs}/a-seed{seed}", **flags}}
+        for kind, flags in (("linear_probe", {"fast": True}), ("finetune", {"epochs": 2}))
+    ]
+    probe, tuned = read(write("a", runs=entries), tmp_path).runs
+    assert probe.command()[2] == "trainers.linear_probe"
+    assert tuned.command()[2] == "trainers.finetune"
+    assert probe.folder != tuned.folder
+    for run in (probe, tuned):
+        assert run.measures() is None
+        run.folder.mkdir()
+    (probe.folder / "linear_probe_fast_600.json").write_text(
+        '{"results": {"backbone": {"top1": 0.75}}}'
+    )
+    (tuned.folder / "summary.json").write_text('{"last": {"top1": 0.5}}')
+    assert probe.measures() == {"accuracy": 0.75}
+    assert tuned.measures() == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"runs": [{"at": 1, "flag": {}}]}, "flag"),
+        ({"runs": [{"flags": {}}]}, "at"),
+        ({"runs": [{"at": 1, "script": "train"}]}, "train"),
+        ({"runs": [{"at": 1}, {"at": 2}, {"at": 1, "flags": {"width": 4}}]}, "twice: 1"),
+        ({"references": ["pixel"]}, "pixel"),
+        ({"runs": 5}, ""),
+        ({"runs": [7]}, ""),
+        ({"runs": "all"}, ""),
+        ({"seeds": 4}, ""),
+        ({"flags": ["flip"]}, ""),
+        ({"runs": [{"at": 1, "flags": ["flip"]}]}, ""),
+        ({"flags": {"data": "{dat}"}}, "dat"),
+        ({"flags": {"data": "{data"}}, ""),
+    ],
+)
+def test_a_wrong_sweep_is_refused(write, content, word):
+    path = write("wrong", **content)
+    with pytest.raises(ValueError, match=r"wrong\.json.* must ") as error:
+        read(path)
+    assert word in str(error.value).partition(" must ")[2]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["title", "x", "runs"])
+def test_what_is_missing_is_named(write, missing):
+    path = pathlib.Path(write("wrong"))
+    content = json.loads(path.read_text())
+    del content[missing]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"wrong\.json must .*: {missing}\b"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "3", "title: a"])
+def test_a_file_without_a_sweep_is_refused(tmp_path, text):
+    (tmp_path / "wrong.json").write_text(text)
+    with pytest.raises(ValueError, match=r"wrong\.json must"):
+        read(tmp_path / "wrong.json")
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.json", "", "../sweeps/loss.md"])
+def test_an_unknown_sweep_is_refused(name):
+    with pytest.raises(ValueError, match=r"batch_size.*Received: ") as error:
+        read(name)
+    assert str(error.value).endswith(f"Received: {name}")
+
+
+# Folders
+
+
+def test_the_same_settings_share_a_folder_and_others_do_not(write):
+    common = {"flagfile": "digits", "data": "{data}"}
+    settings = [{}, {"width": 4}, {"width": 8}, {"width": 4, "rate": 0.5}, {"projector": "8-8"}]
+    one = read(
+        write(
+            "one",
+            flags=common,
+            seeds=[0, 1],
+            runs=[{"at": i, "flags": f} for i, f in enumerate(settings)],
+        )
+    )
+    folders = [run.folder for run in one.runs]
+    assert len(set(folders)) == len(folders) == 10
+    # Another sweep with another title, order and axis, the flags of a run in another order.
+    flags = {"rate": 0.5, "width": 4}
+    two = read(
+        write(
+            "two",
+            title="Other",
+            flags=common,
+            seeds=[1, 0],
+            runs=[{"at": "a"}, {"at": "b", "flags": flags, "series": "c"}],
+        )
+    )
+    assert [run.folder for run in two.runs] == [folders[i] for i in (1, 0, 7, 6)]
+    for run in two.runs:
+        (same,) = [other for other in one.runs if other.folder == run.folder]
+        assert flags_of(same) == flags_of(run)
+    # Read again, they are the same; elsewhere they lie elsewhere.
+    assert [
+        run.folder
+        for run in read(
+            write("one", **json.loads(pathlib.Path(write("two", flags=common)).read_text()))
+        ).runs
+    ] == [folders[0]]
+    assert "other" in str(read(write("two", flags=common), "other").runs[0].folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "word"),
+    [
+        ({"flags": {"flagfile": "digits"}}, {"flags": {"flagfile": "small_images"}}, None),
+        ({"flags": {"epochs": 1}}, {"flags": {"epochs": 2}}, "epochs=2"),
+        ({"flags": {"data": "{data}"}}, {"flags": {"data": "heldout:{data}"}}, "data=heldout:"),
+        ({"flags": {"data": "{data}"}}, {"flags": {"data": "tfds:mnist"}}, "data=tfds:mnist"),
+        (
+            {"runs": [{"at": 1, "flags": {"a": "b/c"}}]},
+            {"runs": [{"at": 1, "flags": {"a": "b_c"}}]},
+            "a=b_c",
+        ),
+        (
+            {"runs": [{"at": 1, "flags": {"a": 0.5}}]},
+            {"runs": [{"at": 1, "flags": {"a": -0.5}}]},
+            None,
+        ),
+        ({"runs": [{"at": 1, "script": "finetune"}]}, {"runs": [{"at": 1}]}, None),
+        (
+            {"runs": [{"at": 1, "script": "finetune", "flags": {"backbone": "{runs}/a"}}]},
+            {"runs": [{"at": 1, "script": "finetune", "flags": {"backbone": "{runs}/b"}}]},
+            "backbone=",
+        ),
+        ({"references": ["untrained"]}, {"references": ["pixels"]}, None),
+    ],
+)
+def test_one_run_is_not_taken_for_another(write, tmp_path, one, other, word):
+    runs = []
+    for content in (one, other):
+        sweep = read(write("a", **content), tmp_path / "runs")
+        runs.append(sweep.references[0] if sweep.references else sweep.runs[0])
+    if word is None:
+        assert runs[0].folder != runs[1].folder
+        sweeps.check_folders(runs)
+        return
+    with pytest.raises(ValueError, match=f"Received: {word}"):  # both are to be made
+        sweeps.check_folders(runs)
+    runs[0].folder.mkdir(parents=True)
+    runs[0].record_file.write_text(json.dumps({"settings": runs[0].settings, "seconds": 1}))
+    (tmp_path / "runs" / "a").mkdir()
+    (tmp_path / "runs" / "a" / "backbone.keras").touch()
+    sweeps.check_folders(runs[:1])
+    with pytest.raises(ValueError, match=f"Received: {word}"):  # one has been made
+        sweeps.check_folders(runs[1:])
+
+
+def test_backbones_that_no_run_trains_are_settings_like_others(write, tmp_path):
+    entries = [{"at": name, "flags": {"backbone": name}} for name in ("resnet18", "resnet34")]
+    one, other = read(write("a", runs=entries), tmp_path).runs
+    assert one.folder != other.folder
+    sweeps.check_folders([one, other])
+
+
+def test_the_folder_of_all_runs_may_be_moved(write, tmp_path):
+    entry = {"at": 1, "script": "finetune", "flags": {"backbone": "{runs}/a-seed0"}}
+    path = write("b", runs=[entry])
+    assert read(path, tmp_path / "here").runs[0].settings["backbone"] == "a-seed0"
+    assert read(path, tmp_path / "there").runs[0].settings["backbone"] == "a-seed0"
+
+
+def test_what_was_made_with_a_backbone_since_trained_anew_is_refused(write, tmp_path):
+    entry = {"at": 1, "script": "finetune", "flags": {"backbone": "{runs}/a-seed0"}}
+    (run,) = read(write("b", runs=[entry]), tmp_path).runs
+    backbone = tmp_path / "a-seed0" / "backbone.keras"
+    backbone.parent.mkdir()
+    backbone.touch()
+    measured(run, 0.5)
+    now = run.result_file.stat().st_mtime
+    os.utime(backbone, (now - 10, now - 10))
+    sweeps.check_folders([run])
+    os.utime(backbone, (now + 10, now + 10))
+    with pytest.raises(ValueError, match=r"trained anew since\. Delete it"):
+        sweeps.check_folders([run])
+
+
+# Tables and pictures
+
+
+@pytest.fixture
+def sweep_of_sizes(write, tmp_path):
+    path = write(
+        "sizes",
+        finding="Larger is better.",
+        x="width",
+        log=True,
+        seeds=[0, 1, 2],
+        references=["untrained", "pixels"],
+        runs=[{"at": at, "flags": {"width": at}} for at in (8, 64, 4096)],
+    )
+    sweep = read(path, tmp_path / "runs")
+    for run, knn in zip(sweep.runs[:3], (0.5, 0.53, 0.56), strict=True):
+        measured(run, knn, probe=2 * knn - 0.2)
+    measured(sweep.runs[3], 0.75)  # one seed of three
+    for run, knn in zip(sweep.references, (0.2, 0.3, 0.4, 0.45), strict=True):
+        measured(run, knn)
+    return sweep
+
+
+def test_the_table(sweep_of_sizes):
+    lines = results.table(sweep_of_sizes).splitlines()
+    assert lines == [
+        "| width | nearest neighbours (k = 20) | linear probe, all labels | seeds |",
+        "| --- | ---: | ---: | ---: |",
+        "| 8 | 53.0 ± 3.0 | 86.0 ± 6.0 | 3 |",
+        "| 64 | 75.0 | – | 1 of 3 |",
+        "| 4,096 | – | – | 0 of 3 |",
+        "| untrained backbone | 30.0 ± 10.0 | – | 3 |",
+        "| raw pixels | 45.0 | – | 1 |",
+    ]
+
+
+def test_the_table_of_several_curves(write, tmp_path):
+    runs = [
+        {"at": 64, "series": name, "flags": {"width": width}}
+        for name, width in (("1 layer", 1), ("2 layers", 2))
+    ]
+    sweep = read(write("a", x="width", runs=runs, references=["pixels"]), tmp_path)
+    for run, knn in zip((*sweep.runs, *sweep.references), (0.1, 0.2, 0.3), strict=True):
+        measured(run, knn)
+    assert results.table(sweep).splitlines() == [
+        "| width | curve | nearest neighbours (k = 20) | seeds |",
+        "| --- | ---: | ---: | ---: |",
+        "| 64 | 1 layer | 10.0 | 1 |",
+        "| 64 | 2 layers | 20.0 | 1 |",
+        "| raw pixels |  | 30.0 | 1 |",
+    ]
+
+
+def test_the_picture_of_numbers(sweep_of_sizes, tmp_path, monkeypatch):
+    figures = collect_figures(monkeypatch)
+    assert results.picture(tmp_path / "a.png", sweep_of_sizes)
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.unique(np.asarray(image)).size > 5
+    (figure,) = figures
+    assert figure.get_suptitle() == "Sizes"
+    neighbours, probe = figure.axes
+    assert neighbours.get_title() == "nearest neighbours (k = 20)"
+    assert probe.get_title() == "linear probe, all labels"
+    assert neighbours.get_xlabel() == "width"
+    assert "percent" in neighbours.get_ylabel()
+    assert neighbours.get_xscale() == "log"
+    assert texts(neighbours.get_xticklabels()) == ["8", "64"]  # nothing is known of 4096 yet
+    (points, bars) = curve(neighbours)
+    np.testing.assert_allclose(points, [[8, 53], [64, 75]])
+    np.testing.assert_allclose(bars[0], [[8, 50], [8, 56]])
+    assert len(bars[1]) == 0  # of one seed no deviation is known
+    np.testing.assert_allclose(curve(probe)[0], [[8, 86]])
+    references = {
+        line.get_label(): line.get_ydata()[0]
+        for line in neighbours.lines
+        if "backbone" in line.get_label() or "pixels" in line.get_label()
+    }
+    assert references == pytest.approx({"untrained backbone": 30, "raw pixels": 45})
+    (legend,) = figure.legends
+    assert set(texts(legend.get_texts())) == {"Barlow Twins", "untrained backbone", "raw pixels"}
+    assert_nothing_is_cut_off_or_overlaps(figure)
+
+
+def curve(panel, number=0):
+    """Points and error bars of a curve, (n, 2) and (n, 2, 2)."""
+    container = panel.containers[number]
+    return container.lines[0].get_xydata(), container.lines[2][0].get_segments()
+
+
+def test_the_picture_of_categories_and_several_curves(write, tmp_path, monkeypatch):
+    figures = collect_figures(monkeypatch)
+    ats = [("− crops", "A"), ("all", "A"), ("− blur", "B"), ("all", "B")]
+    runs = [{"at": at, "series": s, "flags": {"a": at + s}} for at, s in ats]
+    sweep = read(write("a", runs=runs, seeds=[0, 1], log=True), tmp_path / "runs")
+    for index, run in enumerate(sweep.runs):
+        measured(run, 0.1 * (index // 2) + 0.01 * run.seed)
+    assert results.picture(tmp_path / "a.png", sweep)
+    (panel,) = figures[0].axes
+    assert panel.get_xscale() == "linear"
+    assert texts(panel.get_yticklabels()) == ["− crops", "all", "− blur"]
+    assert list(panel.get_yticks()) == [0, 1, 2]
+    assert panel.yaxis_inverted()
+    np.testing.assert_allclose(curve(panel, 0)[0], [[0.5, 0], [10.5, 1]])
+    np.testing.assert_allclose(curve(panel, 1)[0], [[20.5, 2], [30.5, 1]])
+    deviation = np.std([0, 1], ddof=1)
+    np.testing.assert_allclose(curve(panel, 0)[1][0], [[0.5 - deviation, 0], [0.5 + deviation, 0]])
+    assert texts(figures[0].legends[0].get_texts()) == ["A", "B"]
+    assert_nothing_is_cut_off_or_overlaps(figures[0])
+
+
+@pytest.mark.parametrize("name", sweeps.names())
+def test_the_pictures_of_the_sweeps_that_come_along(name, tmp_path, monkeypatch):
+    figures = collect_figures(monkeypatch)
+    sweep = sweeps.read(name, "digits", tmp_path / "runs")
+    random = np.random.default_rng(0)
+    for run in (*sweep.runs, *sweep.references):
+        measured(run, *random.uniform(size=3))
+    results.write(tmp_path, sweep)
+    (figure,) = figures
+    assert_nothing_is_cut_off_or_overlaps(figure)
+    renderer = figure.canvas.get_renderer()
+    for panel in figure.axes:
+        boxes = [(label, label.get_window_extent(renderer)) for label in panel.get_xticklabels()]
+        boxes.sort(key=lambda pair: pair[1].x1)
+        for (label, left), (_, right) in itertools.pairwise(boxes):
+            if label.get_rotation():  # a line's height apart, slanted texts do not overlap
+                assert right.x1 - left.x1 > 8
+            else:
+                assert right.x0 > left.x1
+
+
+def test_nothing_done_draws_nothing(write, tmp_path):
+    sweep = read(write("a", references=["pixels"]), tmp_path / "runs")
+    assert not results.picture(tmp_path / "a.png", sweep)
+    measured(sweep.references[0], 0.5)  # a reference alone is no result
+    assert not results.picture(tmp_path / "a.png", sweep)
+    assert not (tmp_path / "a.png").exists()
+    text = results.write(tmp_path, sweep)
+    assert "| 1 | – | 0 of 1 |" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"a.md", "a.results.json", "files", "runs"}
+
+
+def test_what_is_written(sweep_of_sizes, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    text = results.write(out, sweep_of_sizes)
+    assert (out / "sizes.md").read_text() == f"# Sizes\n\nLarger is better.\n\n{text}\n"
+    assert text.startswith("| width |")
+    content = json.loads((out / "sizes.results.json").read_text())
+    rows = content["rows"]
+    assert [row["at"] for row in rows] == [8, 64, 4096, "untrained", "pixels"]
+    assert rows[0]["values"]["knn"] == [0.5, 0.53, 0.56]
+    assert [row["wanted"] for row in rows] == [3, 3, 3, 3, 1]
+    assert (out / "sizes.png").is_file()
+
+
+def test_a_run_of_a_recipe_that_has_changed_since_is_refused(write, tmp_path):
+    recipe = tmp_path / "own.flags"
+    recipe.write_text("# Mine.\n--epochs=5\n--flip=0\n")
+    path = write("a", flags={"flagfile": str(recipe), "flip": 0.5})
+    (run,) = read(path, tmp_path / "runs").runs
+    assert run.settings == {"epochs": "5", "flip": "0.5", "seed": "0"}
+    run.folder.parent.mkdir()
+    run.record_file.write_text(json.dumps(run.record()))
+    recipe.write_text("# Mine.\n--flip=1\n--epochs=5\n")  # nothing that counts
+    sweeps.check_folders(read(path, tmp_path / "runs").runs)
+    recipe.write_text("# Mine.\n--epochs=6\n")
+    with pytest.raises(ValueError, match=r"epochs=5\. Received: epochs=6"):
+        sweeps.check_folders(read(path, tmp_path / "runs").runs)
+
+
+def test_a_file_that_is_not_whole_is_no_result(write, tmp_path):
+    runs = [{"at": 1, "script": "linear_probe"}]
+    (run,) = read(write("a", runs=runs), tmp_path / "runs").runs
+    run.folder.mkdir(parents=True)
+    (run.folder / "linear_probe_fast_600.partial.json").write_text('{"resu')
+    assert run.measures() is None
+    found = {"results": {"backbone": {"top1": 0.5}}}
+    (run.folder / "linear_probe_fast_600.json").write_text(json.dumps(found))
+    assert run.measures() == {"accuracy": 0.5}
+    (run.folder / "linear_probe_fast_600.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"linear_probe_fast_600\.json must hold what was measured"
+    ):
+        run.measures()
+
+
+# The queue
+
+
+def notes(folder, kind):
+    """When the runs began, ended, ...: a dict from the names of their folders."""
+    found = folder.rglob(f"notes/{kind} *")
+    return {path.name.partition(" ")[2]: float(path.read_text()) for path in found}
+
+
+def calls(folder):
+    return [name for file in folder.rglob("notes/calls") for name in file.read_text().split()]
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_is_not_done_is_run_each_folder_once(write, tmp_path, capsys):
+    runs = [{"at": at, "flags": {"width": at, "value": at / 10}} for at in (1, 2)]
+    one = read(write("one", runs=runs), tmp_path)
+    two = read(write("two", runs=[*runs[:1], {"at": 3, "flags": {"width": 3}}]), tmp_path)
+    measured(one.runs[1], 0.75)
+    work = queue.Queue([*one.runs, *two.runs])
+    work.work()
+    assert work.failed == []
+    assert calls(tmp_path) == [one.runs[0].folder.name, two.runs[1].folder.name]
+    assert one.runs[0].measures() == two.runs[0].measures() == {"knn": 0.1, "few_labels": 0.05}
+    assert one.runs[1].measures() == {"knn": 0.75}
+    log = queue.log_file(one.runs[0])
+    assert tmp_path in log.parents
+    said = log.read_text().splitlines()
+    assert said == [f"$ {shlex.join(one.runs[0].command())}", f"working on {log.stem}"]
+    output = capsys.readouterr().out
+    assert f"{one.runs[0].folder.name}: knn 10.0, few_labels 5.0 (" in output
+    # Nothing is left to do.
+    work = queue.Queue([*one.runs, *two.runs])
+    work.work()
+    assert len(calls(tmp_path)) == 2
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_run_that_fails_is_noted_and_the_others_go_on(write, tmp_path, capsys):
+    flags = [{"fails": "yes"}, {"silent": "yes"}, {"width": 1}]
+    sweep = read(write("a", runs=[{"at": i, "flags": f} for i, f in enumerate(flags)]), tmp_path)
+    work = queue.Queue(list(sweep.runs))
+    work.work()
+    assert work.failed == list(sweep.runs[:2])  # one with an error, one without a result
+    assert [run.measures() is None for run in sweep.runs] == [True, True, False]
+    log = queue.log_file(sweep.runs[0])
+    assert "no luck" in log.read_text()
+    assert f"failed, no luck; see {log}" in capsys.readouterr().out
+    # What failed is tried again, and its log grows.
+    work.work()
+    assert len(calls(tmp_path)) == 5
+    assert log.read_text().count("no luck") == 2
+    assert work.failed == list(sweep.runs[:2])
+
+
+@pytest.mark.usefixtures("fake")
+def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path, capsys):
+    def taking(at, name):
+        return {"at": at, "flags": {"width": at, "backbone": f"{{runs}}/digits,{name}-seed0"}}
+
+    made = [{"at": 1, "flags": {"width": 1}}, {"at": 2, "flags": {"fails": "yes"}}]
+    entries = [taking(3, "width=1"), taking(4, "fails=yes"), *made]
+    sweep = read(write("a", runs=entries), tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"width=1-seed0 must be done before"):
+        sweeps.check_folders(sweep.runs[:1])
+    sweeps.check_folders(sweep.runs)
+    work = queue.Queue(list(sweep.runs), jobs=3)
+    work.work()
+    names = [run.folder.name for run in sweep.runs]
+    assert {run.folder.name for run in work.failed} == {names[1], names[3]}
+    assert sorted(calls(tmp_path)) == sorted([names[0], names[2], names[3]])
+    ended, began = notes(tmp_path, "ended"), notes(tmp_path, "began")
+    assert began[names[0]] >= ended[names[2]]
+    output = capsys.readouterr().out
+    assert f"{names[1]}: left out, without {names[3]}" in output
+    assert "4/4" in output.splitlines()[-1]
+    # Trained, but for the measuring: that will do.
+    sweep.runs[3].folder.mkdir()
+    (sweep.runs[3].folder / "backbone.keras").touch()
+    work.work()
+    assert work.failed == [sweep.runs[3]]
+    assert sweep.runs[1].measures() is not None
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_time_of_all_calls_is_added_up(write, tmp_path, monkeypatch):
+    sweep = read(write("a", runs=[{"at": 1, "flags": {"fails": "yes"}}]), tmp_path / "runs")
+    (run,) = sweep.runs
+    assert results.times(sweep) == "No run is finished."
+    clock = itertools.count(1000, 60)
+    monkeypatch.setattr(
+        queue, "time", types.SimpleNamespace(time=lambda: next(clock), sleep=time.sleep)
+    )
+    for calls_so_far in (1, 2):
+        queue.Queue([run]).work()
+        assert run.record()["seconds"] == 60 * calls_so_far
+    measured(run, 0.5)
+    assert results.times(sweep) == "Finished runs: 1, of 120 to 120 s, 2 minutes in all."
+
+
+@pytest.mark.usefixtures("fake")
+def test_so_many_at_a_time(write, tmp_path):
+    flags = {"together": 2}
+    entries = [{"at": at, "flags": flags | {"width": at}} for at in range(4)]
+    sweep = read(write("a", runs=entries), tmp_path)
+    queue.Queue(list(sweep.runs), jobs=2).work()
+    assert at_a_time(tmp_path) == 2
+    entries = [{"at": at, "flags": {"width": at}} for at in range(3)]
+    sweep = read(write("a", runs=entries), tmp_path / "one")
+    queue.Queue(list(sweep.runs), jobs=1).work()
+    assert at_a_time(tmp_path / "one") == 1
+
+
+def at_a_time(folder):
+    """How many runs there were at once."""
+    began, ended = notes(folder, "began"), notes(folder, "ended")
+    assert began.keys() == ended.keys()
+    return max(sum(began[a] <= time < ended[a] for a in began) for time in began.values())
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_interrupt_lets_the_processes_save_and_ends_them(write, tmp_path, monkeypatch):
+    entries = [{"at": at, "flags": {"width": at, "endless": "yes"}} for at in range(3)]
+    sweep = read(write("a", runs=entries), tmp_path)
+    processes, deadline = [], time.monotonic() + 200
+    start = subprocess.Popen
+
+    def started(*args, **kwargs):
+        processes.append(start(*args, **kwargs))
+        return processes[-1]
+
+    def interrupted(seconds, sleep=time.sleep):
+        sleep(seconds)
+        if len(notes(tmp_path, "began")) == 2 or time.monotonic() > deadline:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(queue.subprocess, "Popen", started)
+    monkeypatch.setattr(queue.time, "sleep", interrupted)
+    work = queue.Queue(list(sweep.runs), jobs=2)
+    with pytest.raises(KeyboardInterrupt):
+        work.work()
+    assert len(notes(tmp_path, "saved")) == 2
+    assert not notes(tmp_path, "hurried")
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
+    assert len(calls(tmp_path)) == 2  # the third was not begun
+    assert not notes(tmp_path, "ended")
+
+
+# The script
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_script_runs_reports_and_skips(write, tmp_path, capsys):
+    out = tmp_path / "out"
+    runs = [{"at": at, "flags": {"width": at, "value": at / 10}} for at in (1, 2)]
+    paths = [write("one", runs=runs, seeds=[0, 1], references=["pixels"]), write("two", runs=runs)]
+    script.call("ablate", f"--sweep={','.join(paths)}", f"--out={out}", "--jobs=2")
+    output = capsys.readouterr().out
+    assert len(calls(out / "runs")) == 5
+    for name in ("one", "two"):
+        assert {path.suffix for path in out.glob(f"{name}.*")} == {".md", ".png", ".json"}
+        assert f"Written to {out}/{name}.*" in output
+    assert "| 1 | 11.0 ± 1.4 | 5.5 ± 0.7 | 2 |" in output
+    assert (out / "two.md").read_text().count("\n| 2 | 20.0 | 10.0 | 1 |\n") == 1
+
+    capsys.readouterr()
+    script.call("ablate", f"--sweep={','.join(paths)}", f"--out={out}", "--dry_run")
+    assert capsys.readouterr().out == ""  # all is done
+    script.call("ablate", f"--sweep={paths[0]}", f"--out={out}")
+    assert len(calls(out / "runs")) == 5
+    assert "| 1 | 11.0 ± 1.4 | 5.5 ± 0.7 | 2 |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_report_alone_runs_nothing(write, tmp_path, capsys):
+    out = tmp_path / "out"
+    path = write("one", seeds=[0, 1])
+    measured(read(path, out / "runs").runs[0], 0.25)
+    script.call("ablate", f"--sweep={path}", f"--out={out}", "--report")
+    assert calls(out / "runs") == []
+    assert "| 1 | 25.0 | 1 of 2 |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_dry_run_prints_commands_that_a_shell_can_run(write, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "with space; and $sign"
+    entries = [{"at": 1, "flags": {"value": 0.5, "name": "a 'b' \"c\""}}, {"at": 2}]
+    path = write("one", runs=entries, seeds=[0, 1])
+    capsys.readouterr()
+    script.call("ablate", f"--sweep={path},{path}", f"--out={out}", "--dry_run")
+    lines = capsys.readouterr().out.splitlines()
+    assert not out.exists()  # nothing was done
+    assert len(lines) == 4
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    for line in lines[:2]:
+        subprocess.run(line, shell=True, check=True, timeout=200, capture_output=True)
+    runs = read(path, out / "runs").runs
+    assert [run.measures() is None for run in runs] == [False, False, True, True]
+    script.call("ablate", f"--sweep={path}", f"--out={out}", "--dry_run")
+    assert capsys.readouterr().out.splitlines() == lines[2:]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_failed_run_ends_with_one_line_that_names_the_log(write, tmp_path, capsys):
+    out = tmp_path / "out"
+    path = write("one", runs=[{"at": 1, "flags": {"fails": "yes"}}, {"at": 2}])
+    line = script.mistake(capsys, "ablate", f"--sweep={path}", f"--out={out}")
+    (failed, done) = read(path, out / "runs").runs
+    assert str(queue.log_file(failed)) in line
+    assert str(queue.log_file(done)) not in line
+    assert "no luck" in queue.log_file(failed).read_text()
+    assert "| 1 | – | – | 0 of 1 |\n| 2 | 50.0 | 25.0 | 1 |\n" in (out / "one.md").read_text()
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_sweep_is_not_overwritten_by_its_results(write, tmp_path):
+    path = pathlib.Path(write("one"))
+    before = path.read_text()
+    with contextlib.suppress(SystemExit):  # to refuse is as good
+        script.call("ablate", f"--sweep={path}", f"--out={path.parent}")
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--sweep is needed", "batch_size", "all"]),
+        (["--sweep="], ["--sweep is needed"]),
+        (["--sweep=batchsize"], ["batch_size", "Received: batchsize"]),
+        (["--sweep=batch_size,los"], ["Received: los"]),
+        (["--sweep={tmp}/none.json"], ["none.json"]),
+        (["--sweep={tmp}/broken.json"], ["broken.json must be a JSON file"]),
+        (["--sweep={tmp}/list.json"], ["list.json must hold a sweep"]),
+        (["--sweep={tmp}/script.json"], ["script.json", "Received: trian"]),
+        (["--sweep={tmp}/folder.json"], ["folder.json"]),
+        (["--sweep={tmp}/latin.json"], ["latin.json"]),
+        (["--sweep=labels"], ["fashion_mnist-seed0", "--sweep=ONE,OTHER"]),
+        (["--sweep=fashion_mnist"], ["--data is needed", "fashion_mnist.json"]),
+        (["--sweep=loss", "--data=digits"], ["--data=digits", "loss"]),
+        (["--sweep=loss,{tmp}/loss.json"], ["different names"]),
+        (["--sweep=loss", "--jobs=0"], ["jobs"]),
+        (["--sweep=loss", "--jobs=many"], ["jobs", "many"]),
+        (["--sweep=loss", "--out={tmp}/broken.json"], ["broken.json"]),
+        (["--sweep=loss", "--out={tmp}/broken.json/below"], ["broken.json"]),
+        (["--sweep=loss", "--date=digits"], ["date"]),
+        (["loss"], ["--name=value", "loss"]),
+    ],
+)
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text('{"title": ')
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "latin.json").write_bytes('{"title": "Größe"}'.encode("latin-1"))
+    (tmp_path / "folder.json").mkdir()
+    wrong = {"title": "a", "x": "b", "runs": [{"at": 1, "script": "trian"}]}
+    (tmp_path / "script.json").write_text(json.dumps(wrong))
+    before = set(tmp_path.rglob("*"))
+    line = script.mistake(capsys, "ablate", *(a.format(tmp=tmp_path) for a in arguments))
+    for word in words:
+        assert word in line
+    assert set(tmp_path.rglob("*")) == before  # nothing was begun
+
+
+def test_ctrl_c_in_a_terminal_lets_the_runs_save(write, fake_module, tmp_path):
+    """There the signal reaches the runs as well, which a second one would end at once."""
+    out = tmp_path / "out"
+    entries = [{"at": at, "flags": {"width": at, "endless": "yes"}} for at in (1, 2)]
+    path = write("one", runs=entries)
+    program = (
+        "import runpy, signal, sys; from trainers.ablations import sweeps; "
+        # Which is ignored in what a shell has started in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "real = sweeps.SCRIPTS['pretrain']; "
+        "sweeps.SCRIPTS['pretrain'] = "
+        "sweeps.Script('fake_training', real.result, real.measures); "
+        f"sys.argv = ['ablate', '--sweep={path}', '--out={out}', '--jobs=2']; "
+        "runpy.run_module('trainers.ablate', run_name='__main__', alter_sys=True)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(fake_module), str(ROOT)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as a terminal makes one
+    )
+    deadline = time.monotonic() + 200
+    while len(notes(out / "runs", "began")) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        output, errors = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "The same command goes on from here." in output
+    assert "Traceback" not in errors
+    assert not notes(out / "runs", "hurried")
+    assert len(notes(out / "runs", "saved")) == 2
+    assert "| 2 | 0 of 1 |\n" in (out / "one.md").read_text()  # what there is is told

@@ -1,0 +1,229 @@
+"""Calls the real script on scikit-learn's digits with a tiny backbone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import script
+from PIL import Image
+from places import ROOT
+
+from keras_bt import data
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A file with a random projection of 8 × 8 pixels."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(12)]
+    keras.Sequential(layers).save(path)
+    return path
+
+
+def expected_accuracies(train, train_labels, test, test_labels, k, temperature=0.07):
+    """The whole protocol in float64, with all similarities at once: top-1 and top-5."""
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
+    similarity = unit[1] @ unit[0].T
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    rows = np.arange(len(test))[:, None]
+    votes = np.zeros((len(test), 10))
+    np.add.at(votes, (rows, train_labels[nearest]), np.exp(similarity[rows, nearest] / temperature))
+    order = np.argsort(-votes, axis=1, kind="stable")
+    guessed = np.take_along_axis(votes, order, axis=1) > 0
+    right = (order == test_labels[:, None]) & guessed
+    return right[:, 0].mean(), right[:, :5].any(axis=1).mean()
+
+
+def features_and_labels(backbone, source):
+    model = keras.models.load_model(backbone)
+    images = np.repeat(source.images, 3, axis=-1)  # 8 × 8 already
+    return model(data.normalise(images)).numpy().astype(np.float64), source.labels()
+
+
+@pytest.fixture(scope="module")
+def measured(backbone, tmp_path_factory):
+    """Figures of a run with everything, and the command that made them."""
+    out = tmp_path_factory.mktemp("out") / "new" / "figures.json"
+    arguments = [f"--backbone={backbone}", "--data=digits", "--image_size=8", "--k=20,3,200"]
+    script.call("knn", *arguments, "--raw_pixels", f"--out={out}")
+    return json.loads(out.read_text()), arguments
+
+
+def test_accuracies_are_those_of_the_whole_protocol(backbone, measured):
+    figures, _ = measured
+    train, test = data.open_source("digits")
+    features = *features_and_labels(backbone, train), *features_and_labels(backbone, test)
+    pixels = *data.raw_pixels(train), *data.raw_pixels(test)
+    assert set(figures["accuracies"]) == {"backbone", "raw pixels"}
+    for name, arrays in (("backbone", features), ("raw pixels", pixels)):
+        found = figures["accuracies"][name]
+        assert list(found) == ["20", "3", "200"]
+        for k in (20, 3, 200):
+            top1, top5 = expected_accuracies(*arrays, k)
+            assert found[str(k)]["top1"] == pytest.approx(top1, abs=1e-6)
+            assert found[str(k)]["top5"] == pytest.approx(top5, abs=1e-6)
+            assert 0.5 < top1 < top5 <= 1
+
+
+def test_figures_say_what_was_measured(backbone, measured):
+    figures, _ = measured
+    assert figures["training_images"] == 1297
+    assert figures["test_images"] == 500
+    assert figures["classes"] == 10
+    assert figures["features"] == 12
+    assert figures["backbone"] == str(backbone)
+    assert figures["data"] == "digits"
+    assert "500" in figures["measured_on"]
+    assert figures["seconds"] > 0
+    assert figures["settings"] == {
+        "k": [20, 3, 200],
+        "temperature": 0.07,
+        "image_size": 8,
+        "resize": None,
+        "seed": 0,
+    }
+    assert figures["command"].startswith(f"python -m trainers.knn --backbone={backbone} --data=")
+
+
+def test_the_second_time_features_are_not_extracted_again(backbone, measured, capsys):
+    script.call("knn", *measured[1])  # without --out
+    output = capsys.readouterr().out
+    assert "batch" not in output  # no progress bar of an extraction
+    assert "500/500" in output  # but one of the search
+    default = backbone.parent / "evaluation" / "knn.json"
+    assert f"Written to {default}" in output
+    again = json.loads(default.read_text())["accuracies"]
+    assert again == {"backbone": measured[0]["accuracies"]["backbone"]}
+    assert [path.name for path in default.parent.iterdir()] == ["knn.json"]
+    # The table shows what the file says.
+    (line,) = (line for line in output.splitlines() if line.split()[:2] == ["backbone", "20"])
+    shown = again["backbone"]["20"]
+    assert line.split()[2:] == [f"{100 * shown['top1']:.2f}", f"{100 * shown['top5']:.2f}"]
+
+
+def test_temperature_counts(backbone, measured, tmp_path):
+    out = tmp_path / "figures.json"
+    script.call("knn", *measured[1][:3], "--k=200", "--temperature=100", f"--out={out}")
+    train, test = data.open_source("digits")
+    arrays = *features_and_labels(backbone, train), *features_and_labels(backbone, test)
+    top1, _ = expected_accuracies(*arrays, 200, 100)
+    found = json.loads(out.read_text())["accuracies"]["backbone"]["200"]["top1"]
+    assert found == pytest.approx(top1, abs=1e-6)
+    assert found != measured[0]["accuracies"]["backbone"]["200"]["top1"]
+
+
+def test_of_a_run_the_data_and_the_image_size_are_known(backbone, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "backbone.keras").write_bytes(backbone.read_bytes())
+    settings = {"data": "digits", "image_size": 8}
+    (run / "config.json").write_text(json.dumps({"settings": settings}))
+    script.call("knn", f"--backbone={run}", "--k=1")
+    assert json.loads((run / "evaluation" / "knn.json").read_text())["training_images"] == 1297
+    assert list((run / "features").glob("*.npy"))
+
+
+def write_folder(folder, classes, per_class=6, side=8):
+    random = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = random.integers(0, 256, (side, side, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return f"folder:{folder}"
+
+
+def test_few_classes_have_no_top5_and_a_fifth_is_held_out(backbone, tmp_path, capsys):
+    spec = write_folder(tmp_path / "images", ["a", "b", "c"], per_class=10)
+    out = tmp_path / "figures.json"
+    flags = [f"--backbone={backbone}", "--image_size=8", f"--data={spec}", f"--out={out}"]
+    script.call("knn", *flags, "--k=24", f"--cache_dir={tmp_path / 'cache'}")
+    figures = json.loads(out.read_text())
+    assert (figures["training_images"], figures["test_images"]) == (24, 6)
+    assert figures["accuracies"]["backbone"]["24"]["top5"] is None
+    assert "–" in capsys.readouterr().out
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--k=0"], r"k must be whole numbers from 1, such as 20,200. Received: --k=0"),
+        (["--k=a"], "Received: --k=a"),
+        (["--k=20,,3"], "Received: --k=20,,3"),
+        (["--k="], "Received: --k="),
+        (["--k=2.5"], "Received: --k=2.5"),
+        (["--temperature=0"], "temperature must be a number above 0. Received: --temperature=0"),
+        (["--temperature=nan"], "temperature must be a number above 0"),
+        (["--temperature=inf"], "temperature must be a number above 0"),
+        (["--batch_size=0"], "batch_size"),
+        (["--k=20,1298"], "number of training images. Received: --k=1298 for 1,297"),
+        (["--data=nothing"], "nothing"),
+        (["--image_size=9"], "must take images of 9×9×3"),
+        (["--backbone=/nowhere/x.keras"], "there is no /nowhere/x.keras"),
+        (["stray"], "stray"),
+    ],
+)
+def test_mistakes_are_one_line(backbone, capsys, flags, message):
+    good = [f"--backbone={backbone}", "--data=digits", "--image_size=8", "--k=5"]
+    line = script.mistake(capsys, "knn", *good, *flags)
+    assert message in line
+    assert not list(backbone.parent.rglob("*partial*"))
+
+
+def test_data_that_cannot_be_measured(backbone, tmp_path, capsys):
+    unlabelled = write_folder(tmp_path / "unlabelled", ["."])
+    one_class = write_folder(tmp_path / "one" / "train", ["cats"]).removesuffix("/train")
+    good = [f"--backbone={backbone}", "--image_size=8", "--k=2"]
+    line = script.mistake(capsys, "knn", *good, f"--data={unlabelled}")
+    assert "no labels" in line or "Labelled images" in line
+    line = script.mistake(capsys, "knn", *good, f"--data={one_class}")
+    assert "two classes" in line
+
+
+def test_files_that_are_no_backbone(backbone, tmp_path, capsys):
+    text = tmp_path / "notes.keras"
+    text.write_text("not a model")
+    good = ["--data=digits", "--image_size=8", "--k=2"]
+    assert "Keras model" in script.mistake(capsys, "knn", *good, f"--backbone={text}")
+    assert "no" in script.mistake(capsys, "knn", *good, f"--backbone={tmp_path}")
+    assert "--backbone is needed" in script.mistake(capsys, "knn", *good)
+
+
+def test_places_that_cannot_be_written_to(backbone, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    good = [f"--backbone={backbone}", "--data=digits", "--image_size=8", "--k=2"]
+    for flag in (f"--out={tmp_path / 'file' / 'knn.json'}", f"--cache_dir={tmp_path / 'file'}"):
+        assert str(tmp_path / "file") in script.mistake(capsys, "knn", *good, flag)
+    line = script.mistake(capsys, "knn", *good, f"--out={tmp_path}")
+    assert f"out must be a file that can be written. Received: --out={tmp_path}" in line
+    assert not list(tmp_path.parent.glob("*partial*"))
+
+
+def test_more_unreadable_images_than_neighbours_are_left(backbone, tmp_path, capsys):
+    spec = write_folder(tmp_path / "images", ["train/a", "train/b", "test/a", "test/b"], 60)
+    (tmp_path / "images" / "train" / "a" / "0.png").write_bytes(b"no image")
+    good = [f"--backbone={backbone}", "--image_size=8", f"--data={spec}"]
+    good += [f"--cache_dir={tmp_path / 'cache'}", f"--out={tmp_path / 'knn.json'}"]
+    script.call("knn", *good, "--k=119")
+    assert json.loads((tmp_path / "knn.json").read_text())["training_images"] == 119
+    assert "119" in script.mistake(capsys, "knn", *good, "--k=120")
+
+
+def test_the_command_itself_starts_quietly(backbone, measured, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        [sys.executable, "-m", "trainers.knn", *measured[1], f"--out={tmp_path / 'knn.json'}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert json.loads((tmp_path / "knn.json").read_text())["accuracies"]

@@ -1,0 +1,296 @@
+"""Calls the real `main` for a few real steps."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import script
+import tensorflow as tf
+from PIL import Image
+from places import ROOT
+
+from keras_bt import data
+from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.checkpoint import checkpoints
+
+TINY = ["--width=4", "--projector=16-16", "--batch_size=16", "--log_every=1"]
+
+
+def pretrain(*arguments, status=0):
+    """Runs the command as a user does, and returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-m", "trainers.pretrain", *arguments],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout if status == 0 else result.stderr
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    output = pretrain(f"--workdir={workdir}", "--epochs=2", *TINY)
+    return workdir, output
+
+
+def test_writes_everything_that_it_promises(finished_run):
+    workdir, output = finished_run
+    for name in ("config.json", "summary.json", "metrics.jsonl", "backbone.keras"):
+        assert (workdir / name).is_file()
+    for name in ("loss", "views", "correlation", "features"):
+        assert (workdir / "plots" / f"{name}.png").stat().st_size > 10_000
+    assert list((workdir / "tensorboard").rglob("events*"))
+    served = tf.saved_model.load(workdir / "saved_model" / "1")
+    images = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), dtype=np.uint8)
+    resized = data.normalise(data.centre_crop(images, 8, 8))
+    backbone = keras.models.load_model(workdir / "backbone.keras")
+    # As digits are evaluated: none of their pixels is cut off.
+    np.testing.assert_allclose(
+        served.serve(images)["features"], backbone.predict(resized, verbose=0), rtol=1e-4, atol=1e-6
+    )
+    card = json.loads((workdir / "saved_model/1/assets.extra/card.json").read_text())
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert card["metrics"]["accuracies"] == summary["accuracies"]
+    assert [path.name for path in checkpoints(workdir / "checkpoints")] == ["00000162", "00000081"]
+    for word in ("raw pixels", "untrained backbone", "5 labels per class", str(workdir)):
+        assert word in output
+
+
+def test_metrics_and_summary_agree(finished_run):
+    workdir, _ = finished_run
+    *metrics, measured = read_metrics(workdir / "metrics.jsonl")
+    steps = 1297 // 16
+    assert [m["step"] for m in metrics] == list(range(1, 2 * steps + 1))
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["loss"] == metrics[-1]["loss"]
+    for m in metrics:
+        weighted = m["on_diagonal"] + 0.0051 * m["off_diagonal"]
+        assert m["loss"] == pytest.approx(weighted, rel=1e-3)
+        assert m["excess"] == pytest.approx(m["loss"] - summary["floor"], rel=1e-3, abs=1e-3)
+    assert set(summary["accuracies"]) == {"raw pixels", "untrained backbone", "Barlow Twins"}
+    for row in summary["accuracies"].values():
+        assert 0.1 < row["few_labels"] < row["probe"] <= 1
+    # Raw pixels of this split do not depend on training: they tell a wrong evaluation.
+    assert summary["accuracies"]["raw pixels"]["knn"] > 0.9
+    # After the last epoch, on a line of its own: of the digits all images are looked at.
+    assert (measured["step"], measured["epoch"]) == (2 * steps, 2)
+    assert measured["knn_accuracy"] == summary["accuracies"]["Barlow Twins"]["knn"]
+    assert 0.1 < measured["linear_accuracy"] <= 1
+    assert 1 < measured["embedding_rankme"] <= 16
+    assert 0 < measured["diagonal_mean"] < 1
+    settings = json.loads((workdir / "config.json").read_text())["settings"]
+    assert not [name for name in settings if "monitor" in name]  # so runs from before continue
+
+
+def test_backbone_loads_with_plain_keras(finished_run):
+    workdir, _ = finished_run
+    code = (
+        "import sys, keras; sys.modules['keras_bt'] = None; "
+        f"print(keras.models.load_model({str(workdir / 'backbone.keras')!r}).output_shape)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert result.stdout.strip().endswith("(None, 32)"), result.stderr
+
+
+def test_a_finished_run_says_so(finished_run):
+    workdir, _ = finished_run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert "finished run" in pretrain(f"--workdir={workdir}", "--epochs=2", *TINY)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_are_refused_by_name(finished_run):
+    workdir, _ = finished_run
+    message = pretrain(f"--workdir={workdir}", "--epochs=3", *TINY, status=1)
+    assert "epochs=2" in message
+    assert "epochs=3" in message
+
+
+def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
+    def start(name, stop_after=None):
+        code = "import keras, sys; from trainers import pretrain, command\n"
+        if stop_after is not None:
+            code += (
+                "from keras_bt.checkpoint import RunCheckpoint\n"
+                "save = RunCheckpoint.on_epoch_end\n"
+                "def save_and_die(self, epoch, logs=None):\n"
+                "    save(self, epoch, logs)\n"
+                f"    if epoch + 1 == {stop_after}: sys.exit(7)\n"
+                "RunCheckpoint.on_epoch_end = save_and_die\n"
+            )
+        code += "command.run(pretrain.main, pretrain.default_recipe)"
+        workdir = f"--workdir={tmp_path / name}"
+        arguments = [workdir, "--epochs=3", "--noevaluate", *TINY, "--batch_size=128"]
+        arguments.append("--monitor_every=1")
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    assert start("whole").returncode == 0
+    assert start("stopped", stop_after=2).returncode == 7
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    continued = start("stopped")
+    assert "Continuing after epoch 2" in continued.stdout, continued.stderr
+    runs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    clocks = {"time": 0, "images_per_second": 0}
+    assert [m | clocks for m in runs[0] if "loss" in m] == [
+        m | clocks for m in runs[1] if "loss" in m
+    ]
+    # What is measured at the end of each epoch, too.
+    measured = [[m | clocks for m in run if "knn_accuracy" in m] for run in runs]
+    assert [m["epoch"] for m in measured[0]] == [1, 2, 3]
+    assert measured[0] == measured[1]
+    weights = [
+        keras.models.load_model(tmp_path / name / "backbone.keras").get_weights()
+        for name in ("whole", "stopped")
+    ]
+    for whole, stopped in zip(*weights, strict=True):
+        np.testing.assert_array_equal(whole, stopped)
+
+
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(
+    not FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
+def test_all_of_fashion_mnist(tmp_path):
+    settings = ["--epochs=1", "--noevaluate", "--monitor_every=0", "--image_size=8"]
+    settings += [*TINY, "--batch_size=2048"]
+    output = pretrain(f"--data=idx:{FASHION_MNIST}", f"--workdir={tmp_path / 'run'}", *settings)
+    assert "60,000 images" in output
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 60_000 // 2048
+
+
+def test_a_run_can_be_repeated_and_the_seed_matters(tmp_path):
+    def losses(workdir):
+        return [m["loss"] for m in read_metrics(workdir / "metrics.jsonl") if "loss" in m]
+
+    settings = ["--epochs=1", "--noevaluate", "--monitor_every=0", *TINY]
+    for name, seed in (("0", 0), ("again", 0), ("1", 1)):
+        pretrain(f"--workdir={tmp_path / name}", f"--seed={seed}", *settings)
+    assert losses(tmp_path / "0") == losses(tmp_path / "again")
+    assert losses(tmp_path / "0") != losses(tmp_path / "1")
+
+
+def write_images(folder, count, size):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(count)
+    for index in range(count):
+        shape = (size + index % 5, size + index % 7, 3)
+        image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+        image.save(folder / f"{index}.{'png' if index % 2 else 'jpg'}")
+
+
+def test_a_folder_of_labelled_images(tmp_path):
+    for label in ("cat", "dog"):
+        write_images(tmp_path / "data" / "train" / label, 20, 40)
+    data = f"--data=folder:{tmp_path / 'data'}"
+    output = pretrain(data, f"--workdir={tmp_path / 'run'}", "--epochs=1", *TINY)
+    assert "40 images" in output
+    assert "held out from the probes" in output
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["accuracies"]
+
+
+def test_a_flat_folder_without_labels(tmp_path):
+    write_images(tmp_path / "data", 20, 40)
+    data = f"--data=folder:{tmp_path / 'data'}"
+    output = pretrain(data, f"--workdir={tmp_path / 'run'}", "--epochs=1", *TINY)
+    assert "the images have no labels" in output
+    assert (tmp_path / "run" / "backbone.keras").is_file()
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["feature_rankme"] > 1
+    assert "knn_accuracy" not in last
+
+
+def test_monitoring_can_be_left_out_and_runs_on_several_replicas(tmp_path):
+    for label in ("cat", "dog"):
+        write_images(tmp_path / "data" / "train" / label, 20, 40)
+    arguments = [f"--data=folder:{tmp_path / 'data'}", "--epochs=1", "--noevaluate", *TINY]
+    arguments.append("--nodeterministic")  # that would stay on in this process
+    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'off'}", "--monitor_every=0")
+    several = ["--strategy=mirrored", "--monitor_images=10"]
+    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'on'}", *several)
+    *off, last = read_metrics(tmp_path / "off" / "metrics.jsonl")
+    *on, measured = read_metrics(tmp_path / "on" / "metrics.jsonl")
+    assert "loss" in last  # nothing was measured
+    assert [m["loss"] for m in on] == pytest.approx([m["loss"] for m in [*off, last]], rel=1e-3)
+    assert {"linear_accuracy", "knn_accuracy", "dead_dimensions"} < set(measured)
+
+
+def save_backbone(path, vectors):
+    layers = [keras.layers.Input((32, 32, 3)), keras.layers.Conv2D(4, 3)]
+    if vectors:
+        layers += [keras.layers.Flatten(), keras.layers.Dense(4)]
+    keras.Sequential(layers).save(path)
+
+
+def test_a_backbone_of_ones_own(tmp_path):
+    save_backbone(tmp_path / "mine.keras", vectors=True)
+    write_images(tmp_path / "data", 20, 40)
+    pretrain(
+        f"--data=folder:{tmp_path / 'data'}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--backbone={tmp_path / 'mine.keras'}",
+        "--epochs=1",
+        *TINY,
+    )
+    backbone = keras.models.load_model(tmp_path / "run" / "backbone.keras")
+    assert backbone.output_shape == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data=imagenot"], ["Data must be one of digits", "imagenot"]),
+        (["--data=folder:{tmp}/empty"], ["empty"]),
+        (["--data=folder:{tmp}/missing"], ["missing"]),
+        (["--data=idx:{tmp}/empty"], ["empty"]),
+        (["--batch_size=5000"], ["batch_size", "5000"]),
+        (["--batch_size=1"], ["batch_size", "1"]),
+        (["--epochs=-3"], ["epochs", "-3"]),
+        (["--redundancy_weight=0"], ["redundancy_weight must be a number > 0", "0"]),
+        (["--redundancy_weight=-1"], ["redundancy_weight must be a number > 0", "-1"]),
+        (["--projector=8192-x"], ["projector must be widths", "8192-x"]),
+        (["--image_size=4"], ["image_size must be at least 8", "4"]),
+        (["--backbone=resnet42"], ["backbone must be one of", "resnet42"]),
+        (["--backbone={tmp}/maps.keras"], ["one vector per image", "30"]),
+        (["--backbone={tmp}/vectors.keras", "--image_size=16"], ["must take images of 16×16×3"]),
+        (["--backbone={tmp}/nothing.keras"], ["backbone must be a Keras model"]),
+        (["--workdir={tmp}/files"], ["which holds other files"]),
+        (["--strategy=tpu"], ["strategy=tpu needs a TPU", "TPUs not found"]),
+        (["--flip=1.5"], ["flip", "1.5"]),
+        (["--warmup_epochs=200"], ["warmup_epochs must be less than epochs"]),
+        (["--unknown_flag=1"], ["unknown_flag"]),
+        (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
+        (["digits"], ["--name=value", "digits"]),
+        (["--rate=nan"], ["rate must be a number > 0"]),
+    ],
+)
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "thesis.tex").write_text("all my work")
+    save_backbone(tmp_path / "maps.keras", vectors=False)
+    save_backbone(tmp_path / "vectors.keras", vectors=True)
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    if not any("workdir" in argument for argument in arguments):
+        arguments.append(f"--workdir={tmp_path / 'run'}")
+    line = script.mistake(capsys, "pretrain", *arguments)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run").exists()  # nothing half-written
+
+
+def test_a_mistake_on_the_command_line_has_no_traceback(tmp_path):
+    message = pretrain("--data=folder:nowhere", f"--workdir={tmp_path / 'run'}", status=1)
+    (line,) = message.splitlines()
+    assert line.startswith("error: ")

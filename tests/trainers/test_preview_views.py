@@ -1,0 +1,150 @@
+"""Calls the real `main`, mostly within this process, which saves TensorFlow's start."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import script
+from PIL import Image
+from places import ROOT
+
+from keras_bt import data
+from keras_bt.augmentations import RandomFlip, View
+from trainers.runs import preview_grid
+
+
+def preview(capsys, *arguments):
+    """Runs the command and returns what it prints."""
+    script.call("preview_views", *arguments)
+    return capsys.readouterr().out
+
+
+def write_images(folder, count, size):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def size(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_the_command_of_the_readme(tmp_path):
+    out = tmp_path / "new" / "grid.png"
+    result = subprocess.run(
+        [sys.executable, "-m", "trainers.preview_views", "--data=digits", f"--out={out}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "1,297 images to train on, in 10 classes: 0, 1, 2, 3, 4, …" in result.stdout
+    assert "500 images to measure on" in result.stdout
+    assert "Sizes of 1,000 of them: 8 × 8" in result.stdout
+    assert f"What the model will see: {out}" in result.stdout
+    assert size(out)[0] > 800
+
+
+def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
+    write_images(tmp_path / "data" / "train" / "中国 $x_1$", 3, (20, 60))
+    write_images(tmp_path / "data" / "train" / "größe", 3, (40, 30))
+    (tmp_path / "data" / "train" / "größe" / "broken.png").write_bytes(b"")
+    seen = []
+    monkeypatch.setattr(
+        preview_grid, "draw_grid", lambda path, shown, drawn, title: seen.append((shown, drawn))
+    )
+    run = [
+        f"--data=folder:{tmp_path / 'data'}",
+        "--flagfile=trainers/recipes/small_images.flags",
+        "--workdir=unused",
+        "--batch_size=4",
+    ]
+    monkeypatch.chdir(ROOT)
+    output = preview(capsys, *run, f"--out={tmp_path / 'a.png'}", "--images=5")
+    assert "width 30 to 60, median 45; height 20 to 40, median 30; 100% are smaller" in output
+    assert "1 could not be read; training would skip them:\n  größe/broken.png: not" in output
+    ((shown, drawn),) = seen
+    # Every image is readable, and all draws of the two views differ.
+    assert sorted(image.shape for image, _ in shown)[::4] == [(20, 60, 3), (40, 30, 3)]
+    assert {name for _, name in shown} == {"größe", "中国 $x_1$"}
+    assert len(drawn) == 5
+    for views in drawn:
+        assert views.shape == (2, 3, 32, 32, 3)
+        assert 0 <= views.min() < views.max() <= 1
+        assert len({view.tobytes() for view in views.reshape(6, -1)}) == 6
+
+
+def test_all_unreadable_images_are_named_however_many(tmp_path, capsys):
+    write_images(tmp_path / "data", 5, (30, 30))
+    for index in range(60):
+        (tmp_path / "data" / f"broken {index:02}.jpg").write_text("text")
+    arguments = [f"--data=folder:{tmp_path / 'data'}", f"--out={tmp_path / 'a.png'}", "--draws=1"]
+    lines = preview(capsys, *arguments).splitlines()
+    first = lines.index("60 could not be read; training would stop, as these are over 1%:") + 1
+    assert lines[first:-1] == [f"  broken {index:02}.jpg: not an image" for index in range(60)]
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_views_are_those_of_the_settings_and_of_the_seed():
+    flip = data.normalise
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    plain, mirrored = View([flip]), View([RandomFlip(1.0), flip])
+    (view_a, view_b) = preview_grid.draw_views((plain, mirrored), image, 1, (0, 0))
+    np.testing.assert_allclose(view_a[0] * 255, image, atol=1e-3)
+    np.testing.assert_allclose(view_b[0] * 255, image[:, ::-1], atol=1e-3)
+    sometimes = (View([RandomFlip(0.5), flip]),) * 2
+    draws = [preview_grid.draw_views(sometimes, image, 8, (seed, 0)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+
+
+def test_the_same_seed_draws_the_same_picture(tmp_path, capsys):
+    pictures = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.png"
+        preview(capsys, f"--out={out}", f"--seed={seed}", "--images=2", "--draws=1")
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_class_names_of_any_script_are_drawn(tmp_path):
+    image = np.zeros((9, 2000, 3), np.uint8)
+    views = np.zeros((2, 1, 4, 4, 3))
+    shown = [(image, "中国 $x_1$"), (image.transpose(1, 0, 2), "a long name " * 20), (image, None)]
+    preview_grid.draw_grid(tmp_path / "a.png", shown, [views] * 3, "$folder:/tmp/größe")
+    assert size(tmp_path / "a.png")[1] > 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data=imagenot"], ["Data must be one of", "imagenot"]),
+        (["--data=folder:{tmp}/none"], ["none"]),
+        (["--data=folder:{tmp}/broken"], ["must be an image that can be read", "broken"]),
+        (["--out={tmp}/file.png/grid.png"], ["out must be a file that can be written"]),
+        (["--out={tmp}/folder.png"], ["out must be a file that can be written"]),
+        (["--out={tmp}/grid.jpg"], ["out must end in .png", "grid.jpg"]),
+        (["--images=0"], ["images", "0"]),
+        (["--projector=8x"], ["projector must be widths"]),
+        (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
+    ],
+)
+def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
+    (tmp_path / "file.png").write_bytes(b"mine")
+    (tmp_path / "folder.png").mkdir()
+    for folder, count in (("none", 0), ("broken", 2)):
+        (tmp_path / folder).mkdir()
+        for index in range(count):
+            (tmp_path / folder / f"{index}.jpg").write_text("text")
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    if not any(argument.startswith("--out") for argument in arguments):
+        arguments.append(f"--out={tmp_path / 'new' / 'grid.png'}")
+    line = script.mistake(capsys, "preview_views", *arguments)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "file.png").read_bytes() == b"mine"

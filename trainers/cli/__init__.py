@@ -1,0 +1,1 @@
+"""How a script starts and ends, and the flags that several share."""

@@ -1,0 +1,102 @@
+"""How a script starts and how it ends: flags in, one clear line for a mistake."""
+
+import contextlib
+import os
+import pathlib
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
+
+
+def run(main, default_recipe=None, positional=False):
+    """Parses the flags and runs `main()`; a user's mistake ends with one line and status 1.
+
+    A mistake is a `ValueError` or `OSError` raised by the parsing, or by what `main` does inside
+    `with mistakes:`.
+
+    Args:
+        main: function without arguments, or of the list of the arguments that are no flags.
+        default_recipe: function from the arguments of the command line to the name of a recipe,
+            or None; asked if there is no `--flagfile`.
+        positional: whether there may be arguments that are no flags.
+    """
+
+    def parse(argv):
+        given = any(argument.lstrip("-").startswith("flagfile") for argument in argv[1:])
+        recipe = None if given or default_recipe is None else default_recipe(argv[1:])
+        if recipe:
+            # First, so that the flags of the command line have the last word.
+            argv = [argv[0], f"--flagfile={RECIPES / recipe}.flags", *argv[1:]]
+        try:
+            rest = flags.FLAGS(argv)
+        except (flags.Error, OSError) as error:
+            fail(error)
+        if len(rest) > 1 and not positional:
+            fail(f"Flags must have the form --name=value. Received: {' '.join(rest[1:])}")
+        return rest
+
+    def start(argv):
+        logging.set_verbosity(logging.WARNING)
+        main(*([argv[1:]] if positional else []))
+
+    app.run(start, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def quiet_start():
+    """Around `import tensorflow`: hides what it notes on starting, unless it fails.
+
+    Its first lines obey no setting, and it looks for GPUs only when asked. With
+    TF_CPP_MIN_LOG_LEVEL in the environment all are shown.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # from here on warnings and errors alone
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+            if "tensorflow" in sys.modules:
+                sys.modules["tensorflow"].config.list_physical_devices()
+        except BaseException:
+            hidden.seek(0)
+            os.write(shown, hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)
+
+
+class Mistakes:
+    """`with mistakes:` reports a `ValueError` or `OSError` as a user's mistake.
+
+    Those of training are the user's as well: a loss that is no number, a disk that is full, images
+    that cannot be read.
+    """
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        full = error is not None and "No space left on device" in str(error)
+        if isinstance(error, (ValueError, OSError)):
+            fail(error)
+        if full and isinstance(error, Exception):  # as TensorFlow says it
+            fail(str(error).strip().splitlines()[0])
+
+
+mistakes = Mistakes()
+
+
+def fail(message):
+    """Ends the program with one line and status 1."""
+    sys.stdout.flush()
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(1)

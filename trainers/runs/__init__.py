@@ -1,0 +1,1 @@
+"""What the scripts run: trainings, measurements, and what watches them."""

@@ -1,0 +1,180 @@
+"""Probes on features kept on disk: what `trainers.linear_probe --fast` does."""
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+import time
+
+import numpy as np
+
+from keras_bt import data, workdir
+from keras_bt.evaluation.linear import FEW_LABEL_C, logistic_probe
+from keras_bt.evaluation.report import percent
+from keras_bt.evaluation.svm import svm_probe
+
+# With fewer labels of a class the search for C would rest on one or two images of it.
+_LEAST_TO_SEARCH = 10
+_BACKBONE, _PIXELS = "backbone", "raw pixels"
+
+
+def run(subject, settings, raw_pixels, folder, started):
+    """Extracts features or takes those on disk, fits the probe, and writes what it reached.
+
+    Writes `linear_probe_fast.json` and, where every image has one label,
+    `linear_probe_fast.npz`: the labels and the predictions for the backbone (of the first draw).
+    With a part of the labels, their number is part of the names.
+
+    Args:
+        subject: `trainers.cli.subject.Subject`.
+        settings: dict with `labels`, `draws` and `seed`.
+        raw_pixels: whether to measure the pixels themselves as well.
+        folder: where to write.
+        started: seconds since 1970.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        ValueError: labels and settings do not go together.
+    """
+    train, test = subject.train, subject.test
+    if settings["draws"] > 1 and settings["labels"] == "100%":
+        raise ValueError("--draws needs a part of the labels. Received: --labels=100%")
+    if train.multilabel and settings["labels"] != "100%":
+        raise ValueError(
+            "A part of the labels is drawn class by class and needs one label per image. "
+            f"Received: --labels={settings['labels']} for {subject.data}."
+        )
+    if not train.multilabel:
+        data.subset_indices(train.labels(), settings["labels"], 0)  # before features are extracted
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    features = {_BACKBONE: [*subject.features(train, "training"), *subject.features(test, "test")]}
+    if raw_pixels:
+        with data.reading(train, test):
+            features[_PIXELS] = [*data.raw_pixels(train), *data.raw_pixels(test)]
+
+    measure, report = (several, several_report) if train.multilabel else (single, single_report)
+    rows = {}
+    for name, arrays in features.items():
+        fitting = time.time()
+        rows[name] = measure(arrays, settings) | {"seconds": round(time.time() - fitting, 1)}
+    part = "" if settings["labels"] == "100%" else f"_{settings['labels'].replace('%', 'pct')}"
+    path = folder / f"linear_probe_fast{part}.json"
+    predictions = {name: row.pop("predictions", None) for name, row in rows.items()}[_BACKBONE]
+    if predictions is not None:
+        np.savez(path.with_suffix(".npz"), labels=features[_BACKBONE][3], predictions=predictions)
+    workdir.write_json(
+        path,
+        {
+            "command": shlex.join(["python", "-m", "trainers.linear_probe", *sys.argv[1:]]),
+            "backbone": str(subject.file),
+            "data": subject.data,
+            "measured_on": subject.where,
+            "settings": settings
+            | {
+                "image_size": subject.image_size,
+                "resize": subject.resize,
+                "raw_pixels": raw_pixels,
+            },
+            "results": rows,
+            "seconds": round(time.time() - started, 1),
+        },
+    )
+    return "\n".join([*report(rows, settings, subject), "", f"Written to {path}."])
+
+
+def single(arrays, settings):
+    """Fits logistic regressions, one per draw of the labels.
+
+    Args:
+        arrays: features and labels to fit on, features and labels to measure on.
+        settings: dict with `labels`, `draws` and `seed`.
+
+    Returns:
+        dict of JSON values, accuracies 0 to 1, and the `predictions` of the first draw.
+    """
+    features, labels, test_features, test_labels = arrays
+    results = []
+    for draw in range(settings["draws"]):
+        chosen = data.subset_indices(labels, settings["labels"], (settings["seed"], draw))
+        counts = np.unique(labels[chosen], return_counts=True)[1]
+        results.append(
+            logistic_probe(
+                features[chosen],
+                labels[chosen],
+                test_features,
+                test_labels,
+                regularisation=None if counts.min() >= _LEAST_TO_SEARCH else FEW_LABEL_C,
+                seed=settings["seed"],
+            )
+        )
+    top1 = [result.top1 for result in results]
+    top5 = [result.top5 for result in results]
+    return {
+        "images": len(chosen),
+        "top1": float(np.mean(top1)),
+        "top1_deviation": float(np.std(top1, ddof=1)) if len(results) > 1 else None,
+        "top5": None if None in top5 else float(np.mean(top5)),
+        "chosen_c": [result.chosen_c for result in results],
+        "converged": all(result.converged for result in results),
+        "top1_of_draws": top1,
+        "predictions": results[0].predictions,
+    }
+
+
+def single_report(rows, settings, subject):
+    """What `single` found, as lines for the terminal."""
+    images = next(iter(rows.values()))["images"]
+    draws = f", mean of {settings['draws']} draws" if settings["draws"] > 1 else ""
+    lines = [
+        "",
+        f"Logistic regression on {images:,} labelled images (--labels={settings['labels']}{draws})"
+        f"; accuracy in percent on {subject.where}:",
+        "",
+        f"{'':12}{'top-1':>14}{'top-5':>8}{'C':>14}{'seconds':>10}",
+    ]
+    for name, row in rows.items():
+        top1 = percent(row["top1"])
+        if row["top1_deviation"] is not None:
+            top1 += f" ± {percent(row['top1_deviation'])}"
+        found = row["chosen_c"]
+        c = f"{min(found):g}" + (f" to {max(found):g}" if min(found) < max(found) else "")
+        top5 = percent(row["top5"])
+        lines.append(f"{name:12}{top1:>14}{top5:>8}{c:>14}{row['seconds']:10.1f}")
+        if not row["converged"]:
+            lines.append(f"{'':12}(not fitted to the end: a little more may be possible)")
+    return lines
+
+
+def several(arrays, settings):
+    """Fits a support vector machine per class; arguments and result as `single`'s."""
+    result = svm_probe(*arrays, seed=settings["seed"], progress=True)
+    return {"images": len(arrays[0]), **dataclasses.asdict(result)}
+
+
+def several_report(rows, settings, subject):
+    """What `several` found, as lines for the terminal: one per class, and the mean."""
+    lines = [
+        "",
+        "A linear support vector machine per class; average precision in percent, as VOC 2007 "
+        f"defines it, on {subject.where}:",
+        "",
+        "".join([f"{'':24}", *(f"{name:>14}{'C':>8}" for name in rows)]),
+    ]
+    for number, name in enumerate(subject.train.class_names):
+        cells = ""
+        for row in rows.values():
+            c = row["chosen_c"][number]
+            cells += f"{percent(row['average_precisions'][number]):>14}"
+            cells += f"{'–' if c is None else f'{c:g}':>8}"
+        lines.append(f"{name:24}{cells}")
+    for name, key in (("mean", "mean_average_precision"), ("mean, area under curve", "mean_area")):
+        means = (f"{percent(row[key]):>14}{'':8}" for row in rows.values())
+        lines.append("".join([f"{name:24}", *means]).rstrip())
+    lines.append("Published figures are mostly areas under the curve.")
+    if any(None in row["average_precisions"] for row in rows.values()):
+        lines.append("A dash: too few images of the class to fit or to measure.")
+    return lines

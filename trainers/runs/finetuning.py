@@ -1,0 +1,281 @@
+"""A fine-tuning run: what `trainers.finetune` does with its flags."""
+
+import json
+import math
+import pathlib
+import time
+
+import keras
+import tensorflow as tf
+
+from keras_bt import data, workdir
+from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.evaluation import finetune
+from keras_bt.evaluation.report import percent
+from trainers.runs import running, skipped_images
+
+EVALUATION_BATCH = 256
+_FROM_SCRATCH = "_from_scratch"
+# What two runs must have in common to be compared: the same labels, the same work.
+BUDGET = ("data", "labels", "seed", "epochs", "batch_size", "image_size", "resize", "min_area")
+BUDGET += ("flip", "backbone_sha256")
+
+
+class Finetuning(running.ClassifierRun):
+    """One run: classifier, data, training, and what is reported of it.
+
+    Args:
+        settings: dict, what determines the run, see `trainers.finetune.read_settings`.
+        subject: `trainers.cli.subject.Subject`.
+        train: `keras_bt.data.Source`, the labelled images to train on.
+        strategy: `tf.distribute.Strategy`.
+        run: `keras_bt.workdir.Workdir`.
+
+    Raises:
+        ValueError: if settings and data do not go together.
+    """
+
+    def __init__(self, settings, subject, train, strategy, run):
+        self.settings = settings
+        self.subject = subject
+        self.train, self.test = train, subject.test
+        self.sources = [self.train, self.test]
+        self.strategy = strategy
+        self.run = run
+        self.batch_size = self.even(min(settings["batch_size"], train.num_examples), "batch_size")
+        self.test_batch_size = self.even(
+            min(EVALUATION_BATCH, self.test.num_examples), "The number of test images"
+        )
+        self.steps_per_epoch = math.ceil(train.num_examples / self.batch_size)
+        self.batches(first_epoch=0)  # refuses what cannot be trained on, before anything is made
+        self.model = self.build()
+
+    def even(self, count, name):
+        """The greatest number up to `count` that divides evenly across replicas."""
+        replicas = self.strategy.num_replicas_in_sync
+        if count < replicas:
+            raise ValueError(
+                f"{name} must be at least the number of replicas. "
+                f"Received: {count}, replicas={replicas}."
+            )
+        return count - count % replicas
+
+    def build(self):
+        """The compiled classifier at the start of training."""
+        s = self.settings
+        keras.utils.set_random_seed(s["seed"])
+        with self.strategy.scope():
+            model = finetune.classifier(
+                self.subject.backbone, len(self.train.class_names), s["from_scratch"]
+            )
+            schedule = finetune.rate_schedule(
+                s["schedule"], s["head_rate"], s["epochs"], self.steps_per_epoch
+            )
+            finetune.compile_classifier(model, schedule, s["backbone_rate"] / s["head_rate"])
+        return model
+
+    def description(self):
+        """What is going to happen, for the terminal."""
+        s = self.settings
+        replicas = self.strategy.num_replicas_in_sync
+        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+        devices = f"{replicas} replicas" if replicas > 1 else "one device"
+        start = "random weights" if s["from_scratch"] else str(self.subject.file)
+        rates = f"rate {s['head_rate']:g}"
+        if not s["from_scratch"]:
+            rates = f"rates {s['backbone_rate']:g} (backbone) and {s['head_rate']:g} (head)"
+        lines = [
+            f"Data: {s['data']}, {self.train.num_examples:,} labelled images to train on "
+            f"(--labels={s['labels']}), {len(self.train.class_names):,} classes; measured on "
+            f"{self.subject.where}",
+            f"Network: {self.subject.backbone.name} and a linear head, from {start}",
+            f"Training: {s['epochs']} epochs of {self.steps_per_epoch} steps, batch size "
+            f"{self.batch_size}, {rates}, {s['schedule']} schedule, on {devices} ({kind})",
+        ]
+        if self.batch_size < s["batch_size"]:
+            lines.append(
+                f"A batch is cut to {self.batch_size} images, from {s['batch_size']}: more of them "
+                + (
+                    "there are not."
+                    if s["batch_size"] > self.train.num_examples
+                    else "would not divide evenly across replicas."
+                )
+            )
+        return "\n".join([*lines, f"Everything is written to {self.run.path}"])
+
+    def fit(self, first_epoch, log_every, measure_every, verbose):
+        """Trains to the last epoch; measures after it, and after every so many."""
+        s, run = self.settings, self.run
+        if first_epoch:
+            print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
+        if first_epoch >= s["epochs"]:
+            return
+        self.model.fit(
+            self.batches(first_epoch),
+            initial_epoch=first_epoch,
+            epochs=s["epochs"],
+            steps_per_epoch=self.steps_per_epoch,
+            shuffle=False,  # the batches are shuffled already
+            verbose=verbose,
+            validation_data=data.evaluation_batches(
+                self.test, s["image_size"], self.test_batch_size, s["resize"]
+            ),
+            # The data set does not know its length, and Keras would warn of its end.
+            validation_steps=math.ceil(self.test.num_examples / self.test_batch_size),
+            validation_freq=[*range(measure_every, s["epochs"], measure_every), s["epochs"]],
+            callbacks=running.callbacks(
+                run,
+                self.checkpoint,
+                log_every,
+                first_epoch * self.steps_per_epoch,
+                self.batch_size,
+                advice="Most likely a rate is too high (--backbone_rate, --head_rate; "
+                "--scratch_rate from scratch).",
+                monitors=[WarnOfRates(math.log(max(2, len(self.train.class_names))), s)],
+            ),
+        )
+
+    def finish(self, started):
+        """Writes the classifier and the summary, and returns the closing message."""
+        run, s = self.run, self.settings
+        file = run.path / "classifier.keras"
+        workdir.save_model(finetune.without_training(self.model), file)
+        accuracies = accuracy_per_epoch(read_metrics(run.metrics))
+        skipped = skipped_images.write(run.path, *self.sources)
+        seconds = time.time() - started
+        summary = {
+            "last": accuracies[-1],
+            # The best of each over the epochs, as the published code reports them. Chosen on the
+            # test images, hence a little flattering.
+            "best": {k: best_of(accuracies, k) for k in ("top1", "top5")}
+            | {"epoch": max(accuracies, key=lambda epoch: epoch["top1"])["epoch"]},
+            "measured_on": self.subject.where,
+            "images": self.train.num_examples,
+            "classes": len(self.train.class_names),
+            "backbone": str(self.subject.file),
+            "settings": s,
+            "seconds_of_last_call": round(seconds, 1),
+            "skipped_images": sorted(line.split("\t")[1] for line in skipped),
+        }
+        workdir.write_json(run.summary, summary)
+        message = closing_message(run, summary, sibling_summary(run.path, s), seconds)
+        return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
+
+
+class WarnOfRates(keras.callbacks.Callback):
+    """Says after the first epoch if the loss is far above that of guessing.
+
+    The rate that a head bears falls with the square of its features, and these grow with the rates
+    of the pretraining, above all with that of biases and γ (EXPERIMENTS.md).
+
+    Args:
+        guessing: float, the loss of guessing, log(classes).
+        settings: dict, of the run.
+    """
+
+    def __init__(self, guessing, settings):
+        super().__init__()
+        self.guessing = guessing
+        name = "scratch_rate" if settings["from_scratch"] else "head_rate"
+        self.flag, self.rate = f"--{name}", settings["head_rate"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Looks at the first epoch's loss."""
+        loss = logs["loss"]
+        if epoch == 0 and loss > 10 * self.guessing:
+            print(
+                f"\nwarning: The loss is {loss:.0f}, where guessing has {self.guessing:.1f}: "
+                f"{self.flag}={self.rate:g} is too high for these features, and the backbone may "
+                f"be spoilt. Try {self.flag}={self.rate / 100:g}, in another --workdir."
+            )
+
+
+def accuracy_per_epoch(metrics):
+    """The accuracies on the test images after each epoch that was measured.
+
+    Args:
+        metrics: list of dicts, see `keras_bt.callbacks.metrics_log.read_metrics`.
+
+    Returns:
+        list of dicts with `epoch`, from 1, `top1`, and `top5`, None where there are five classes
+        or fewer; 0 to 1.
+    """
+    return [
+        {"epoch": line["epoch"], "top1": line["val_top1"], "top5": line.get("val_top5")}
+        for line in metrics
+        if "val_top1" in line
+    ]
+
+
+def best_of(accuracies, name):
+    """The highest accuracy of that name over the epochs, None if it was not measured."""
+    values = [epoch[name] for epoch in accuracies]
+    return None if None in values else max(values)
+
+
+def sibling_summary(path, settings):
+    """The summary of the run beside this one that started otherwise, from scratch or pretrained.
+
+    Args:
+        path: `pathlib.Path`, folder of this run; the other has or has not `_from_scratch` added.
+        settings: dict, of this run.
+
+    Returns:
+        dict, or None where there is no such run, it is not finished, or it had another budget.
+    """
+    name = path.absolute().name
+    other = name.removesuffix(_FROM_SCRATCH) if settings["from_scratch"] else name + _FROM_SCRATCH
+    file = pathlib.Path(path).absolute().with_name(other) / "summary.json"
+    if other == name or not file.is_file():
+        return None
+    try:
+        summary = json.loads(file.read_text())
+        theirs = summary["settings"]
+        comparable = all(theirs[key] == settings[key] for key in BUDGET)
+        comparable &= theirs["from_scratch"] != settings["from_scratch"]
+        return summary if comparable and summary["last"]["top1"] is not None else None
+    except (ValueError, KeyError, TypeError):  # another program's, or of another version
+        return None
+
+
+def closing_message(run, summary, other, seconds):
+    """What a person wants to know at the end.
+
+    Args:
+        run: `keras_bt.workdir.Workdir`.
+        summary: dict of this run.
+        other: dict of the run to compare with, or None.
+        seconds: float.
+    """
+    from_scratch = summary["settings"]["from_scratch"]
+    names = ["pretrained", "from scratch"]
+    rows = {names[from_scratch]: summary}
+    if other is not None:
+        rows[names[not from_scratch]] = other
+    best = summary["best"]
+    lines = [
+        "",
+        f"Finished in {seconds:.0f} s. Trained on {summary['images']:,} labelled images "
+        f"({summary['settings']['labels']} of the labels).",
+        f"Accuracy in percent on {summary['measured_on']}, after the last epoch:",
+        "",
+        f"{'':24}{'top-1':>8}{'top-5':>8}",
+        *(
+            f"{name:24}{percent(rows[name]['last']['top1']):>8}"
+            f"{percent(rows[name]['last']['top5']):>8}"
+            for name in sorted(rows, key=names.index, reverse=True)
+        ),
+        "",
+        f"Best after an epoch: top-1 {percent(best['top1'])} (epoch {best['epoch']}), top-5 "
+        f"{percent(best['top5'])}. That epoch was chosen on the images measured on; the last "
+        "epoch was not.",
+    ]
+    if other is not None:
+        gain = rows["pretrained"]["last"]["top1"] - rows["from scratch"]["last"]["top1"]
+        worth = "Pretraining is worth" if gain >= 0 else "Pretraining did harm:"
+        lines.append(f"{worth} {100 * gain:+.1f} points of top-1 here.")
+    elif from_scratch:
+        lines.append("The same command without --from_scratch shows what pretraining is worth.")
+    else:
+        lines.append("To see what pretraining is worth: the same command with --from_scratch.")
+    return "\n".join([*lines, f"The classifier: {run.path / 'classifier.keras'}"])

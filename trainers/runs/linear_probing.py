@@ -1,0 +1,134 @@
+"""A run of the linear protocol: what `trainers.linear_probe` does without --fast."""
+
+import math
+import time
+
+import keras
+
+from keras_bt import data, workdir
+from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.evaluation import linear_protocol
+from keras_bt.evaluation.report import percent
+from keras_bt.strategy import choose_strategy
+from trainers.runs import running, skipped_images
+from trainers.runs.labelled import labelled_part
+
+EVALUATION_BATCH = 256
+
+
+class LinearProbing(running.ClassifierRun):
+    """One run: classifier, data, training, and what is reported of it.
+
+    Args:
+        settings: dict, what determines the run, see `trainers.linear_probe.read_settings`.
+        subject: `trainers.cli.subject.Subject`.
+        strategy: name of the strategy.
+        run: `keras_bt.workdir.Workdir`.
+        data_dir: where the data sets of tfds lie, or None.
+
+    Raises:
+        ValueError: if settings and data do not go together.
+    """
+
+    def __init__(self, settings, subject, strategy, run, data_dir=None):
+        self.settings, self.subject, self.run = settings, subject, run
+        s = settings
+        self.rates = linear_protocol.cosine_rates(s["rate"], s["epochs"])
+        if s["schedule"] == "step":
+            self.rates = linear_protocol.step_rates(
+                s["rate"], s["epochs"], s["milestones"], s["decay"]
+            )
+        self.train = labelled_part(subject, s["labels"], s["seed"], data_dir)
+        self.sources = [self.train, subject.test]
+        self.strategy = choose_strategy(strategy, one_process=True)
+        self.replicas = self.strategy.num_replicas_in_sync
+        self.batch_size = min(s["batch_size"], self.train.num_examples)
+        if self.batch_size % self.replicas:
+            raise ValueError(
+                "batch_size must divide evenly across replicas. "
+                f"Received: batch_size={self.batch_size}, replicas={self.replicas}."
+            )
+        self.steps_per_epoch = math.ceil(self.train.num_examples / self.batch_size)
+        keras.utils.set_random_seed(s["seed"])
+        with self.strategy.scope():
+            self.model = linear_protocol.linear_classifier(
+                subject.backbone, len(self.train.class_names), s["weight_decay"], seed=s["seed"]
+            )
+
+    def __str__(self):
+        """What is going to happen, for the terminal."""
+        s = self.settings
+        steps = f" at epochs {', '.join(map(str, s['milestones']))}" if s["milestones"] else ""
+        devices = f"{self.replicas} replicas" if self.replicas > 1 else "one device"
+        return (
+            f"Training: a linear classifier on {self.train.num_examples:,} images "
+            f"(--labels={s['labels']}), {s['epochs']} epochs of {self.steps_per_epoch} steps, "
+            f"batch size {self.batch_size}, rate {s['rate']:g}, {s['schedule']} schedule{steps}, "
+            f"on {devices}\nEverything is written to {self.run.path}"
+        )
+
+    def fit(self, first_epoch, log_every, verbose):
+        """Trains to the last epoch, measuring after each."""
+        s, run = self.settings, self.run
+        if first_epoch:
+            print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
+        if first_epoch >= s["epochs"]:
+            return
+        # Under several replicas the first test batch must divide evenly.
+        test_batch = min(EVALUATION_BATCH, self.subject.test.num_examples)
+        test_batch = max(1, test_batch - test_batch % self.replicas)
+        linear_protocol.train(
+            self.model,
+            self.batches(first_epoch),
+            data.evaluation_batches(self.subject.test, s["image_size"], test_batch, s["resize"]),
+            self.rates,
+            self.steps_per_epoch,
+            first_epoch,
+            callbacks=running.callbacks(
+                run,
+                self.checkpoint,
+                log_every,
+                first_epoch * self.steps_per_epoch,
+                self.batch_size,
+                advice="Try a lower --rate; if that does not help, the backbone's features are no "
+                "numbers.",
+            ),
+            verbose=verbose,
+        )
+
+    def finish(self, started):
+        """Writes the summary and returns the closing message."""
+        run = self.run
+        measured = [line for line in read_metrics(run.metrics) if "val_top1" in line]
+        history = {
+            name: [line[name] for line in measured]
+            for name in ("val_top1", "val_top5")
+            if name in measured[0]
+        }
+        summary = linear_protocol.LinearResult.of(history).summary()
+        skipped = skipped_images.write(run.path, *self.sources)
+        seconds = time.time() - started
+        workdir.write_json(
+            run.summary,
+            {
+                **summary,
+                "measured_on": self.subject.where,
+                "images": self.train.num_examples,
+                "classes": len(self.train.class_names),
+                "backbone": str(self.subject.file),
+                "settings": self.settings,
+                "seconds_of_last_call": round(seconds, 1),
+                "skipped_images": sorted(line.split("\t")[1] for line in skipped),
+            },
+        )
+        lines = [
+            f"\nFinished in {seconds:.0f} s. Accuracy in percent on {self.subject.where}:\n",
+            f"{'':24}{'top-1':>8}{'top-5':>8}",
+            f"{'last epoch':24}{percent(summary['top1']):>8}{percent(summary['top5']):>8}",
+            f"{'best of all epochs':24}{percent(summary['best_top1']):>8}"
+            f"{percent(summary['best_top5']):>8}",
+            f"\nTop-1 was best after epoch {summary['best_epoch']}; that epoch was chosen on the "
+            "images measured on, the last was not.",
+            f"These figures: {run.summary}; those of every epoch: {run.metrics}",
+        ]
+        return "\n".join([*lines, *skipped_images.closing_lines(run.path, skipped)])

@@ -1,0 +1,209 @@
+"""Pictures of what the network of a run has learned, beside the network that it began as."""
+
+import numpy as np
+
+from keras_bt import data, plots
+from keras_bt.data.sources import MapSource
+from keras_bt.evaluation.features import extract_features, inference_function
+from keras_bt.evaluation.linear import logistic_probe
+from keras_bt.evaluation.neighbours import nearest_neighbours
+from keras_bt.objectives import cross_correlation
+from trainers.runs.labelled import labelled_halves
+from trainers.runs.rebuilding import newest_checkpoint
+
+_BATCH = 256
+_QUERIES, _NEIGHBOURS = 8, 8
+
+
+def draw(out, job, epochs, max_images):
+    """Draws C, spectra, maps, neighbours and the confusion matrix, and prints their paths.
+
+    Args:
+        out: `pathlib.Path`, folder of the pictures.
+        job: `trainers.runs.pretraining.Pretraining`, its model restored.
+        epochs: int, how many epochs the model has trained.
+        max_images: int, how many images are looked at, and how many more for neighbours and probe.
+    """
+    seed, image_size = job.settings["seed"], job.settings["image_size"]
+    after = f"after epoch {epochs}"
+    models = {"untrained": job.build(job.strategy), after: job.model}
+
+    def drawn(name, draw, *args, **kwargs):
+        draw(out / f"{name}.png", *args, **kwargs)
+        print(out / f"{name}.png")
+
+    drawn("correlation", plots.correlation, correlations(models, *job.first_views))
+
+    train, test, why_not = labels_or_reason(job)
+    with data.reading(*job.sources):
+        seen = Sample(test or job.test or job.train, image_size, max_images, seed)
+        features = {name: seen.features(model.backbone) for name, model in models.items()}
+        embeddings = {name: project(models[name].projector, z) for name, z in features.items()}
+        for what, named in (("features", features), ("embeddings", embeddings)):
+            title = f"Spectrum of the {what} of {len(seen):,} images"
+            drawn(f"spectrum_{what}", plots.spectrum, named, title)
+
+        names, labels = (train.class_names, seen.labels) if train else (None, None)
+        for name, method in (("features", "tsne"), ("features_pca", "pca")):
+            drawn(name, plots.feature_map, features[after], labels, names, method, seed=seed)
+
+        found = seen, features[after]
+        if not train:
+            drawn("neighbours", draw_neighbours, *found, *found, None, seed)
+            print(f"Left out: the colours of classes, and confusion.png ({why_not}).")
+            return
+        fitted = Sample(train, image_size, max_images, seed)
+        known = fitted, fitted.features(job.model.backbone)
+        drawn("neighbours", draw_neighbours, *found, *known, names, seed)
+        confusion = probe_of(job.run, test) or fit_probe(*known, *found, seed)
+        drawn("confusion", plots.confusion_matrix, *confusion[:2], names, confusion[2])
+
+
+def labels_or_reason(job):
+    """Labelled sources to fit on and to look at, as `labelled_halves`, one class per image."""
+    train, test, why_not = labelled_halves(job.train, job.test, job.settings["seed"])
+    if train is None:
+        return None, None, why_not.removeprefix("not measured: ")
+    if getattr(train, "multilabel", False):
+        return None, None, "the images have several labels each"
+    if len(np.unique(train.labels())) < 2:
+        return None, None, "the images are of one class only"
+    return train, test, None
+
+
+def correlations(models, view_a, view_b):
+    """C of each network for the first views of the run, in inference mode."""
+    view_a, view_b = view_a[:_BATCH], view_b[:_BATCH]
+    return {
+        name: np.asarray(cross_correlation(model.embed(view_a), model.embed(view_b)))
+        for name, model in models.items()
+    }
+
+
+class Sample:
+    """Some images of a source, the same whenever they are asked for.
+
+    Args:
+        source: `keras_bt.data.Source`.
+        image_size: int, side in pixels.
+        most: int, how many images at most.
+        seed: int, of the choice.
+    """
+
+    def __init__(self, source, image_size, most, seed):
+        self._image_size, self._batches = image_size, None
+        if source.num_examples > most:
+            if isinstance(source, MapSource):
+                order = np.random.RandomState(seed).permutation(source.num_examples)
+                source = source.subset(np.sort(order[:most]))
+            else:  # tfds has shuffled its records already, and reading all of them takes long
+                self._batches = -(-most // _BATCH)
+        self._source, self.labels = source, None
+
+    def __len__(self):
+        """How many images there are, known once they have been read."""
+        return len(self.labels)
+
+    def batches(self, **normalisation):
+        """Batches (images, labels) as a network is to see them."""
+        size = self._image_size
+        batches = data.evaluation_batches(self._source, size, _BATCH, **normalisation)
+        return batches if self._batches is None else batches.take(self._batches)
+
+    def features(self, backbone):
+        """Features float32 (n, d) of the images; their labels are kept."""
+        features, self.labels = extract_features(backbone, self.batches())
+        return features
+
+    def images(self, numbers):
+        """The images with these numbers, as cut for the network, floats (len(numbers), s, s, 3)."""
+        wanted, found, start = set(numbers), {}, 0
+        for images, _ in self.batches(mean=(0, 0, 0), std=(1, 1, 1)).as_numpy_iterator():
+            for number in wanted & set(range(start, start + len(images))):
+                found[number] = np.clip(images[number - start], 0, 1)
+            start += len(images)
+        return np.stack([found[number] for number in numbers])
+
+
+def project(projector, features):
+    """Embeddings float32 (n, d) of features, in inference mode."""
+    embed = inference_function(projector)
+    parts = [embed(features[i : i + _BATCH]).numpy() for i in range(0, len(features), _BATCH)]
+    return np.concatenate(parts)
+
+
+def choose_queries(labels, count, seed):
+    """Numbers of some random images, of as many classes as possible.
+
+    Args:
+        labels: int array (n,); all alike where there are none.
+        count: int.
+        seed: int.
+
+    Returns:
+        list of up to `count` numbers, by class.
+    """
+    order = np.random.RandomState(seed).permutation(len(labels))
+    turn = {}  # how many of its class came before an image
+    rank = [turn.update({label: turn.get(label, -1) + 1}) or turn[label] for label in labels[order]]
+    chosen = order[np.argsort(rank, kind="stable")][:count]
+    return sorted(chosen.tolist(), key=lambda number: (labels[number], number))
+
+
+def draw_neighbours(path, queried, query_features, searched, features, class_names, seed):
+    """Draws some images of one sample with their nearest neighbours in another, or in itself.
+
+    Args:
+        path: the picture.
+        queried: `Sample` of the queries.
+        query_features: float32 (m, d), those of `queried`.
+        searched: `Sample` that neighbours are taken from.
+        features: float32 (n, d), those of `searched`.
+        class_names: or None for images without labels.
+        seed: int, of the choice of queries.
+    """
+    classes = queried.labels if class_names else np.zeros(len(query_features), int)
+    chosen = choose_queries(classes, _QUERIES, seed)
+    itself = searched is queried
+    k = min(_NEIGHBOURS, len(features) - itself)
+    similarities, found = nearest_neighbours(features, query_features[chosen], k + itself)
+    if itself:  # every image is its own nearest neighbour; of equal ones another may come first
+        others = found != np.array(chosen)[:, None]
+        others[others.all(axis=1), -1] = False
+        similarities, found = (part[others].reshape(-1, k) for part in (similarities, found))
+    images = searched.images(found.ravel().tolist())
+    labels = (queried.labels[chosen], searched.labels[found]) if class_names else (None, None)
+    where = "the other images" if itself else f"{len(features):,} images of the training set"
+    plots.neighbours(
+        path,
+        queried.images(chosen),
+        images.reshape(*found.shape, *images.shape[1:]),
+        similarities,
+        *labels,
+        class_names,
+        f"Nearest among {where}, by cosine similarity of features",
+    )
+
+
+def fit_probe(fitted, fitted_features, seen, features, seed):
+    """Labels, predictions and title of a linear probe fitted on one sample, used on another."""
+    result = logistic_probe(fitted_features, fitted.labels, features, seen.labels, seed=seed)
+    return seen.labels, result.predictions, f"Linear probe with {len(fitted):,} labels"
+
+
+def probe_of(run, test):
+    """Labels, predictions and title of what `trainers.linear_probe --fast` has left, or None.
+
+    What belongs to other images or to an earlier state of the network does not count.
+    """
+    path = run.path / "evaluation" / "linear_probe_fast.npz"
+    if not path.is_file() or path.stat().st_mtime < newest_checkpoint(run).stat().st_mtime:
+        return None
+    try:
+        with np.load(path) as arrays:
+            labels, predictions = arrays["labels"], arrays["predictions"]
+    except (ValueError, KeyError, OSError):
+        return None
+    if not np.array_equal(labels, test.labels()):
+        return None
+    return labels, predictions, "Linear probe (trainers.linear_probe --fast)"

@@ -1,0 +1,92 @@
+"""A picture of images, each with several draws of both views."""
+
+import textwrap
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
+from keras_bt.plots import figures
+from keras_bt.randomness import fold_in
+
+
+def draw_views(views, image, draws, seed):
+    """Several draws of each view of one image.
+
+    Args:
+        views: the two `keras_bt.augmentations.View`.
+        image: uint8 (h, w, 3).
+        draws: how many of each.
+        seed: two integers.
+
+    Returns:
+        for view A and for view B a list of `draws` float images (s, s, 3), 0..1.
+    """
+    with tf.device("CPU:0"):  # no accelerator is needed for a few images
+        normalised = [
+            [view(image, fold_in(seed, 2 * draw + which)) for draw in range(draws)]
+            for which, view in enumerate(views)
+        ]
+    return np.clip(np.array(normalised) * IMAGENET_STD + IMAGENET_MEAN, 0, 1)
+
+
+def draw_grid(path, shown, drawn, title):
+    """Draws a row for each image: the image itself, draws of view A, draws of view B.
+
+    Args:
+        path: the PNG file to write.
+        shown: pairs (image uint8 (h, w, 3), class name or None).
+        drawn: for each of them (2, draws, s, s, 3), 0..1.
+        title: of the picture.
+    """
+    draws = len(drawn[0][0])
+    widths = [1, 0.15, *[1] * draws, 0.15, *[1] * draws]  # the narrow ones are gaps
+    inches = 1.5
+    figure = Figure(
+        figsize=(inches * sum(widths) + 1.6, inches * 1.02 * len(shown) + 0.8),
+        dpi=150,
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
+    figure.suptitle(textwrap.shorten(title, 110), fontsize=12, parse_math=False)
+    panels = figure.subplots(len(shown), len(widths), squeeze=False, width_ratios=widths)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for row, ((image, name), views) in enumerate(zip(shown, drawn, strict=True)):
+        first = panels[row, 0]
+        show(first, framed(image))
+        height, width = image.shape[:2]
+        caption = [*([] if name is None else textwrap.wrap(name, 18)[:3]), f"{width} × {height}"]
+        first.set_ylabel(
+            "\n".join(caption), rotation=0, ha="right", va="center", fontsize=8, parse_math=False
+        )
+        for which, view in enumerate(views):
+            for draw, picture in enumerate(view):
+                show(panels[row, 2 + which * (draws + 1) + draw], picture)
+    panels[0, 0].set_title("image", fontsize=10)
+    for which, letter in enumerate("AB"):
+        for draw in range(draws):
+            axes = panels[0, 2 + which * (draws + 1) + draw]
+            axes.set_title(f"view {letter}{f', draw {draw + 1}' * (draws > 1)}", fontsize=10)
+    figures.save(figure, path)
+
+
+def show(axes, picture):
+    """Draws one picture in a panel; the pixels of a small one stay visible."""
+    smooth = "nearest" if max(picture.shape[:2]) < 100 else "antialiased"
+    axes.imshow(picture, interpolation=smooth)
+
+
+def framed(image):
+    """An image (h, w, 3) in the middle of a transparent square of at most 512 pixels, RGBA."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((512, 512))  # enough for a panel
+    side = max(picture.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return np.asarray(square)

@@ -1,0 +1,90 @@
+"""A run read back from its folder: settings, metrics, and the model of the newest checkpoint."""
+
+from keras_bt import workdir
+from keras_bt.callbacks.metrics_log import read_metrics
+
+# Settings that runs have not always had, and what it was like without them.
+_FORMERLY = {"augment_on": "host", "compile_views": None, "rotation": 0.0, "shear": 0.0}
+
+
+def read_run(folder):
+    """Finds a run.
+
+    Args:
+        folder: that of the run, its `--workdir`.
+
+    Returns:
+        `keras_bt.workdir.Workdir`, and the run's settings, a dict.
+
+    Raises:
+        ValueError: if it is no folder, no run, or its settings are broken.
+    """
+    run = workdir.Workdir(folder)
+    if not run.path.is_dir():
+        raise ValueError(
+            f"A run is a folder, the --workdir of trainers.pretrain. Received: {folder}"
+        )
+    if not run.config.is_file():
+        raise ValueError(
+            f"A run must hold {run.config.name}, as trainers.pretrain writes it. Received: {folder}"
+        )
+    return run, _FORMERLY | run.read_settings()
+
+
+def logged(run):
+    """The metrics of a run that has trained at least until its first line of them.
+
+    Raises:
+        ValueError: if there are none yet, or the file holds something else.
+    """
+    metrics = read_metrics(run.metrics) if run.metrics.is_file() else []
+    if not any("loss" in entry for entry in metrics):
+        raise ValueError(
+            f"Nothing has been logged yet in {run.metrics}: the run has hardly begun. Try again "
+            "after some steps."
+        )
+    return metrics
+
+
+def rebuild(run, settings, data_dir=None):
+    """Builds the model and opens the data of a run, and restores its newest checkpoint.
+
+    Nothing in the folder is changed, so this may be done while the run trains.
+
+    Args:
+        run: `keras_bt.workdir.Workdir`.
+        settings: its settings, as `read_run` returns them.
+        data_dir: where the data sets of tfds lie, which the settings do not tell.
+
+    Returns:
+        `trainers.runs.pretraining.Pretraining`, and the number of epochs its model has trained.
+
+    Raises:
+        ValueError: if there is no checkpoint, or settings, data and checkpoint do not fit.
+    """
+    import keras
+
+    from keras_bt import data
+    from keras_bt.strategy import choose_strategy
+    from trainers.runs import pretraining
+
+    if newest_checkpoint(run) is None:
+        raise ValueError(
+            f"{run.checkpoints} must hold a checkpoint, which a run writes after its first epoch. "
+            "Received: none."
+        )
+    try:
+        precision = settings["precision"]
+        keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+        train, test = data.open_source(settings["data"], data_dir)
+        job = pretraining.Pretraining(settings, train, test, choose_strategy("one"), run)
+    except KeyError as error:
+        raise ValueError(f"{run.config} must hold every setting. Received: no {error}.") from error
+    return job, job.restore() // job.steps_per_epoch
+
+
+def newest_checkpoint(run):
+    """`pathlib.Path` of the newest checkpoint, or None where there is none."""
+    from keras_bt.checkpoint import checkpoints
+
+    return next(iter(checkpoints(run.checkpoints)), None)

@@ -1,0 +1,69 @@
+"""The images that a run could not read: a list in its workdir, and a line in the terminal."""
+
+import contextlib
+import pathlib
+
+from keras_bt import data
+from keras_bt.files import whole
+
+FILE = "skipped_images.txt"
+_IN_ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def write(folder, *sources, worker=0):
+    """Adds the unreadable images met so far to the list; a continued run keeps the earlier ones.
+
+    There is no file as long as there is no such image.
+
+    Args:
+        folder: `pathlib.Path`, the workdir.
+        *sources: `keras_bt.data.Source`s.
+        worker: int, this worker's number; others than the first have files of their own, which
+            the first adds to its own.
+
+    Returns:
+        list of lines, sorted: name of the source, name of the image and reason, with tabs between.
+    """
+    path = pathlib.Path(folder) / (f"skipped_images.worker{worker}.txt" if worker else FILE)
+    known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    found = {
+        "\t".join(part.translate(_IN_ONE_LINE) for part in (source.name, name, reason))
+        for source in sources
+        for name, reason in source.unreadable.reasons.items()
+    }
+    if worker == 0:
+        for other in path.parent.glob("skipped_images.worker*.txt"):
+            found |= set(other.read_text(encoding="utf-8").splitlines())
+    lines = sorted(known | found)
+    if found - known:
+        with whole(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return lines
+
+
+@contextlib.contextmanager
+def noted(folder, *sources, worker=0):
+    """Around reading images: those that cannot be read are listed, also where they are too many.
+
+    Args:
+        folder: `pathlib.Path`, the workdir.
+        *sources: `keras_bt.data.Source`s that are read inside the `with` statement.
+        worker: int, see `write`.
+
+    Raises:
+        DataError: see `keras_bt.data.reading`.
+    """
+    try:
+        with data.reading(*sources):
+            yield
+    finally:  # after the error has named them, for images are still being read: none is missing
+        write(folder, *sources, worker=worker)
+
+
+def closing_lines(folder, lines):
+    """What the end of a run says about them: a list of lines, empty where all could be read."""
+    if not lines:
+        return []
+    images = "1 image" if len(lines) == 1 else f"{len(lines):,} images"
+    path = pathlib.Path(folder) / FILE
+    return [f"Skipped {images} that could not be read: {path} names them, with the reasons."]
