@@ -4,10 +4,12 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
 import signal
+import threading
 import time
 import zlib
 
@@ -15,7 +17,6 @@ import keras
 import tensorflow as tf
 
 from keras_bt.files import flush
-from keras_bt.interruption import Interrupted
 
 VARIABLES, CONTENTS = "variables", "contents.json"
 # What TensorFlow raises for a file that is missing, cut or changed.
@@ -48,7 +49,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             never, where a run cannot go on within an epoch.
         keep: int, how many checkpoints stay.
         writes: whether this process writes; of several workers one does.
-        interruption: `keras_bt.interruption.Interruption` to look at after each step, or None.
+        interruption: `Interruption` to look at after each step, or None.
         agree: function from 1 or 0, whether this worker is to leave, to the sum over all workers,
             which all call at the same steps; None where there is one worker.
 
@@ -228,6 +229,50 @@ class RunCheckpoint(keras.callbacks.Callback):
             shutil.rmtree(path, ignore_errors=True)
         for path in self._directory.glob("*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+class Interrupted(SystemExit):
+    """Raised when training leaves because of a signal, its work saved.
+
+    Not caught, it ends the program with the status that shells expect, 128 plus the signal.
+    """
+
+    def __init__(self, number):
+        super().__init__(128 + number)
+
+
+class Interruption:
+    """Notes the first SIGTERM or SIGINT for the training to look at; a second one acts at once.
+
+    Attributes:
+        number: int, the signal, or 0 while there was none.
+    """
+
+    def __init__(self):
+        self.number = 0
+
+    @contextlib.contextmanager
+    def watched(self):
+        """`with interruption.watched():` notes signals; outside they have their usual effect."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python handles signals in its main thread only
+            return
+        before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        self._before = before
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self.number = number
+        name = signal.Signals(number).name
+        # Not `print`, which the signal may have interrupted; and who reads it may be gone.
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{name}: stopping after this step; again to stop at once.\n".encode())
 
 
 def checkpoints(directory):

@@ -7,7 +7,6 @@ import os
 import re
 
 import tensorflow as tf
-from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
 from keras_bt.objectives.barlow_twins import OneReplica
 
@@ -120,6 +119,8 @@ def _slurm():
     Not TensorFlow's `SlurmClusterResolver`: it sorts hosts by name, SLURM's ranks do not, and it
     fails without nvidia-smi.
     """
+    from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
+
     hosts = slurm_cluster_resolver.expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
     tasks = slurm_cluster_resolver.expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
     workers = [

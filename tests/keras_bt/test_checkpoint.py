@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bt.checkpoint import RunCheckpoint, checkpoints
-from keras_bt.interruption import Interrupted, Interruption
+from keras_bt.checkpoint import Interrupted, Interruption, RunCheckpoint, checkpoints
 
 STEPS = 4  # per epoch
 

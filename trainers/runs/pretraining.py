@@ -12,10 +12,9 @@ import tensorflow as tf
 
 from keras_bt import augmentations, data, plots, saved_model, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.checkpoint import RunCheckpoint
+from keras_bt.checkpoint import Interruption, RunCheckpoint
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
-from keras_bt.interruption import Interruption
 from keras_bt.model import BarlowTwins, keras_fixes, projector
 from keras_bt.objectives import cross_correlation, loss_floor
 from keras_bt.optimizer import LARS

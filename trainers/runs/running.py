@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from keras_bt import augmentations, data
 from keras_bt.callbacks.metrics_log import MetricsLog
-from keras_bt.checkpoint import RunCheckpoint, checkpoints
-from keras_bt.interruption import Interruption
+from keras_bt.checkpoint import Interruption, RunCheckpoint, checkpoints
 from keras_bt.strategy import resolved_name
 
 
