@@ -165,13 +165,13 @@ def picture(series):
             x, y = np.array(one.x), np.array(one.measured[quantity]) / unit
             if min(y) <= 0:
                 continue
-            colour = figures.COLOURS[number]
+            color = figures.COLORS[number]
             slopes = exponent(x, y), exponent(x, one.counted[quantity])
-            centre = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
+            center = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
             label = f"{one.name}\n{_shown(slopes[0])}, expected {_shown(slopes[1])}"
-            panel.plot(x, y, figures.MARKS[number], color=colour, markersize=6, label=label)
+            panel.plot(x, y, figures.MARKS[number], color=color, markersize=6, label=label)
             for slope, style in zip(slopes, ("-", "--"), strict=True):
-                panel.plot(x, centre[1] * (x / centre[0]) ** slope, style, color=colour, lw=1.3)
+                panel.plot(x, center[1] * (x / center[0]) ** slope, style, color=color, lw=1.3)
         panel.set_xlabel(variable)
         panel.set_xscale("log")
         if not panel.lines:

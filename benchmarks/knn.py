@@ -1,4 +1,4 @@
-"""Memory and time of the search for nearest neighbours: `python -m benchmarks.knn`.
+"""Memory and time of the search for nearest neighbors: `python -m benchmarks.knn`.
 
 Random features, 200,000 for training and 10,000 queries of 2048 numbers each, once memory-mapped
 from files in a temporary folder and once read into memory. Each runs in a process of its own, whose

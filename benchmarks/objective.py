@@ -103,10 +103,10 @@ class PyTorch:
         device = "cuda" if self.gpu else "cpu"
         views = [self._torch.from_numpy(z).to(device) for z in embeddings(n, d)]
         views = [z.clone().requires_grad_() for z in views]  # NumPy's array goes
-        normalise = self._torch.nn.BatchNorm1d(d, affine=False).to(device)
+        normalize = self._torch.nn.BatchNorm1d(d, affine=False).to(device)
 
         def step():
-            loss = published_loss(*views, normalise, REDUNDANCY_WEIGHT)
+            loss = published_loss(*views, normalize, REDUNDANCY_WEIGHT)
             gradients = self._torch.autograd.grad(loss, views)
             del gradients
             return loss.detach()

@@ -1,4 +1,4 @@
-"""Memory and time of training with rematerialisation and without: `python -m benchmarks.remat`.
+"""Memory and time of training with rematerialization and without: `python -m benchmarks.remat`.
 
 One step is `train_step` of Barlow Twins on random images: two forward passes, the backward pass and
 the update by LARS. Each measurement has a process of its own, whose peak is what the system says

@@ -9,11 +9,11 @@ started from. Then rounding is left to differ, Adam's ε, which Keras adds befor
 bias of the mean square and PyTorch after, and the variances kept for evaluation, in PyTorch
 unbiased ones; and what training makes of them.
 
-Measured is the accuracy of nearest neighbours among the features of the images trained on, for
+Measured is the accuracy of nearest neighbors among the features of the images trained on, for
 other images of the training set; the test set is not touched. Everything runs on the processor in
 float32. The views of a training are in memory: 24 · steps · batch · side² bytes.
 
-The views are for small grey images: crop, flip, brightness and contrast, and nothing of colour.
+The views are for small gray images: crop, flip, brightness and contrast, and nothing of color.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Training:
     """What is the same in every training.
 
     Attributes:
-        fitted: labelled `keras_bt.data.Source`, trained on.
+        fitted: labeled `keras_bt.data.Source`, trained on.
         held_out: likewise, measured on; other images of the same data set.
         image_size: int, side of the views in pixels.
         batch_size: int.
@@ -91,7 +91,7 @@ class Training:
         return data.evaluation_batches(source, self.image_size, EVALUATION_BATCH)
 
     def accuracy(self, features):
-        """The share, 0 to 1, that a weighted vote of the nearest neighbours has right.
+        """The share, 0 to 1, that a weighted vote of the nearest neighbors has right.
 
         Args:
             features: function from a source to (features (n, d), labels (n,)).
@@ -146,7 +146,7 @@ def torch_model(training, seed):
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, published.Block):
-            nn.init.zeros_(module.normalisations[-1].weight)
+            nn.init.zeros_(module.normalizations[-1].weight)
     return published.BarlowTwins(backbone, training.widths)
 
 
@@ -169,13 +169,13 @@ def official_name(name):
     module, place, *rest = name.split(".")
     if module == "projector":
         return name
-    if module == "normalise":
+    if module == "normalize":
         return f"bn.{place}"
     if place in ("0", "1"):
         return ".".join(["backbone", {"0": "conv1", "1": "bn1"}[place], *rest])
-    stage, index = divmod(int(place) - 3, 2)  # after convolution, normalisation and ReLU
+    stage, index = divmod(int(place) - 3, 2)  # after convolution, normalization and ReLU
     part, number, tensor = rest
-    kinds = {"convolutions": "conv", "normalisations": "bn"}
+    kinds = {"convolutions": "conv", "normalizations": "bn"}
     part = f"{kinds[part]}{int(number) + 1}" if part in kinds else f"{part}.{number}"
     return f"backbone.layer{stage + 1}.{index}.{part}.{tensor}"
 
@@ -341,7 +341,7 @@ def opened(args, widths):
     least = max(args.batch_size, NEIGHBOURS)
     if images < least or end > total:
         raise ValueError(
-            f"images must be at least {least}, for a batch and {NEIGHBOURS} neighbours, and at "
+            f"images must be at least {least}, for a batch and {NEIGHBOURS} neighbors, and at "
             f"most four fifths of {total} in {args.data}. Received: images={images}."
         )
     order = np.random.default_rng(0).permutation(total)  # a source may be sorted by class
@@ -366,7 +366,7 @@ def print_compared(args, training, pixels, results):
         f" {t.image_size} × {t.image_size} pixels\n"
         f"ResNet-{DEPTH} of width {t.width}, {STEM} stem, projector {args.projector}; Adam, rate "
         f"{t.rate:g}; float32 on the processor, {args.threads} threads\n\n"
-        f"Accuracy of {NEIGHBOURS} nearest neighbours in percent; in parentheses the mean loss of "
+        f"Accuracy of {NEIGHBOURS} nearest neighbors in percent; in parentheses the mean loss of "
         "the last epoch; ±: standard deviation over seeds\n"
     )
     print(aligned(["seed", UNTRAINED, *TRAININGS], rows(results, t.steps_per_epoch)))
@@ -410,7 +410,7 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", "digits", "Labelled images: digits, idx:DIR, folder:DIR …")
+    flags.DEFINE_string("data", "digits", "Labeled images: digits, idx:DIR, folder:DIR …")
     flags.DEFINE_integer(
         "images",
         None,

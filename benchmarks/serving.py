@@ -45,7 +45,7 @@ def new_backbone(name, stem, width, image_size):
 
 def inputs(folder, image_size):
     """What there is to be served: files, pixels, and preprocessed images, as NumPy's arrays."""
-    from keras_bt.preprocessing import centre_crop, normalise
+    from keras_bt.preprocessing import center_crop, normalize
 
     files, pixels = [], []
     for path in write_photographs(folder, 4 * _PHOTOGRAPHS):
@@ -53,7 +53,7 @@ def inputs(folder, image_size):
         if image.shape == (375, 500, 3) and len(files) < _PHOTOGRAPHS:  # one shape makes a batch
             files.append(path.read_bytes())
             pixels.append(image)
-    floats = normalise(centre_crop(np.stack(pixels), image_size)).numpy()
+    floats = normalize(center_crop(np.stack(pixels), image_size)).numpy()
     return {"files": np.array(files, object), "uint8": np.stack(pixels), "float32": floats}
 
 

@@ -16,16 +16,16 @@ def off_diagonal(matrix):
     return matrix.flatten()[:-1].view(n - 1, n + 1)[:, 1:].flatten()
 
 
-def published_loss(za, zb, normalise, redundancy_weight=0.0051):
+def published_loss(za, zb, normalize, redundancy_weight=0.0051):
     """The loss of two batches of embeddings.
 
     Args:
         za: float tensor (n, d).
         zb: float tensor (n, d).
-        normalise: `torch.nn.BatchNorm1d(d, affine=False)` in training mode.
+        normalize: `torch.nn.BatchNorm1d(d, affine=False)` in training mode.
         redundancy_weight: float λ.
     """
-    c = normalise(za).T @ normalise(zb)
+    c = normalize(za).T @ normalize(zb)
     c.div_(len(za))
     on_diagonal = torch.diagonal(c).add_(-1).pow_(2).sum()
     return on_diagonal + redundancy_weight * off_diagonal(c).pow_(2).sum()
@@ -71,7 +71,7 @@ class Block(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(i, o, size, s, size // 2, bias=False) for i, o, size, s in sizes
         )
-        self.normalisations = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in sizes)
+        self.normalizations = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in sizes)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or channels != expanded:
@@ -81,9 +81,9 @@ class Block(nn.Module):
     def forward(self, x):
         """The block's output for its input."""
         y = x
-        for convolution, normalisation in zip(self.convolutions, self.normalisations, strict=True):
+        for convolution, normalization in zip(self.convolutions, self.normalizations, strict=True):
             last = convolution is self.convolutions[-1]
-            y = normalisation(convolution(y))
+            y = normalization(convolution(y))
             y = y if last else self.relu(y)
         y += x if self.downsample is None else self.downsample(x)
         return self.relu(y)
@@ -123,9 +123,9 @@ class BarlowTwins(nn.Module):
             layers += [nn.BatchNorm1d(sizes[i + 1]), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(sizes[-2], sizes[-1], bias=False))
         self.projector = nn.Sequential(*layers)
-        self.normalise = nn.BatchNorm1d(sizes[-1], affine=False)
+        self.normalize = nn.BatchNorm1d(sizes[-1], affine=False)
 
     def forward(self, view_a, view_b):
         """The loss of two batches of views."""
         za, zb = (self.projector(self.backbone(view)) for view in (view_a, view_b))
-        return published_loss(za, zb, self.normalise)
+        return published_loss(za, zb, self.normalize)

@@ -22,7 +22,7 @@ def features(state, images):
         kernel = state[f"{name}.weight"]
         return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
 
-    def normalisation(name, x):
+    def normalization(name, x):
         of = [state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
         return functional.batch_norm(x, *of, eps=EPSILON)
 
@@ -32,16 +32,16 @@ def features(state, images):
         y = x
         for i in range(1, count + 1):
             y = convolution(f"{name}.conv{i}", y, stride if i == strided else 1)
-            y = normalisation(f"{name}.bn{i}", y)
+            y = normalization(f"{name}.bn{i}", y)
             y = torch.relu_(y) if i < count else y
         if f"{name}.downsample.0.weight" in state:
             x = convolution(f"{name}.downsample.0", x, stride)
-            x = normalisation(f"{name}.downsample.1", x)
+            x = normalization(f"{name}.downsample.1", x)
         return torch.relu_(y.add_(x))
 
     large = state["conv1.weight"].shape[-1] == 7
     x = convolution("conv1", images, 2 if large else 1)
-    x = torch.relu_(normalisation("bn1", x))
+    x = torch.relu_(normalization("bn1", x))
     if large:
         x = functional.max_pool2d(x, 3, stride=2, padding=1)
     blocks = dict.fromkeys(".".join(name.split(".")[:2]) for name in state if name[:5] == "layer")

@@ -81,11 +81,11 @@ def train_frozen(backbone, images, labels, steps=200):
     variance = features.var(0)
     # Not too small: fine-tuning wakes up features that are the same for all images so far.
     variance += 0.1 * variance.mean()
-    standardise = keras.layers.Normalization(mean=features.mean(0), variance=variance)
+    standardize = keras.layers.Normalization(mean=features.mean(0), variance=variance)
     penalty = keras.regularizers.L2(0.5 / len(images))  # scikit-learn's C = 1
     linear = keras.layers.Dense(int(labels.max()) + 1, kernel_regularizer=penalty)
     inner = keras.Input(features.shape[1:])
-    head = keras.Model(inner, linear(standardise(inner)))
+    head = keras.Model(inner, linear(standardize(inner)))
     head.compile(keras.optimizers.Adam(0.01), cross_entropy())
     everything = tf.data.Dataset.from_tensors((features, labels)).repeat()
     head.fit(everything, steps_per_epoch=steps, shuffle=False, verbose=0)
@@ -160,7 +160,7 @@ def main():
     images, labels, test_images, test_labels = digits()
     chosen = some_of_each(labels, flags.labels_per_class, flags.seed)
     images, labels = images[chosen], labels[chosen]
-    print(f"{len(labels)} labelled images; accuracy in percent on {len(test_labels)} others:")
+    print(f"{len(labels)} labeled images; accuracy in percent on {len(test_labels)} others:")
 
     backbone = backbone_layer(flags.saved_model, trainable=False)
     model = train_frozen(backbone, images, labels)

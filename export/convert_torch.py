@@ -169,10 +169,10 @@ def described(backbone, projector):
     state = torch_names.tensors(torch_names.backbone_variables(backbone))
     kind = torch_weights.architecture(state)
     convolutions = sum(array.ndim == 4 for array in state.values())
-    normalisations = sum(name.endswith("running_var") for name in state)
+    normalizations = sum(name.endswith("running_var") for name in state)
     text = (
         f"a ResNet-{kind['depth']} with the {kind['stem']} stem and width {kind['width']}, "
-        f"{convolutions} convolutions and {normalisations} normalisations, "
+        f"{convolutions} convolutions and {normalizations} normalizations, "
         f"{sum(array.size for array in state.values()):,} numbers"
     )
     if projector is not None:

@@ -24,7 +24,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "resize",
     None,
-    "Shorter side of an image before the centre is cut out. Default: as the run was evaluated; of "
+    "Shorter side of an image before the center is cut out. Default: as the run was evaluated; of "
     "a .keras file 256/224 of image_size.",
     lower_bound=1,
 )
@@ -39,7 +39,7 @@ class Subject:
         backbone: `keras.Model`, (b, h, w, 3) → (b, features).
         file: path of its .keras file.
         image_size: int, pixels.
-        resize: int or None, see `keras_bt.preprocessing.centre_crop`.
+        resize: int or None, see `keras_bt.preprocessing.center_crop`.
         card: dict of JSON values, empty if it belongs to no run.
     """
 

@@ -1,4 +1,4 @@
-"""What is done to an image that is looked at as it is: resize, centre crop, normalise."""
+"""What is done to an image that is looked at as it is: resize, center crop, normalize."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+def normalize(images, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     """Subtracts the mean and divides by the standard deviation of each channel.
 
     Args:
@@ -22,12 +22,12 @@ def normalise(images, mean=IMAGENET_MEAN, std=IMAGENET_STD):
 
 
 def default_resize(image_size: int) -> int:
-    """Length of the shorter side before the centre crop: 256 for a crop of 224."""
+    """Length of the shorter side before the center crop: 256 for a crop of 224."""
     return round(image_size * 256 / 224)
 
 
-def centre_crop(images, image_size: int, resize: int | None = None):
-    """Resizes the shorter side and cuts out the centre, as torchvision's evaluation does.
+def center_crop(images, image_size: int, resize: int | None = None):
+    """Resizes the shorter side and cuts out the center, as torchvision's evaluation does.
 
     Bilinear with antialiasing (a triangle as wide as the step between output pixels), which is
     what Pillow computes, but for Pillow's rounding to whole numbers. Only the pixels that
@@ -52,7 +52,7 @@ def centre_crop(images, image_size: int, resize: int | None = None):
         )
     images = tf.convert_to_tensor(images)
     if images.shape.rank == 3:
-        return centre_crop(images[None], image_size, resize)[0]
+        return center_crop(images[None], image_size, resize)[0]
     height, width = tf.unstack(tf.shape(images, tf.int64)[1:3])
     shorter = tf.minimum(height, width)
     # torchvision: the longer side is rounded down, the corner to nearest, halves to even.

@@ -18,7 +18,7 @@ def resnet(depth, stem="imagenet", width=64, input_shape=(None, None, 3), name=N
     """A ResNet v1.5 without its classifier: images to average-pooled features.
 
     v1.5 has the stride of a bottleneck in its 3×3 convolution. Padding, epsilon (1e-5), momentum
-    (0.9, which PyTorch calls 0.1) and initialisation are torchvision's, and the last gamma of each
+    (0.9, which PyTorch calls 0.1) and initialization are torchvision's, and the last gamma of each
     block starts at zero, so that each block starts as the identity. Layers are named as in
     torchvision, with "_" for ".".
 
@@ -56,14 +56,14 @@ def resnet(depth, stem="imagenet", width=64, input_shape=(None, None, 3), name=N
     images = x = layers.Input(input_shape, name="images")
     if stem == "imagenet":
         x = _convolution(x, width, 7, 2, "conv1")
-        x = _normalisation(x, "bn1")
+        x = _normalization(x, "bn1")
         x = layers.ReLU(name="relu")(x)
         # Zeros do as well as −∞ here: after the ReLU nothing is smaller.
         x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)
         x = layers.MaxPooling2D(3, strides=2, name="maxpool")(x)
     else:
         x = _convolution(x, width, 3, 1, "conv1")
-        x = _normalisation(x, "bn1")
+        x = _normalization(x, "bn1")
         x = layers.ReLU(name="relu")(x)
     for stage, count in enumerate(blocks):
         for index in range(count):
@@ -75,7 +75,7 @@ def resnet(depth, stem="imagenet", width=64, input_shape=(None, None, 3), name=N
 
 def _basic_block(x, filters, stride, name):
     y = _convolution(x, filters, 3, stride, f"{name}_conv1")
-    y = _normalisation(y, f"{name}_bn1")
+    y = _normalization(y, f"{name}_bn1")
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = _convolution(y, filters, 3, 1, f"{name}_conv2")
     return _join(x, y, filters, stride, "bn2", name)
@@ -83,21 +83,21 @@ def _basic_block(x, filters, stride, name):
 
 def _bottleneck(x, filters, stride, name):
     y = _convolution(x, filters, 1, 1, f"{name}_conv1")
-    y = _normalisation(y, f"{name}_bn1")
+    y = _normalization(y, f"{name}_bn1")
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = _convolution(y, filters, 3, stride, f"{name}_conv2")
-    y = _normalisation(y, f"{name}_bn2")
+    y = _normalization(y, f"{name}_bn2")
     y = layers.ReLU(name=f"{name}_relu2")(y)
     y = _convolution(y, 4 * filters, 1, 1, f"{name}_conv3")
     return _join(x, y, 4 * filters, stride, "bn3", name)
 
 
-def _join(x, y, filters, stride, last_normalisation, name):
-    """Normalises the block's last convolution, adds the shortcut, and rectifies."""
-    y = _normalisation(y, f"{name}_{last_normalisation}", gamma="zeros")
+def _join(x, y, filters, stride, last_normalization, name):
+    """Normalizes the block's last convolution, adds the shortcut, and rectifies."""
+    y = _normalization(y, f"{name}_{last_normalization}", gamma="zeros")
     if stride != 1 or x.shape[-1] != filters:
         x = _convolution(x, filters, 1, stride, f"{name}_downsample_0")
-        x = _normalisation(x, f"{name}_downsample_1")
+        x = _normalization(x, f"{name}_downsample_1")
     y = layers.Add(name=f"{name}_add")([x, y])
     return layers.ReLU(name=f"{name}_relu")(y)
 
@@ -118,7 +118,7 @@ def _convolution(x, filters, size, stride, name):
     )(x)
 
 
-def _normalisation(x, name, gamma="ones"):
+def _normalization(x, name, gamma="ones"):
     return layers.BatchNormalization(
         epsilon=1e-5, momentum=0.9, gamma_initializer=gamma, name=name
     )(x)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
 
 # Two logical CPU devices in one process stand in for two GPUs. This must happen before
-# TensorFlow initialises its devices, hence here and not in a fixture.
+# TensorFlow initializes its devices, hence here and not in a fixture.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )

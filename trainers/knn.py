@@ -1,4 +1,4 @@
-"""Measures a backbone by its nearest neighbours: python -m trainers.knn --backbone=RUN.
+"""Measures a backbone by its nearest neighbors: python -m trainers.knn --backbone=RUN.
 
 Nothing is trained: an image gets the class that most of its k nearest training images have, by
 the cosine similarity of their features, each vote weighted by exp(similarity / temperature) (Wu et
@@ -25,8 +25,8 @@ from trainers.cli import command, subject
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(subject)  # so that --help lists them
 
-flags.DEFINE_list("k", ["20", "200"], "Numbers of neighbours, with commas between them.")
-flags.DEFINE_float("temperature", 0.07, "The lower, the more the nearest neighbours count.")
+flags.DEFINE_list("k", ["20", "200"], "Numbers of neighbors, with commas between them.")
+flags.DEFINE_float("temperature", 0.07, "The lower, the more the nearest neighbors count.")
 flags.DEFINE_integer("batch_size", 256, "Images per batch when features are extracted.", 1)
 flags.DEFINE_bool("raw_pixels", False, "Whether to measure the pixels themselves as well.")
 flags.DEFINE_string(
@@ -55,7 +55,7 @@ def main():
         print(measured)
 
         def accuracies_of(train_features, test_features, name):
-            print(f"Neighbours by {name}:")
+            print(f"Neighbors by {name}:")
             return knn_accuracies(
                 *train_features, *test_features, ks, FLAGS.temperature, progress=True
             )
@@ -103,7 +103,7 @@ def main():
 
 
 def read_ks(texts):
-    """Numbers of neighbours: texts → list of whole numbers from 1, each once, in their order."""
+    """Numbers of neighbors: texts → list of whole numbers from 1, each once, in their order."""
     given = ",".join(texts)
     try:
         ks = list(dict.fromkeys(int(text) for text in texts))
@@ -124,10 +124,10 @@ def writable(path):
 
 
 def check(ks, train, name):
-    """Refuses, before features are extracted, what cannot be measured by neighbours."""
+    """Refuses, before features are extracted, what cannot be measured by neighbors."""
     if getattr(train, "multilabel", False):
         raise ValueError(
-            "For neighbours every image must have one class. "
+            "For neighbors every image must have one class. "
             f"Received: {name}, whose images have several; use trainers.linear_probe."
         )
     if max(ks) > train.num_examples:

@@ -5,7 +5,7 @@ features of randomly cropped and mirrored images, 100 epochs of SGD. Run again w
 it continues where it stopped.
 
 With --fast, seconds instead of hours: features are extracted once, without augmentation, kept on
-disk, and classified by a multinomial logistic regression, whose regularisation is searched on a
+disk, and classified by a multinomial logistic regression, whose regularization is searched on a
 part of the training images. For images with several labels (VOC07) it is a linear support vector
 machine per class and the mean average precision.
 """

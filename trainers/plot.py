@@ -1,7 +1,7 @@
 """Draws pictures of finished and unfinished runs: python -m trainers.plot RUN [RUN …] [--out=DIR].
 
 RUN is a folder that trainers.pretrain writes to, its --workdir. Of one run everything is drawn:
-curves, C, spectra, maps of the features, neighbours, confusion matrix. Of several runs the curves
+curves, C, spectra, maps of the features, neighbors, confusion matrix. Of several runs the curves
 are drawn together. Nothing else in the folders is changed, so this may be done while a run trains;
 if that leaves no memory on the GPU, put CUDA_VISIBLE_DEVICES= before the command.
 """

@@ -44,17 +44,17 @@ flags.DEFINE_float(
 
 flags.DEFINE_float("min_area", 0.08, "Least part of an image that a crop takes.", 0, 1)
 flags.DEFINE_float("flip", 0.5, "Probability of mirroring left to right.", 0, 1)
-flags.DEFINE_float("jitter", 0.8, "Probability of the colour jitter.", 0, 1)
-flags.DEFINE_float("brightness", 0.4, "Strength in the colour jitter.", 0)
-flags.DEFINE_float("contrast", 0.4, "Strength in the colour jitter.", 0)
-flags.DEFINE_float("saturation", 0.2, "Strength in the colour jitter.", 0)
-flags.DEFINE_float("hue", 0.1, "Strength in the colour jitter.", 0, 0.5)
-flags.DEFINE_float("grayscale", 0.2, "Probability of losing the colours.", 0, 1)
+flags.DEFINE_float("jitter", 0.8, "Probability of the color jitter.", 0, 1)
+flags.DEFINE_float("brightness", 0.4, "Strength in the color jitter.", 0)
+flags.DEFINE_float("contrast", 0.4, "Strength in the color jitter.", 0)
+flags.DEFINE_float("saturation", 0.2, "Strength in the color jitter.", 0)
+flags.DEFINE_float("hue", 0.1, "Strength in the color jitter.", 0, 0.5)
+flags.DEFINE_float("grayscale", 0.2, "Probability of losing the colors.", 0, 1)
 flags.DEFINE_float("blur_a", 1.0, "Probability of blurring view A.", 0, 1)
 flags.DEFINE_float("blur_b", 0.1, "Probability of blurring view B.", 0, 1)
 flags.DEFINE_float("blur_sigma", 2.0, "Greatest deviation of the blur in pixels (least: 0.1).", 0.1)
-flags.DEFINE_float("solarize_a", 0.0, "Probability of solarising view A.", 0, 1)
-flags.DEFINE_float("solarize_b", 0.2, "Probability of solarising view B.", 0, 1)
+flags.DEFINE_float("solarize_a", 0.0, "Probability of solarizing view A.", 0, 1)
+flags.DEFINE_float("solarize_b", 0.2, "Probability of solarizing view B.", 0, 1)
 flags.DEFINE_float("rotation", 0.0, "Greatest turn in degrees (not in the paper).", 0)
 flags.DEFINE_float("shear", 0.0, "Greatest slant in degrees (not in the paper).", 0, 89)
 
@@ -114,7 +114,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "monitor_images",
     5000,
-    "Labelled training images for the accuracy while training; 0 for none.",
+    "Labeled training images for the accuracy while training; 0 for none.",
     lower_bound=0,
 )
 flags.DEFINE_bool("evaluate", True, "Whether to measure the backbone at the end.")

@@ -19,7 +19,7 @@ from keras_cv.layers import VectorizedBaseImageAugmentationLayer
 from keras_bt.augmentations import pixels, resampling
 from keras_bt.randomness import between, fold_in, uniform
 
-_serialisable = keras.saving.register_keras_serializable(package="keras_bt")
+_serializable = keras.saving.register_keras_serializable(package="keras_bt")
 
 
 class ImageLayer(VectorizedBaseImageAugmentationLayer):
@@ -128,7 +128,7 @@ class _ChosenImages(ImageLayer):
         return tf.cond(tf.reduce_any(chosen), mixed, lambda: images) if self.costly else mixed()
 
 
-@_serialisable
+@_serializable
 class RandomResizedCrop(ImageLayer):
     """A random part of the image, resized with antialiasing: torchvision's `RandomResizedCrop`.
 
@@ -185,7 +185,7 @@ class RandomResizedCrop(ImageLayer):
         return resampling.resize(crop, self.size, self.interpolation)
 
 
-@_serialisable
+@_serializable
 class RandomFlip(_ChosenImages):
     """Mirrors images left to right.
 
@@ -203,9 +203,9 @@ class RandomFlip(_ChosenImages):
         return tf.reverse(images, axis=[2])
 
 
-@_serialisable
+@_serializable
 class RandomAffine(_ChosenImages):
-    """Turns and slants images about their centre, bilinearly, with black around.
+    """Turns and slants images about their center, bilinearly, with black around.
 
     Not among the paper's operations, for photographs do not need it; handwriting does.
 
@@ -243,7 +243,7 @@ class RandomAffine(_ChosenImages):
         return pixels.affine(images, rotation, shear)
 
 
-@_serialisable
+@_serializable
 class RandomColorJitter(_ChosenImages):
     """Brightness, contrast, saturation and hue, in a random order: torchvision's `ColorJitter`.
 
@@ -286,7 +286,7 @@ class RandomColorJitter(_ChosenImages):
         return pixels.color_jitter(images, *factors, hue, order)
 
 
-@_serialisable
+@_serializable
 class RandomGrayscale(_ChosenImages):
     """Replaces the three channels by their luma (ITU-R 601-2, as Pillow's "L").
 
@@ -302,7 +302,7 @@ class RandomGrayscale(_ChosenImages):
         return pixels.grayscale(images)
 
 
-@_serialisable
+@_serializable
 class RandomGaussianBlur(_ChosenImages):
     """Blurs as Pillow's `GaussianBlur`, with σ uniform in a range.
 
@@ -328,7 +328,7 @@ class RandomGaussianBlur(_ChosenImages):
         return pixels.gaussian_blur(images, sigmas, greatest_sigma=self.sigma[1])
 
 
-@_serialisable
+@_serializable
 class RandomSolarize(_ChosenImages):
     """Inverts every value at or above a threshold.
 
@@ -353,7 +353,7 @@ class RandomSolarize(_ChosenImages):
         return pixels.solarize(images, self.threshold)
 
 
-@_serialisable
+@_serializable
 class Normalize(ImageLayer):
     """(x / 255 - mean) / std, the last layer of a view.
 

@@ -28,7 +28,7 @@ def adjust_contrast(images, factors):
 
 
 def adjust_saturation(images, factors):
-    """f·x + (1 - f)·luma, saturated; 0 is grey."""
+    """f·x + (1 - f)·luma, saturated; 0 is gray."""
     factors = _per_image(factors)
     return _on_planes(lambda planes: _blend(planes, factors, luma=1 - factors), images)
 
@@ -104,7 +104,7 @@ def solarize(images, threshold=128):
 
 
 def affine(images, rotation, shear):
-    """Turns counter-clockwise and slants to the right about the centre; black comes in.
+    """Turns counter-clockwise and slants to the right about the center; black comes in.
 
     Args:
         images: float32 (b, h, w, c).
@@ -116,7 +116,7 @@ def affine(images, rotation, shear):
     """
     shape = tf.shape(images)
     b, h, w = shape[0], shape[1], shape[2]
-    y, x = tf.meshgrid(_centred(h), _centred(w), indexing="ij")
+    y, x = tf.meshgrid(_centered(h), _centered(w), indexing="ij")
     cos, sin = _per_image(tf.cos(rotation)), _per_image(tf.sin(rotation))
     tan = _per_image(tf.tan(shear))
     # Where each value comes from: with y downwards the turn back is [[cos, -sin], [sin, cos]], and
@@ -141,14 +141,14 @@ def affine(images, rotation, shear):
     return tf.ensure_shape(upper * (1 - down) + lower * down, images.shape)
 
 
-def _centred(length):
+def _centered(length):
     return tf.range(tf.cast(length, tf.float32)) - tf.cast(length - 1, tf.float32) / 2
 
 
-def _within_frame(centred, length):
-    """From the centre to the frame's indices, 0 to length + 1, the last one short of the end."""
+def _within_frame(centered, length):
+    """From the center to the frame's indices, 0 to length + 1, the last one short of the end."""
     length = tf.cast(length, tf.float32)
-    return tf.clip_by_value(centred + (length + 1) / 2, 0.0, length + 1 - 1e-3)
+    return tf.clip_by_value(centered + (length + 1) / 2, 0.0, length + 1 - 1e-3)
 
 
 def _luma(planes):
@@ -156,8 +156,8 @@ def _luma(planes):
 
 
 def _blend(planes, factor, luma=0.0, mean=0.0):
-    grey = _luma(planes)
-    offset = luma * grey + mean * tf.reduce_mean(grey, axis=(1, 2), keepdims=True)
+    gray = _luma(planes)
+    offset = luma * gray + mean * tf.reduce_mean(gray, axis=(1, 2), keepdims=True)
     return [_saturate(factor * plane + offset) for plane in planes]
 
 
@@ -166,7 +166,7 @@ def _turn_hue(planes, shift):
     greatest = tf.maximum(tf.maximum(red, green), blue)
     least = tf.minimum(tf.minimum(red, green), blue)
     chroma = greatest - least
-    per_chroma = 1 / tf.maximum(chroma, 1e-6)  # grey has no hue: any will do
+    per_chroma = 1 / tf.maximum(chroma, 1e-6)  # gray has no hue: any will do
     hue = tf.where(
         greatest == red,
         (green - blue) * per_chroma,
@@ -185,7 +185,7 @@ def _turn_hue(planes, shift):
 
 
 def _on_planes(function, images):
-    # Three contiguous planes are much faster than interleaved colours, and the transposes at the
+    # Three contiguous planes are much faster than interleaved colors, and the transposes at the
     # seams of two operations cancel.
     planes = tf.unstack(tf.transpose(images, (3, 0, 1, 2)), num=3)
     return tf.transpose(tf.stack(function(planes)), (1, 2, 3, 0))

@@ -139,13 +139,13 @@ def _inside(pixels, length):
 def _resampling_weights(pixels, length, outputs, size, interpolation):
     """Weight of each of the `length` input pixels in each of the `size` output pixels.
 
-    The interpolation kernel, widened by the factor of reduction, is centred on the output pixel,
-    cut at the ends of the input and normalised. Arguments broadcast; all pixels within reach must
+    The interpolation kernel, widened by the factor of reduction, is centered on the output pixel,
+    cut at the ends of the input and normalized. Arguments broadcast; all pixels within reach must
     be in 0..length-1.
     """
     scale = tf.cast(length, tf.float32) / size
-    centre = (tf.cast(outputs, tf.float32) + 0.5) * scale
-    distance = tf.abs(tf.cast(pixels, tf.float32) + 0.5 - centre) / tf.maximum(scale, 1.0)
+    center = (tf.cast(outputs, tf.float32) + 0.5) * scale
+    distance = tf.abs(tf.cast(pixels, tf.float32) + 0.5 - center) / tf.maximum(scale, 1.0)
     weights = _kernel(distance, interpolation)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 

@@ -127,7 +127,7 @@ def barlow_twins_views(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
 ):
-    """The two views of Barlow Twins, which differ in blur and solarisation; the paper's by default.
+    """The two views of Barlow Twins, which differ in blur and solarization; the paper's by default.
 
     With the same seed the two draw differently.
 
@@ -141,18 +141,18 @@ def barlow_twins_views(
         area: (least, greatest) part of the image that a crop takes.
         aspect: (least, greatest) ratio of a crop's width to its height.
         flip: probability of mirroring left to right.
-        jitter: probability of the colour jitter.
+        jitter: probability of the color jitter.
         brightness: strength in the jitter; factors are in 1 ± strength, likewise the next two.
         contrast: strength in the jitter.
         saturation: strength in the jitter.
-        hue: greatest shift in the jitter, 0..0.5 of the colour circle.
-        grayscale: probability of losing the colours.
+        hue: greatest shift in the jitter, 0..0.5 of the color circle.
+        grayscale: probability of losing the colors.
         blur: probabilities in view A and in view B.
         blur_sigma: (least, greatest) standard deviation of the blur in pixels.
         solarize: probabilities in view A and in view B.
         rotation: greatest turn either way, in degrees; none in the paper.
         shear: greatest slant either way, in degrees; none in the paper.
-        mean: of the red, green and blue values in 0..1, for the final normalisation.
+        mean: of the red, green and blue values in 0..1, for the final normalization.
         std: likewise.
 
     Returns:

@@ -3,7 +3,7 @@
 Every rule is a function of numbers, returning the text or None. The limits are far from what
 healthy runs show: over 40 epochs on handwritten digits the RMS of C off the diagonal stayed below
 0.31 and below 0.62 of that on it, once that passed 0.3; with λ = 0 it passes 0.7 and 0.9. Untrained
-networks (ResNets 18 and 50, a plain one without normalisation) had a spread of 0.2 or more, and
+networks (ResNets 18 and 50, a plain one without normalization) had a spread of 0.2 or more, and
 fewer than 15% of dead features.
 """
 

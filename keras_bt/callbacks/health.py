@@ -10,7 +10,7 @@ from keras_bt.evaluation.rankme import rankme
 from keras_bt.objectives.barlow_twins import EPSILON, check_embeddings, loss_floor
 
 # A dimension whose deviation is a thousandth of the size of a typical value, or less. Relative,
-# for features and embeddings have no scale of their own: the objective standardises. A thousandth
+# for features and embeddings have no scale of their own: the objective standardizes. A thousandth
 # lies far from both sides: dimensions that are alive were between 0.05 and 1 in all networks looked
 # at, untrained ones included, and what is dead (a ReLU that is never positive, a row of zeros) is
 # constant to rounding, below 1e-6.
@@ -33,7 +33,7 @@ class Health:
             at 1 all dimensions say the same.
         fixed_excess: the loss of these views less the smallest loss possible for n images. In
             inference mode and for fixed views, hence smoother than the `excess` of training.
-        embedding_spread: deviation of the L2-normalised embedding's coordinates over the 2n views,
+        embedding_spread: deviation of the L2-normalized embedding's coordinates over the 2n views,
             root mean square over coordinates, times √d: 0 if all embeddings point the same way, 1
             if they point everywhere alike (a coordinate then deviates by 1/√d).
         feature_rankme: RankMe of the backbone's features of the 2n views, at most
@@ -77,7 +77,7 @@ def measure(features, za, zb, redundancy_weight):
         return Health(*[math.nan] * len(dataclasses.fields(Health)))
     n, d = za.shape
     with threadpool_limits(limits=1):  # see keras_bt.evaluation.rankme
-        c, total, total_squares = _correlation_sums(_standardise(za), _standardise(zb))
+        c, total, total_squares = _correlation_sums(_standardize(za), _standardize(zb))
     others = max(d * (d - 1), 1)
     off_diagonal = max(total_squares - np.sum(c**2), 0.0)
     loss = np.sum((1 - c) ** 2) + redundancy_weight * off_diagonal
@@ -97,7 +97,7 @@ def measure(features, za, zb, redundancy_weight):
 
 
 def spread(z):
-    """Deviation of L2-normalised vectors' coordinates times √d: see `Health.embedding_spread`.
+    """Deviation of L2-normalized vectors' coordinates times √d: see `Health.embedding_spread`.
 
     Args:
         z: floats (n, d).
@@ -124,9 +124,9 @@ def is_dead(z):
     return z.std(axis=0) <= DEAD_BELOW * np.sqrt(np.mean(z**2))
 
 
-def _standardise(z):
-    centred = z - z.mean(axis=0)
-    return centred / np.sqrt(np.mean(centred**2, axis=0) + EPSILON)
+def _standardize(z):
+    centered = z - z.mean(axis=0)
+    return centered / np.sqrt(np.mean(centered**2, axis=0) + EPSILON)
 
 
 def _correlation_sums(za, zb):

@@ -1,4 +1,4 @@
-"""A few labelled images to watch a backbone by while it trains, looked at once per epoch."""
+"""A few labeled images to watch a backbone by while it trains, looked at once per epoch."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ _CACHE_BYTES = 512 * 2**20
 
 
 class LabelledSubset:
-    """Labelled images to fit a classifier on and others to measure it on, and their features.
+    """Labeled images to fit a classifier on and others to measure it on, and their features.
 
     Shared by the callbacks that measure accuracy: features are extracted once per epoch, by
     whichever comes first. In inference mode, as NumPy arrays: nothing that is fitted on them can
@@ -46,7 +46,7 @@ class LabelledSubset:
         seed=0,
         batch_size=256,
     ):
-        """Draws a class-balanced part of labelled sources.
+        """Draws a class-balanced part of labeled sources.
 
         With 5,000 of 50,000 training images accuracies are lower than with all of them, but move
         alike, at a tenth of the price. Prepared images are kept in memory up to 512 MiB.

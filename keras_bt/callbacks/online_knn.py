@@ -1,11 +1,11 @@
-"""Nearest-neighbour accuracy while a backbone trains."""
+"""Nearest-neighbor accuracy while a backbone trains."""
 
 from keras_bt.callbacks.online_accuracy import OnlineAccuracy
 from keras_bt.evaluation.knn import knn_accuracy
 
 
 class OnlineKNN(OnlineAccuracy):
-    """Puts `knn_accuracy` into `logs`: weighted nearest neighbours by cosine similarity.
+    """Puts `knn_accuracy` into `logs`: weighted nearest neighbors by cosine similarity.
 
     Nothing is fitted, so the number is a property of the features alone. It is that of
     `keras_bt.evaluation.knn.knn_accuracy` on a subset of the images.
@@ -16,7 +16,7 @@ class OnlineKNN(OnlineAccuracy):
     Args:
         subset: `LabelledSubset`, may be shared with other callbacks.
         every: int, epochs between looks; the last epoch is looked at in any case.
-        k: int, neighbours; cut to the number of training images.
+        k: int, neighbors; cut to the number of training images.
         temperature: float > 0, of the votes.
 
     Raises:

@@ -15,7 +15,7 @@ class Pictures(Periodic):
 
     - `correlation`: C before training and now;
     - `spectrum`: singular values of the embeddings before and now, and of the features now;
-    - `features`: test features in two dimensions (principal components), coloured by class, if
+    - `features`: test features in two dimensions (principal components), colored by class, if
       there is a `subset`.
 
     They are of what `diagnostics` has measured last, which must come earlier in the list of

@@ -12,7 +12,7 @@ from keras_bt.data.pretraining import pretraining_views
 from keras_bt.data.sources import ArraySource, Source
 from keras_bt.data.specs import open_source
 from keras_bt.data.subsets import balanced_indices, labelled_subset, subset_indices
-from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, centre_crop, normalise
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, center_crop, normalize
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -21,13 +21,13 @@ __all__ = [
     "DataError",
     "Source",
     "balanced_indices",
-    "centre_crop",
+    "center_crop",
     "evaluation_batches",
     "evaluation_resize",
     "labelled_features",
     "labelled_subset",
     "labelled_views",
-    "normalise",
+    "normalize",
     "open_source",
     "pretraining_views",
     "raw_pixels",

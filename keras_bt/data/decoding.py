@@ -1,13 +1,13 @@
 """Encoded image files to RGB pixels, with a record of the files that cannot be read.
 
 JPEG and PNG are decoded by TensorFlow, whose accurate inverse DCT gives the pixels that
-Pillow's `convert("RGB")` gives, to the last bit: progressive, grey, CMYK and Adobe-marked
+Pillow's `convert("RGB")` gives, to the last bit: progressive, gray, CMYK and Adobe-marked
 JPEG, PNG with a palette, with alpha or with 16 bits. The fast inverse DCT, TensorFlow's
 default, is off by one level on average and is no faster. Everything else (GIF, BMP, WebP) and
 everything that TensorFlow refuses goes to Pillow, which also says why a file cannot be read.
 
 As in torchvision: alpha is dropped, not blended; of an animation the first frame counts; the
-EXIF orientation is ignored. Unlike Pillow, which clips 16-bit grey to white, both paths keep
+EXIF orientation is ignored. Unlike Pillow, which clips 16-bit gray to white, both paths keep
 the high byte.
 """
 

@@ -10,18 +10,18 @@ from keras_bt.data.sources import ArraySource, Source
 from keras_bt.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    centre_crop,
+    center_crop,
     default_resize,
-    normalise,
+    normalize,
 )
 
 
 def evaluation_resize(source: Source, image_size: int) -> int:
-    """The length that evaluation gives to an image's shorter side before it cuts out the centre.
+    """The length that evaluation gives to an image's shorter side before it cuts out the center.
 
     Args:
         source: The images.
-        image_size: Side of the centre crop.
+        image_size: Side of the center crop.
 
     Returns:
         image_size · 256/224; for data sets whose images are all alike and no larger than image_size
@@ -45,10 +45,10 @@ def evaluation_batches(
         source: The images.
         image_size: Side of the images to make.
         batch_size: Images per batch; the last batch may be shorter.
-        resize: Length of the shorter side before the centre crop; by default
+        resize: Length of the shorter side before the center crop; by default
             `evaluation_resize(source, image_size)`.
-        mean: Of each channel, see `normalise`.
-        std: Of each channel, see `normalise`.
+        mean: Of each channel, see `normalize`.
+        std: Of each channel, see `normalize`.
 
     Returns:
         Batches (images float32 (b, image_size, image_size, 3), labels int64 (b,)); the labels
@@ -63,7 +63,7 @@ def evaluation_batches(
         resize = evaluation_resize(source, image_size)
 
     def prepared(images):
-        return normalise(centre_crop(images, image_size, resize), mean, std)
+        return normalize(center_crop(images, image_size, resize), mean, std)
 
     source = source.cached()
     if isinstance(source, ArraySource) and source.is_small:

@@ -15,9 +15,9 @@ def open_folder(
     """Opens a folder of images.
 
     - `DIR/train/CLASS/…`, with `DIR/test/CLASS/…` or `DIR/val/CLASS/…` if there is a test set
-      (the first of the two that has labels). `DIR/train` alone may also be unlabelled.
+      (the first of the two that has labels). `DIR/train` alone may also be unlabeled.
     - `DIR/CLASS/…`: two or more subfolders, no images beside them, no test set.
-    - Anything else is unlabelled: images in `DIR` itself, or all in one subfolder.
+    - Anything else is unlabeled: images in `DIR` itself, or all in one subfolder.
 
     Below that, folders may be nested. Symbolic links are followed, names beginning with a dot
     are ignored, and the order is that of the sorted paths. Files count as images by their

@@ -15,7 +15,7 @@ _UINT8 = 0x08  # the code of the element type in the magic number
 def open_idx(directory: str, name: str) -> tuple[ArraySource, ArraySource | None]:
     """Opens `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and their labels.
 
-    The files may end in `.gz`. Without label files the images are unlabelled; without `t10k`
+    The files may end in `.gz`. Without label files the images are unlabeled; without `t10k`
     images there is no test set.
 
     Args:

@@ -7,10 +7,10 @@ from keras_bt.data.decoding import DataError
 from keras_bt.data.sampler import Order
 from keras_bt.data.sources import ArraySource, Source
 from keras_bt.data.tfds import RecordSource
-from keras_bt.preprocessing import centre_crop
+from keras_bt.preprocessing import center_crop
 from keras_bt.randomness import fold_in
 
-# Vectorised work is done on blocks of at most this many pixels: 8 images of 224 × 224. They stay
+# Vectorized work is done on blocks of at most this many pixels: 8 images of 224 × 224. They stay
 # in the cache of a core, which halves the time that blocks of 64 take, they keep all cores busy,
 # and they bound the memory for any batch size.
 _BLOCK = 8 * 224 * 224
@@ -63,7 +63,7 @@ def pretraining_views(
         seed: Seed of the run, 0 to 2³¹ − 1.
         first_step: Number of steps to leave out. This is free, but for tfds records that do not
             fit in memory it means reading a part of an epoch.
-        image_size: Side to which images of different sizes are resized and centre-cropped where
+        image_size: Side to which images of different sizes are resized and center-cropped where
             a view has no random crop to make them alike.
         shard_index: Which part of each batch to make, 0 to num_shards − 1.
         num_shards: Into how many equal parts batches are divided, one per worker. All parts
@@ -162,7 +162,7 @@ def crop_function(view, source, image_size):
     if view.crop is not None:
         return lambda image, readable, seed: view.crop({"images": image, "seed": seed})["images"]
     if image_size is not None:
-        return lambda image, readable, seed: centre_crop(image, image_size, resize=image_size)
+        return lambda image, readable, seed: center_crop(image, image_size, resize=image_size)
     if source.image_shape is not None:
         blank = tf.zeros(source.image_shape, tf.uint8)
         return lambda image, readable, seed: tf.ensure_shape(
@@ -175,7 +175,7 @@ def crop_function(view, source, image_size):
 
 
 def _replace_unreadable(seed, crops_a, crops_b, readable):
-    """Gives the places of unreadable images to their neighbours, in both views."""
+    """Gives the places of unreadable images to their neighbors, in both views."""
     return tf.cond(
         tf.reduce_all(readable),
         lambda: (crops_a, crops_b),

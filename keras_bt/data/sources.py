@@ -58,7 +58,7 @@ class Source:
         """
         if self.class_names is None:
             raise DataError(
-                "Labelled images are needed here, e.g. one folder per class. "
+                "Labeled images are needed here, e.g. one folder per class. "
                 f"Received: {self.name}, which has no labels."
             )
         return self._labels()

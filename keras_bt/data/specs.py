@@ -99,11 +99,11 @@ def _hint(spec):
 
 
 def open_digits() -> tuple[ArraySource, ArraySource]:
-    """Opens scikit-learn's real handwritten digits: 1797 grey images of 8 × 8.
+    """Opens scikit-learn's real handwritten digits: 1797 gray images of 8 × 8.
 
     scikit-learn defines no test set. Ours is the last 500 images. A random choice flatters every
-    method (nearest neighbours of raw pixels: 0.99 instead of 0.96), presumably because it puts the
-    same hands into both halves. Grey values 0..16 become 0..255.
+    method (nearest neighbors of raw pixels: 0.99 instead of 0.96), presumably because it puts the
+    same hands into both halves. Gray values 0..16 become 0..255.
 
     Returns:
         The training source and the test source.

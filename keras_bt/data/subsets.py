@@ -64,12 +64,12 @@ def subset_indices(labels, wanted: str, seed) -> np.ndarray:
         return np.flatnonzero(labels >= 0)
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
-        raise DataError("A part of the labels needs labelled images. Received: none.")
+        raise DataError("A part of the labels needs labeled images. Received: none.")
     return _draw(labels, classes, max(1, number // len(classes)), seed)
 
 
 def labelled_subset(source: Source, labels: str, seed: int) -> Source:
-    """A class-balanced part of a labelled source, see `subset_indices`.
+    """A class-balanced part of a labeled source, see `subset_indices`.
 
     >>> train, _ = keras_bt.data.open_source("digits")
     >>> keras_bt.data.labelled_subset(train, "10%", seed=0).num_examples   # 13 of each class

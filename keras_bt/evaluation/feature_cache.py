@@ -42,7 +42,7 @@ def cached_features(
     (10.5 GB) need no memory but what the operating system has to spare.
 
     A file is named after the backbone (architecture and weights), image_size, resize, the
-    normalisation and the data (`source.fingerprint()`), and appears under its name when it is
+    normalization and the data (`source.fingerprint()`), and appears under its name when it is
     complete. One that is damaged is extracted anew: whenever a file is opened, all of it is read
     once and checked, which takes seconds per 10 GB, or as long as the disk does.
 
@@ -51,7 +51,7 @@ def cached_features(
         backbone: Keras model (b, image_size, image_size, 3) -> (b, d).
         source: `keras_bt.data.Source`.
         image_size: Side of the images in pixels.
-        resize: Shorter side before the centre crop, see `evaluation_batches`.
+        resize: Shorter side before the center crop, see `evaluation_batches`.
         batch_size: Images per batch. It changes features by rounding at most and is therefore not
             part of the name.
         progress: Whether to show a progress bar, counted in batches, if features are extracted; a

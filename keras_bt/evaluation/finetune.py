@@ -19,7 +19,7 @@ import math
 import keras
 from keras import ops
 
-from keras_bt.model.batch_normalization import prepare_batch_normalisation
+from keras_bt.model.batch_normalization import prepare_batch_normalization
 from keras_bt.strategy import current_replicas
 
 EPOCHS = 20
@@ -221,7 +221,7 @@ def classifier(backbone, classes, from_scratch=False):
     Args:
         backbone: built Keras model, (b, h, w, c) → (b, d); functional or sequential.
         classes: int ≥ 2.
-        from_scratch: whether to leave the copy as its layers initialise themselves, instead of
+        from_scratch: whether to leave the copy as its layers initialize themselves, instead of
             giving it the backbone's weights.
 
     Returns:
@@ -253,7 +253,7 @@ def classifier(backbone, classes, from_scratch=False):
         name=_free_name(copy, "head"),
     )
     model = keras.Model(images, head(features), name="classifier")
-    prepare_batch_normalisation(model)
+    prepare_batch_normalization(model)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification by cosine similarity.
+"""Weighted k-nearest-neighbor classification by cosine similarity.
 
 The protocol of Wu et al. 2018 (arXiv 1805.01978, section 3.4), as used by DINO: no training, no
 hyperparameter worth searching, so the number is a property of the features alone.
@@ -23,7 +23,7 @@ def knn_predict(
 ):
     """Classifies queries by a weighted vote of their k nearest training vectors.
 
-    With s_i the cosine similarity of neighbour i, class c gets the share of the votes
+    With s_i the cosine similarity of neighbor i, class c gets the share of the votes
 
         p_c = Σ_{i: y_i = c} exp(s_i / T) / Σ_i exp(s_i / T)
 
@@ -40,7 +40,7 @@ def knn_predict(
         train_features: Floats (n, d), float32 for speed.
         train_labels: Integers (n,), 0 to num_classes - 1, of at least two classes.
         queries: Floats (m, d).
-        k: Number of neighbours, 1 to n.
+        k: Number of neighbors, 1 to n.
         temperature: T, above 0.
         num_classes: Number of classes; by default the largest label plus 1.
         **search: Chunk sizes and progress, as `nearest_neighbours`, which states the memory.
@@ -59,7 +59,7 @@ def knn_predict(
 
 
 def knn_vote(similarities, neighbour_labels, temperature, num_classes):
-    """The vote of `knn_predict`, for neighbours already found.
+    """The vote of `knn_predict`, for neighbors already found.
 
     The first columns of a search with a large k are a search with a smaller one, so one call of
     `nearest_neighbours` serves several k.
@@ -110,7 +110,7 @@ def knn_accuracy(
         train_labels: Integers (n,), from 0, of at least two classes.
         test_features: Floats (m, d).
         test_labels: Integers (m,). A class without training images counts as wrong.
-        k: Number of neighbours, 1 to n.
+        k: Number of neighbors, 1 to n.
         temperature: T, above 0.
         **search: Chunk sizes and progress, as `nearest_neighbours`, which states the memory.
 
@@ -153,7 +153,7 @@ def knn_accuracies(
     A class without a vote is no guess, even where fewer than five have votes.
 
     Memory beside what `nearest_neighbours` needs: with m test features, k the largest of `ks` and
-    c classes, at most about `24*m*k + 4*m*c + 3*m*c` bytes: the neighbours with their classes, the
+    c classes, at most about `24*m*k + 4*m*c + 3*m*c` bytes: the neighbors with their classes, the
     shares of the votes, and which of them are larger than that of the right class. For 50,000
     test features, k = 200 and 1000 classes 0.6 GB.
 
@@ -162,7 +162,7 @@ def knn_accuracies(
         train_labels: Integers (n,), from 0, of at least two classes.
         test_features: Floats (m, d); may be memory-mapped.
         test_labels: Integers (m,). A class without training images counts as wrong.
-        ks: Numbers of neighbours, each 1 to n.
+        ks: Numbers of neighbors, each 1 to n.
         temperature: T, above 0.
         **search: Chunk sizes and progress, as `nearest_neighbours`.
 

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from keras_bt.data.subsets import balanced_indices
 
-# scikit-learn's C, the inverse of the L2 penalty, for standardised features. Searched upwards.
+# scikit-learn's C, the inverse of the L2 penalty, for standardized features. Searched upwards.
 SEARCH_C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # For few labels, where nothing can be searched. On handwritten digits with 5 labels per class,
 # accuracy changes by less than 0.01 from 0.1 to 100, for raw pixels as for learned features.
@@ -33,7 +33,7 @@ class ProbeResult:
         top1: Accuracy, 0 to 1.
         top5: Share of test images whose class is among the five likeliest; None for 5 classes or
             fewer, where it would say nothing.
-        chosen_c: scikit-learn's C (inverse L2 penalty on standardised features) of the final fit.
+        chosen_c: scikit-learn's C (inverse L2 penalty on standardized features) of the final fit.
         converged: Whether the final fit met its tolerance within 2000 iterations.
         search: `(C, accuracy on the held-out part)` of each C tried; empty without a search.
         predictions: int64 (m,), the predicted class of each test image.
@@ -65,12 +65,12 @@ class FewLabelResult:
 
 
 def logistic_probe(
-    train_features, train_labels, test_features, test_labels, regularisation=None, seed=0
+    train_features, train_labels, test_features, test_labels, regularization=None, seed=0
 ):
     """Fits a multinomial logistic regression on frozen features and measures it.
 
-    Features are standardised with the training features' mean and deviation. C is searched on a
-    held-out fifth of every class of the *training* set, from strong to weak regularisation, each
+    Features are standardized with the training features' mean and deviation. C is searched on a
+    held-out fifth of every class of the *training* set, from strong to weak regularization, each
     fit starting from the last, until two in a row are no better than the best; of equally good ones
     the strongest is taken. The final fit uses all training features. With one image per class
     nothing can be held out, and C is 1.
@@ -84,7 +84,7 @@ def logistic_probe(
         train_labels: Integers (n,), of at least two classes.
         test_features: Floats (m, d).
         test_labels: Integers (m,). A class without training images counts as wrong.
-        regularisation: scikit-learn's C, the *inverse* L2 penalty: one number to use it as it is,
+        regularization: scikit-learn's C, the *inverse* L2 penalty: one number to use it as it is,
             several to search those, None to search 1e-4, 1e-3, ... 10.
         seed: Seed of the held-out part.
 
@@ -98,14 +98,14 @@ def logistic_probe(
     train_features, train_labels = _check_features(train_features, train_labels, "train")
     test_features, test_labels = _check_features(test_features, test_labels, "test")
     _check_pair(train_features, train_labels, test_features)
-    candidates = SEARCH_C if regularisation is None else np.unique(regularisation).tolist()
+    candidates = SEARCH_C if regularization is None else np.unique(regularization).tolist()
     if not candidates or not all(0 < c < np.inf for c in candidates):
         raise ValueError(
-            "regularisation must be None, a number above 0 or several of them. "
-            f"Received: {regularisation}."
+            "regularization must be None, a number above 0 or several of them. "
+            f"Received: {regularization}."
         )
 
-    train_features, test_features = _standardise(train_features, test_features)
+    train_features, test_features = _standardize(train_features, test_features)
     work = train_features.size * len(np.unique(train_labels))
     with threadpool_limits(limits=1 if work < _THREADED_WORK else None):
         chosen_c, search = _search(train_features, train_labels, candidates, seed)
@@ -135,12 +135,12 @@ def few_label_probe(
     labels_per_class=5,
     draws=10,
     seed=0,
-    regularisation=FEW_LABEL_C,
+    regularization=FEW_LABEL_C,
 ):
     """Fits logistic probes on a few labels per class, drawn several times.
 
     Each draw takes the same number of random training images of every class and fits on these
-    alone, their standardisation included. C is fixed, for five labels per class cannot be split
+    alone, their standardization included. C is fixed, for five labels per class cannot be split
     to search it.
 
     Args:
@@ -151,7 +151,7 @@ def few_label_probe(
         labels_per_class: Training images drawn of each class.
         draws: Number of draws. Draw i is the same whatever the number of draws.
         seed: Seed of the draws: the same seed draws the same images for other features.
-        regularisation: scikit-learn's C, the *inverse* L2 penalty, on standardised features.
+        regularization: scikit-learn's C, the *inverse* L2 penalty, on standardized features.
 
     Returns:
         A `FewLabelResult`.
@@ -170,7 +170,7 @@ def few_label_probe(
             train_labels[chosen],
             test_features,
             test_labels,
-            regularisation=float(regularisation),
+            regularization=float(regularization),
         )
         accuracies.append(result.top1)
     return FewLabelResult(
@@ -233,7 +233,7 @@ def _check_pair(train_features, train_labels, test_features):
         )
 
 
-def _standardise(train, test):
+def _standardize(train, test):
     """Gives every training feature mean 0 and deviation 1, and the test features the same map."""
     scaler = StandardScaler().fit(train)
     train, test = scaler.transform(train), scaler.transform(test)

@@ -1,12 +1,12 @@
-"""Exact search for the nearest neighbours by cosine similarity, in a stated amount of memory."""
+"""Exact search for the nearest neighbors by cosine similarity, in a stated amount of memory."""
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.progress import ProgressBar
 
-# More candidates than neighbours are kept by the float32 search, so that rounding cannot push a
-# true neighbour out where similarities lie close together.
+# More candidates than neighbors are kept by the float32 search, so that rounding cannot push a
+# true neighbor out where similarities lie close together.
 _SPARE_CANDIDATES = 16
 # Similarities that agree to so many decimals are a tie; float64 itself errs by about 1e-16.
 _TIE_DECIMALS = 12
@@ -29,7 +29,7 @@ def nearest_neighbours(
     """Finds the k training vectors of highest cosine similarity to each query, exactly.
 
     A float32 search over chunks keeps a running best of k + 16 candidates per query; these are
-    compared again in float64. Where float32 rounding might have hidden a neighbour (many nearly
+    compared again in float64. Where float32 rounding might have hidden a neighbor (many nearly
     equal similarities, as in collapsed features), the query is searched again in float64. The
     result is therefore that of a float64 search, whatever the chunk sizes. Similarities equal to
     12 decimals are ties, and the lowest training index wins. A vector of zeros has similarity 0
@@ -46,7 +46,7 @@ def nearest_neighbours(
     Args:
         train_features: Floats (n, d), float32 for speed.
         queries: Floats (m, d).
-        k: Number of neighbours, 1 to n.
+        k: Number of neighbors, 1 to n.
         query_chunk_size: Queries compared at once.
         train_chunk_size: Training vectors compared at once.
         progress: Whether to show a progress bar, counted in queries.
@@ -86,7 +86,7 @@ def nearest_neighbours(
 
 
 def _search(train, queries, k, chunk_size):
-    """Exact neighbours of one chunk of queries: float32 search, float64 comparison."""
+    """Exact neighbors of one chunk of queries: float32 search, float64 comparison."""
     kept = min(k + _SPARE_CANDIDATES, len(train))
     found, candidates = _running_best(train, queries, kept, chunk_size, np.float32)
     similarities, indices = _refine(train, queries, candidates, k)

@@ -9,7 +9,7 @@ EPSILON = 1e-7  # of the paper: keeps log p finite where a singular value is zer
 def singular_values(z):
     """The singular values of a matrix of vectors, one vector a row.
 
-    Not centred: a mean far from zero is a direction like others, and a strong one. For the
+    Not centered: a mean far from zero is a direction like others, and a strong one. For the
     spectrum of the covariance take `singular_values(z - z.mean(axis=0))`.
 
     Args:
@@ -39,7 +39,7 @@ def rankme(z):
 
         p_k = σ_k / ‖σ‖₁ + 1e-7,   RankMe(z) = exp(−Σ_k p_k log p_k)
 
-    with σ the singular values of z, which is not centred. It is about 1 if all vectors are
+    with σ the singular values of z, which is not centered. It is about 1 if all vectors are
     multiples of one, and min(n, d) if all directions are equally strong; so only numbers of the
     same n and d can be compared.
 

@@ -13,7 +13,7 @@ class Accuracies:
     """Test accuracies of one kind of features, 0 to 1; None where there are too few labels.
 
     Attributes:
-        knn: weighted nearest neighbours, k = 20 (or the number of training images).
+        knn: weighted nearest neighbors, k = 20 (or the number of training images).
         probe: linear probe with all labels of the training set.
         few_labels: linear probe with 5 labels per class, mean over ten draws of them.
         few_labels_deviation: standard deviation over these draws.

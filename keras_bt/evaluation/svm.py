@@ -63,7 +63,7 @@ def svm_probe(
 
     The protocol of Goyal et al. 2019 ("Scaling and Benchmarking Self-Supervised Visual
     Representation Learning") as its successor VISSL has it and the Barlow Twins paper uses it
-    (appendix C.1): features of length 1; of every class the machine that minimises
+    (appendix C.1): features of length 1; of every class the machine that minimizes
 
         ½ ‖w‖² + ½ b² + C Σᵢ aᵢ max(0, 1 − yᵢ (w·xᵢ + b))²,  aᵢ = 2 for positives, 1 for others
 
@@ -71,7 +71,7 @@ def svm_probe(
     cross-validation folds, the smallest of equally good ones; then refitted on all training
     features. Three things differ: the folds, which hold the same share of positives, are drawn
     by `seed` instead of cut in the order of the data; the problem is solved in its primal, to
-    the same solution, but faster and without randomness; and examples labelled -1 are left out
+    the same solution, but faster and without randomness; and examples labeled -1 are left out
     of the training of that class, where VISSL takes them for negatives.
 
     A class is excluded if it has fewer than three positive or three other training examples, for

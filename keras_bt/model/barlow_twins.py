@@ -4,11 +4,11 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_bt.model.batch_normalization import prepare_batch_normalisation
+from keras_bt.model.batch_normalization import prepare_batch_normalization
 from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
 from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
 from keras_bt.model.paired_projection import project_both
-from keras_bt.model.remat import rematerialised
+from keras_bt.model.remat import rematerialized
 from keras_bt.objectives.barlow_twins import (
     barlow_twins_terms,
     check_redundancy_weight,
@@ -24,7 +24,7 @@ ON_NONFINITE = ("stop", "skip")
 def projector(widths=(8192, 8192, 8192), input_dim=2048, name="projector"):
     """The projector: linear layers, with BatchNormalization and ReLU after all but the last.
 
-    No layer has a bias; the objective standardises what comes out. Initialisation is PyTorch's
+    No layer has a bias; the objective standardizes what comes out. Initialization is PyTorch's
     default for linear layers, as in the published code.
 
     >>> projector((8192, 8192, 8192), input_dim=2048).count_params()
@@ -128,7 +128,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             )
         check_redundancy_weight(redundancy_weight)
         choose_form(None, self.embedding_dim, form)
-        prepare_batch_normalisation(backbone, projector)
+        prepare_batch_normalization(backbone, projector)
         self.backbone = backbone
         self.projector = projector
         self.redundancy_weight = redundancy_weight
@@ -143,7 +143,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             )
         self.on_nonfinite = on_nonfinite
         self.remat = remat
-        self._rematerialised = rematerialised(backbone) if remat else None
+        self._rematerialized = rematerialized(backbone) if remat else None
         self._trackers = [
             MeanOverSteps(name=name) for name in ("loss", "on_diagonal", "off_diagonal", "excess")
         ]
@@ -157,8 +157,8 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         return self.backbone(images, training=training)
 
     def embed(self, images, training=None):
-        """Returns the embeddings z, (b, d), before standardisation."""
-        encode = self._rematerialised or self.backbone
+        """Returns the embeddings z, (b, d), before standardization."""
+        encode = self._rematerialized or self.backbone
         return self.projector(encode(images, training=training), training=training)
 
     def compile(self, optimizer="rmsprop", **kwargs):
@@ -270,15 +270,15 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         """This replica's share of the loss, and of what it consists of.
 
         Returns:
-            The share, and [on_diagonal, off_diagonal, regularisers, rows], float32 scalars whose
+            The share, and [on_diagonal, off_diagonal, regularizers, rows], float32 scalars whose
             sums over replicas are those of the global batch.
         """
         # Two passes: each view has its own batch statistics.
-        encode = self._rematerialised or self.backbone
+        encode = self._rematerialized or self.backbone
         features = [encode(view, training=training) for view in (view_a, view_b)]
         za, zb = project_both(self.projector, *features, training=training)
         on_diagonal, off_diagonal = self.terms(za, zb, replicas)
-        penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularisers
+        penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularizers
         penalty = ops.cast(penalty, on_diagonal.dtype) / replicas.count
         rows = ops.cast(ops.shape(za)[0], on_diagonal.dtype)
         share = on_diagonal + self.redundancy_weight * off_diagonal + penalty
@@ -308,7 +308,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         return self.backbone.non_trainable_weights + self.projector.non_trainable_weights
 
     def get_config(self):
-        """Returns the constructor's arguments except `views`, models serialised."""
+        """Returns the constructor's arguments except `views`, models serialized."""
         return super().get_config() | {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "projector": keras.saving.serialize_keras_object(self.projector),

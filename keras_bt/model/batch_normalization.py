@@ -16,11 +16,11 @@ from keras import ops
 FUSED_TYPES = ("float32", "bfloat16", "float16")
 
 
-def prepare_batch_normalisation(*models):
+def prepare_batch_normalization(*models):
     """Makes each BatchNormalization of `models` right and fast for the current strategy, in place.
 
-    With several replicas it is synchronised: its statistics are those of the global batch. With
-    one, where there is nothing to synchronise, TensorFlow's fused operation takes the place of
+    With several replicas it is synchronized: its statistics are those of the global batch. With
+    one, where there is nothing to synchronize, TensorFlow's fused operation takes the place of
     Keras' arithmetic in training. Results are the same but for rounding; configuration, variables
     and saved files are not touched by it.
     """

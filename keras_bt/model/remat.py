@@ -1,4 +1,4 @@
-"""Rematerialisation: activations are computed again in the backward pass instead of being kept.
+"""Rematerialization: activations are computed again in the backward pass instead of being kept.
 
 Between the forward and the backward pass only the tensors between segments of the backbone are
 kept; what a segment computes inside is computed once more when its gradient is due. That costs
@@ -20,7 +20,7 @@ from keras_bt.model.graph_cuts import is_chain, pieces_of, segments_of_least_pea
 SUPPORTED = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 13)
 
 
-def rematerialised(backbone):
+def rematerialized(backbone):
     """Returns a function that computes what `backbone` does, with less memory in training.
 
     Values, gradients, moving statistics, losses of layers and draws of random numbers (of Keras'
@@ -28,7 +28,7 @@ def rematerialised(backbone):
     use it: eagerly, in `tf.function`, compiled by XLA, in a replica of a strategy, and under every
     precision policy. Only first derivatives can be taken.
 
-    >>> encode = rematerialised(resnet(50))
+    >>> encode = rematerialized(resnet(50))
     >>> features = encode(images, training=True)    # (b, 2048)
     >>> len(encode.segments)
     11
@@ -49,19 +49,19 @@ def rematerialised(backbone):
     """
     if not SUPPORTED:
         raise ValueError(
-            "Rematerialisation needs Keras 3.13 or newer, which can cut a model's graph, and that "
+            "Rematerialization needs Keras 3.13 or newer, which can cut a model's graph, and that "
             f"Python 3.11. Received: Keras {keras.__version__}."
         )
     if not is_chain(backbone):
         raise ValueError(
-            "Rematerialisation needs a functional or sequential keras.Model with one input and "
+            "Rematerialization needs a functional or sequential keras.Model with one input and "
             f"one output, whose graph it can cut. Received: {backbone!r}."
         )
-    return Rematerialised(backbone)
+    return Rematerialized(backbone)
 
 
-class Rematerialised:
-    """What `rematerialised` returns.
+class Rematerialized:
+    """What `rematerialized` returns.
 
     Not a layer, so that a model which has it as an attribute does not own the backbone twice.
     """
@@ -80,7 +80,7 @@ class _Encoder(keras.layers.Layer):
 
     def __init__(self, backbone):
         # A name of its own: TensorFlow refuses scopes that begin with an underscore.
-        super().__init__(name="rematerialised", dtype="float32", autocast=False)
+        super().__init__(name="rematerialized", dtype="float32", autocast=False)
         self.backbone = backbone
         pieces = list(pieces_of(backbone))
         bounds = segments_of_least_peak(*sizes(backbone, pieces))

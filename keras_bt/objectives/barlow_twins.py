@@ -1,6 +1,6 @@
 """The Barlow Twins objective (Zbontar et al., 2021, section 2.1, equations 1 and 2).
 
-With embeddings standardised per feature over the global batch, z ∈ ℝ^{n×d}, and
+With embeddings standardized per feature over the global batch, z ∈ ℝ^{n×d}, and
 C = z_Aᵀ z_B / n,
 
     loss = Σ_i (1 − C_ii)²  +  λ Σ_{i≠j} C_ij².
@@ -12,7 +12,7 @@ tr(CᵀC) = tr(z_A z_Aᵀ z_B z_Bᵀ) / n²:
                 =  ⟨z_A z_Aᵀ, z_B z_Bᵀ⟩ / n²   "gram":       2·n²·d multiply-adds, n² numbers
 
 and both have gradients that need no second d×d or n×n array, written out below together with that
-of the standardisation.
+of the standardization.
 
 Over R replicas every function returns this replica's *share*: the shares of all replicas sum to
 the value for the global batch, and the gradient of that sum arrives at each replica's own rows.
@@ -24,7 +24,7 @@ from keras import ops
 
 from keras_bt.objectives import costs
 
-EPSILON = 1e-5  # of the standardisation; torch.nn.BatchNorm1d's default, as published
+EPSILON = 1e-5  # of the standardization; torch.nn.BatchNorm1d's default, as published
 FORMS = ("auto", "correlation", "gram")
 
 
@@ -96,8 +96,8 @@ def barlow_twins_terms(za, zb, form="auto", replicas=None):
     return _terms(za, zb, n, form, replicas)
 
 
-def standardise(z):
-    """Standardises each feature over the batch: (z − mean) / √(variance + 1e-5).
+def standardize(z):
+    """Standardizes each feature over the batch: (z − mean) / √(variance + 1e-5).
 
     Args:
         z: float tensor (n, d).
@@ -108,7 +108,7 @@ def standardise(z):
     Source: the last layer of the published model, `BatchNorm1d(d, affine=False)`.
     """
     (z,) = _at_least_float32(z)
-    return _standardised(z, ops.cast(ops.shape(z)[0], z.dtype), OneReplica())[0]
+    return _standardized(z, ops.cast(ops.shape(z)[0], z.dtype), OneReplica())[0]
 
 
 def _at_least_float32(*tensors):
@@ -118,15 +118,15 @@ def _at_least_float32(*tensors):
     return [ops.cast(tensor, dtype) for tensor in tensors]
 
 
-def _standardised(z, n, replicas):
-    """The standardised embeddings, and the factor 1 / √(variance + 1e-5) of each feature."""
+def _standardized(z, n, replicas):
+    """The standardized embeddings, and the factor 1 / √(variance + 1e-5) of each feature."""
     # Two passes: E[z²] − E[z]² loses every digit where a mean is large beside its deviation. There
     # the first mean is itself too coarse for the gradient; the second pass finds what is left.
-    centred = z - replicas.sum(_sum_of_rows(z)) / n
-    sums = ops.stack([_sum_of_rows(centred), _sum_of_rows(ops.square(centred))])
+    centered = z - replicas.sum(_sum_of_rows(z)) / n
+    sums = ops.stack([_sum_of_rows(centered), _sum_of_rows(ops.square(centered))])
     left, square = ops.unstack(replicas.sum(sums) / n)
     scale = ops.rsqrt(square - ops.square(left) + EPSILON)
-    return (centred - left) * scale, scale
+    return (centered - left) * scale, scale
 
 
 def _sum_of_rows(x):
@@ -145,14 +145,14 @@ def cross_correlation(za, zb):
         float32 tensor (d, d).
     """
     check_embeddings(za, zb)
-    za, zb = (standardise(z) for z in _at_least_float32(za, zb))
+    za, zb = (standardize(z) for z in _at_least_float32(za, zb))
     return ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
 
 
 def loss_floor(batch_size, dim, redundancy_weight=5.1e-3):
     """The smallest value that the loss can take for n images and d features.
 
-    Centred embeddings make rank(C) ≤ r = n − 1, so C cannot be the identity when d > r. Among
+    Centered embeddings make rank(C) ≤ r = n − 1, so C cannot be the identity when d > r. Among
     matrices with trace d·t, ‖C‖² ≥ (d·t)²/r, hence
 
         loss ≥ d (1 − t)² + λ (d²t²/r − d·t²) = d [(1 − t)² + a t²],   a = λ (d/r − 1),
@@ -238,16 +238,16 @@ def _terms(za, zb, n, form, replicas):
     With c the diagonal of C and P = z_B Cᵀ, or in the other form z_B z_Bᵀ z_A / n, the gradient of
     the first term with respect to z_A is −2 (1 − c) ∘ z_B / n, of the second 2 (P − c ∘ z_B) / n.
 
-    From a gradient g with respect to z the standardisation, z = scale ∘ (x − mean(x)), makes
+    From a gradient g with respect to z the standardization, z = scale ∘ (x − mean(x)), makes
     scale ∘ (g − mean(g) − mean(g ∘ z) ∘ z). Here mean(g) = 0, because the columns of P and of z_B
-    are sums of centred ones, and mean(g ∘ z_A) is known from mean(z_B ∘ z_A) = c and
+    are sums of centered ones, and mean(g ∘ z_A) is known from mean(z_B ∘ z_A) = c and
     mean(P ∘ z_A)_i = Σ_j C_ij². All the same for z_B.
     """
 
     @ops.custom_gradient
     def terms(xa, xb):
-        za, scale_a = _standardised(xa, n, replicas)
-        zb, scale_b = _standardised(xb, n, replicas)
+        za, scale_a = _standardized(xa, n, replicas)
+        zb, scale_b = _standardized(xb, n, replicas)
         # Σ C_ij² − Σ C_ii² cancels when C ≈ I. Taken row by row the differences are small from
         # the start, and their rounding errors do not add up with one sign.
         if form == "correlation":
@@ -273,7 +273,7 @@ def _terms(za, zb, n, form, replicas):
             diagonal = (d_on * (1 - c) + d_off * c) * (-2 / n)
             d_off = d_off * (2 / n)
 
-            def through_standardisation(z, other, scale, product, energy):
+            def through_standardization(z, other, scale, product, energy):
                 mean = d_off * energy + diagonal * c
                 return (scale * d_off) * product + (scale * diagonal) * other - (scale * mean) * z
 
@@ -287,8 +287,8 @@ def _terms(za, zb, n, form, replicas):
                 sums = [_sum_of_rows(product_a * za), _sum_of_rows(product_b * zb)]
                 energies = ops.unstack(replicas.sum(ops.stack(sums)) / n)
             return (
-                through_standardisation(za, zb, scale_a, product_a, energies[0]),
-                through_standardisation(zb, za, scale_b, product_b, energies[1]),
+                through_standardization(za, zb, scale_a, product_a, energies[0]),
+                through_standardization(zb, za, scale_b, product_b, energies[1]),
             )
 
         return (on_diagonal, off_diagonal), gradient

@@ -85,15 +85,15 @@ def objective_cost(n, d, replicas, form):
     Returns:
         `Cost`.
     """
-    standardisation = summed(6 * d + 1, replicas)
+    standardization = summed(6 * d + 1, replicas)
     rows = ARRAYS_OF_ROWS * n * d / replicas
     if form == "correlation":
         product = 2 * n * d * d / replicas
-        sent = standardisation + summed(d * d, replicas)
+        sent = standardization + summed(d * d, replicas)
         return Cost(product, 2 * product, sent, NUMBER * (2 * d * d + rows))
     product = 2 * n * n * d / replicas
     forward = 4 * d * gram_multiplications(n) if replicas == 1 else 2 * product
-    sent = standardisation + summed(3 * d, replicas) + gathered(2 * n * d, replicas)
+    sent = standardization + summed(3 * d, replicas) + gathered(2 * n * d, replicas)
     everything = 2 * n * d if replicas > 1 else 0
     return Cost(forward, 2 * product, sent, NUMBER * (3 * n * n / replicas + everything + rows))
 

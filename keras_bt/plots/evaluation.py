@@ -1,4 +1,4 @@
-"""Pictures of what a network has learned: its spectrum, its neighbours, its mistakes.
+"""Pictures of what a network has learned: its spectrum, its neighbors, its mistakes.
 
 As in `plots`, every function writes one file, atomically, and overwrites what was there.
 """
@@ -21,7 +21,7 @@ _DASHES = ("-", "--", "-.", ":")
 _ACCURACY, _COUNT = "accuracy while training", "dead dimensions"
 # From the label of a panel to the measures in it: their names in the metrics, and in the legend.
 _MEASURES = {
-    _ACCURACY: {"knn_accuracy": "nearest neighbours", "linear_accuracy": "linear probe"},
+    _ACCURACY: {"knn_accuracy": "nearest neighbors", "linear_accuracy": "linear probe"},
     "RankMe (dimensions in use)": {
         "feature_rankme": "features",
         "embedding_rankme": "embeddings",
@@ -95,7 +95,7 @@ def measures(path, runs, title="Measures during training"):
     """Draws the measures that callbacks have taken while one or several runs trained.
 
     A panel for each kind of measure that any of the runs has; a run without it is missing there.
-    Colours are runs where there are several, and line styles are measures; with one run both are
+    Colors are runs where there are several, and line styles are measures; with one run both are
     measures.
 
     Args:
@@ -179,19 +179,19 @@ def neighbours(
     query_labels=None,
     labels=None,
     class_names=None,
-    title="Nearest neighbours by cosine similarity of features",
+    title="Nearest neighbors by cosine similarity of features",
 ):
-    """Draws query images, each with its nearest neighbours to the right.
+    """Draws query images, each with its nearest neighbors to the right.
 
-    Under each neighbour stand its similarity and class. A tick and a solid blue frame mark one of
+    Under each neighbor stand its similarity and class. A tick and a solid blue frame mark one of
     the query's class, a cross and a dashed orange frame one of another.
 
     Args:
         path: File to write.
         queries: Images (q, h, w, 3), floats 0..1 or uint8.
-        images: The neighbours of each query, most similar first, (q, k, h, w, 3) likewise.
+        images: The neighbors of each query, most similar first, (q, k, h, w, 3) likewise.
         similarities: Floats (q, k), -1 to 1.
-        query_labels: Integers (q,) from 0, or None for unlabelled images.
+        query_labels: Integers (q,) from 0, or None for unlabeled images.
         labels: Integers (q, k), or None likewise.
         class_names: Name of each class; by default its number.
         title: Title of the picture.
@@ -215,7 +215,7 @@ def neighbours(
         query_labels, labels = np.asarray(query_labels), np.asarray(labels)
     if labelled and (query_labels.shape != (q,) or labels.shape != (q, k)):
         raise ValueError(
-            f"labels must be of shape ({q},) for queries and ({q}, {k}) for neighbours. "
+            f"labels must be of shape ({q},) for queries and ({q}, {k}) for neighbors. "
             f"Received: {query_labels.shape} and {labels.shape}."
         )
 
@@ -227,7 +227,7 @@ def neighbours(
     if labelled:
         lines += max(name(label).count("\n") for label in {*labels.ravel(), *query_labels})
     inches, height = 1.35, queries.shape[1] / queries.shape[2]
-    widths = [1, 0.25, *[1] * k]  # the narrow column separates queries from neighbours
+    widths = [1, 0.25, *[1] * k]  # the narrow column separates queries from neighbors
     size = inches * 1.06 * sum(widths), (inches * height + 0.17 * lines + 0.1) * q + 0.8
     figure, panels = figures.new(*size, q, k + 2, width_ratios=widths)
     panels = panels.reshape(q, k + 2)
@@ -246,12 +246,12 @@ def neighbours(
             caption = f"{similarities[row, rank]:.2f}"
             if labelled:
                 right = query_labels[row] == labels[row, rank]
-                colour = figures.RIGHT if right else figures.WRONG
+                color = figures.RIGHT if right else figures.WRONG
                 caption = f"{'✓' if right else '✗'} {caption}\n{name(labels[row, rank])}"
                 dashes = "-" if right else (0, (3, 1.5))
-                axes.spines[:].set(visible=True, color=colour, linewidth=2.5, linestyle=dashes)
+                axes.spines[:].set(visible=True, color=color, linewidth=2.5, linestyle=dashes)
                 axes.spines[:].set_capstyle("butt")  # projecting ones fill the gaps
-                axes.xaxis.label.set_color(colour)
+                axes.xaxis.label.set_color(color)
             axes.set_xlabel(caption, fontsize=8, parse_math=False)
     panels[0, 0].set_title("query", fontsize=10)
     panels[0, 2].set_title("nearest →", fontsize=10)
@@ -312,8 +312,8 @@ def confusion_matrix(path, labels, predictions, class_names, title="Confusion ma
         for (row, column), value in np.ndenumerate(per_cent):
             if counts[row, column]:
                 text = f"{value:.0f}" if value >= 0.5 else "<1"
-                colour = "white" if scale(value) > 0.6 else "black"
-                axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=8)
+                color = "white" if scale(value) > 0.6 else "black"
+                axes.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
     bar = figure.colorbar(picture, ax=axes, shrink=0.75, format=PercentFormatter())
     bar.set_label("share of the true class")
     figures.save(figure, path)

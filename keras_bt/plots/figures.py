@@ -1,6 +1,6 @@
 """Figures without pyplot and without a display: made, given legends and saved as PNG files.
 
-Colours are told apart by colour-blind people. Names that users give (of classes, of runs) are drawn
+Colors are told apart by color-blind people. Names that users give (of classes, of runs) are drawn
 as they are, whatever script they are in and whatever signs they hold.
 """
 
@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from keras_bt.files import whole
 
-# Ten colours of Paul Tol's "muted" scheme: https://personal.sron.nl/~pault/
-COLOURS = (
+# Ten colors of Paul Tol's "muted" scheme: https://personal.sron.nl/~pault/
+COLORS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#882255"),
     *("#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777"),
 )
@@ -84,7 +84,7 @@ def legend_below(figure, handles, labels):
 
 
 def run_style(index, points):
-    """Colour and marks that tell one run's curve from those of others.
+    """Color and marks that tell one run's curve from those of others.
 
     Args:
         index: Number of the run.
@@ -95,9 +95,9 @@ def run_style(index, points):
     """
     every = max(points // 8, 1)
     return {
-        "color": COLOURS[index % len(COLOURS)],
-        # Past ten runs, other pairs of colour and mark.
-        "marker": MARKS[(index + index // len(COLOURS)) % len(MARKS)],
+        "color": COLORS[index % len(COLORS)],
+        # Past ten runs, other pairs of color and mark.
+        "marker": MARKS[(index + index // len(COLORS)) % len(MARKS)],
         "markersize": 5,
         "markevery": (min(index * every // 8, max(points - 1, 0)), every),  # beside each other
     }

@@ -1,7 +1,7 @@
 """Metrics and arrays as pictures: PNG files, drawn without pyplot and without a display.
 
-Every function writes one file, atomically, and overwrites what was there. Colours are told apart
-by colour-blind people, and where colours mean classes the shape of the mark says it, too.
+Every function writes one file, atomically, and overwrites what was there. Colors are told apart
+by color-blind people, and where colors mean classes the shape of the mark says it, too.
 """
 
 import math
@@ -53,33 +53,33 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
         style = figures.run_style(index, len(x))
         if not several:  # dots show single points
             style = {"color": style["color"]} | ({"marker": "o", "ms": 4} if len(x) < 20 else {})
-        colour = style.pop("color")
-        panels[0].plot(x, curve["loss"], color=colour, label=name or "loss", **style)
+        color = style.pop("color")
+        panels[0].plot(x, curve["loss"], color=color, label=name or "loss", **style)
         known = np.isfinite(curve["loss"] - curve["excess"])
         value = np.median((curve["loss"] - curve["excess"])[known]) if known.any() else floor
         if value is not None:
-            floors.setdefault(f"{value:.3g}", (value, colour if several else "black", []))
+            floors.setdefault(f"{value:.3g}", (value, color if several else "black", []))
             floors[f"{value:.3g}"][2].append(name)
         if with_terms:
-            panels[1].plot(x, curve["on_diagonal"], color=colour, **style)
-            colour = colour if several else figures.COLOURS[1]
-            panels[1].plot(x, curve["loss"] - curve["on_diagonal"], "--", color=colour, **style)
+            panels[1].plot(x, curve["on_diagonal"], color=color, **style)
+            color = color if several else figures.COLORS[1]
+            panels[1].plot(x, curve["loss"] - curve["on_diagonal"], "--", color=color, **style)
     for axes in panels:
         figures.log_if_wide(axes)
         axes.grid(alpha=0.3, which="major")
     lowest = min(np.nanmin(curve["loss"]) for curve in curves.values())
-    for text, (value, colour, names) in floors.items():
+    for text, (value, color, names) in floors.items():
         label = f"floor {text}: smallest loss for this batch size and width"
         if several and len(floors) > 1:
             label = f"floor {text} ({', '.join(names)})"
-        colour = colour if len(floors) > 1 else "black"
+        color = color if len(floors) > 1 else "black"
         # On a logarithmic axis a tiny floor would leave the curves a strip at the top.
         if value < lowest / 50 and panels[0].get_yscale() == "log":
-            panels[0].plot([], [], ":", color=colour, label=f"{label}, below the picture")
+            panels[0].plot([], [], ":", color=color, label=f"{label}, below the picture")
         else:
-            panels[0].axhline(value, color=colour, linestyle=":", linewidth=1.5, label=label)
+            panels[0].axhline(value, color=color, linestyle=":", linewidth=1.5, label=label)
     if with_terms:
-        first, second = ("0.4", "0.4") if several else (figures.COLOURS[0], figures.COLOURS[1])
+        first, second = ("0.4", "0.4") if several else (figures.COLORS[0], figures.COLORS[1])
         panels[1].plot([], [], "-", color=first, label="invariance (on-diagonal)")
         panels[1].plot([], [], "--", color=second, label="redundancy (λ × off-diagonal)")
         panels[1].set_ylabel("term of the loss")
@@ -96,11 +96,11 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
 
 
 def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the model sees"):
-    """Draws the two views of some images side by side, with the normalisation undone.
+    """Draws the two views of some images side by side, with the normalization undone.
 
     Args:
         path: File to write.
-        view_a: Floats (n, h, w, 3) or (n, h, w, 1), normalised.
+        view_a: Floats (n, h, w, 3) or (n, h, w, 1), normalized.
         view_b: The same images' other views, of the same shape.
         mean: Mean of each channel on the scale 0 to 1 that was subtracted.
         std: Deviation of each channel that was divided by.
@@ -199,14 +199,14 @@ def feature_map(
     seed=0,
     title=None,
 ):
-    """Draws features in two dimensions, coloured by class.
+    """Draws features in two dimensions, colored by class.
 
     Args:
         path: File to write.
         features: Floats (n, d), n >= 3, d >= 2.
-        labels: Integers (n,) from 0, or None for one colour.
+        labels: Integers (n,) from 0, or None for one color.
         class_names: Name of each class; by default its number.
-        method: `"pca"`, the two directions of largest variance, or `"tsne"`, which keeps neighbours
+        method: `"pca"`, the two directions of largest variance, or `"tsne"`, which keeps neighbors
             together and whose axes and large distances mean nothing (van der Maaten and Hinton
             2008).
         max_points: Number of points drawn, a random subset. t-SNE takes some 5 s for 2000.
@@ -242,14 +242,14 @@ def feature_map(
     longest = max(map(len, names), default=0)
     figure, (axes,) = figures.new(7 + legend_columns * (0.6 + 0.08 * longest), 6.2)
     if labels is None:
-        axes.scatter(*points.T, s=14, color=figures.COLOURS[0], alpha=0.7, linewidths=0)
+        axes.scatter(*points.T, s=14, color=figures.COLORS[0], alpha=0.7, linewidths=0)
     for label, name in zip(classes, names, strict=True):
         tens, ones = divmod(label, 10)
         axes.scatter(
             *points[np.asarray(labels)[chosen] == label].T,
             s=22,
-            color=figures.COLOURS[ones],
-            marker=figures.MARKS[(ones + tens) % 10],  # other pairs of colour and mark past ten
+            color=figures.COLORS[ones],
+            marker=figures.MARKS[(ones + tens) % 10],  # other pairs of color and mark past ten
             alpha=0.8,
             edgecolors="white",
             linewidths=0.3,
@@ -274,16 +274,16 @@ def feature_map(
 
 def _project(features, method, seed):
     """Returns points (n, 2) and the names of the two axes."""
-    centred = features - features.mean(axis=0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = features - features.mean(axis=0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
     if method == "pca":
         share = 100 * s[:2] ** 2 / max(np.sum(s**2), np.finfo(np.float32).tiny)
         names = [f"principal component {i + 1} ({share[i]:.0f}% of the variance)" for i in (0, 1)]
         return u[:, :2] * s[:2], names
     from sklearn.manifold import TSNE  # takes a second to import, and only this needs it
 
-    # The 50 strongest directions carry the neighbourhoods, with less noise and in less time.
-    tsne = TSNE(init="pca", perplexity=min(30.0, (len(centred) - 1) / 3), random_state=seed)
+    # The 50 strongest directions carry the neighborhoods, with less noise and in less time.
+    tsne = TSNE(init="pca", perplexity=min(30.0, (len(centered) - 1) / 3), random_state=seed)
     return tsne.fit_transform((u * s)[:, :50]), ["t-SNE axis 1 (no unit)", "t-SNE axis 2 (no unit)"]
 
 

@@ -1,10 +1,10 @@
-"""The centre crop of evaluation in operations that every converter and runtime knows."""
+"""The center crop of evaluation in operations that every converter and runtime knows."""
 
 import tensorflow as tf
 
 
-def centre_crop(images, image_size: int, resize: int):
-    """What `keras_bt.preprocessing.centre_crop` computes, as two matrix products.
+def center_crop(images, image_size: int, resize: int):
+    """What `keras_bt.preprocessing.center_crop` computes, as two matrix products.
 
     Resizing and cropping are linear and separable, X' = D X Aᵀ. TensorFlow's own operation for it,
     `ScaleAndTranslate`, exists neither in ONNX nor in LiteRT. The matrices are dense, so that this
@@ -31,13 +31,13 @@ def centre_crop(images, image_size: int, resize: int):
 def _weights(length, side, image_size):
     """(image_size, length): the weight of each input pixel in each output pixel, along one axis.
 
-    A triangle as wide as the step between output pixels is centred on the output pixel, cut at the
-    ends of the input and normalised. Of `side` output pixels the central `image_size` are wanted.
+    A triangle as wide as the step between output pixels is centered on the output pixel, cut at the
+    ends of the input and normalized. Of `side` output pixels the central `image_size` are wanted.
     """
     scale = tf.cast(length, tf.float32) / tf.cast(side, tf.float32)
     corner = tf.round(tf.cast(side - image_size, tf.float32) / 2)  # halves to even
-    centre = (tf.range(image_size, dtype=tf.float32) + corner + 0.5) * scale
+    center = (tf.range(image_size, dtype=tf.float32) + corner + 0.5) * scale
     pixels = tf.cast(tf.range(length), tf.float32) + 0.5
-    distance = tf.abs(pixels - centre[:, None]) / tf.maximum(scale, 1.0)
+    distance = tf.abs(pixels - center[:, None]) / tf.maximum(scale, 1.0)
     weights = tf.maximum(1 - distance, 0.0)
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)

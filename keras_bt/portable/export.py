@@ -53,7 +53,7 @@ def export_portable(
         path: File to write, in a folder that exists. One that is there is replaced.
         image_size: Side s of the images that the backbone sees, in pixels.
         resize: See `keras_bt.saved_model.export_saved_model`.
-        mean: Of each channel, see `keras_bt.preprocessing.normalise`.
+        mean: Of each channel, see `keras_bt.preprocessing.normalize`.
         std: Of each channel, likewise.
         endpoint: "serve" or "infer".
         card: What else `<name>.json` should say, as JSON values: `data`, `settings`, ….
@@ -73,7 +73,7 @@ def export_portable(
     if endpoint not in ("serve", "infer"):
         raise ValueError(f'endpoint must be "serve" or "infer". Received: {endpoint!r}')
     resize = default_resize(image_size) if resize is None else resize
-    preprocessing.centre_crop(tf.zeros((1, 1, 3)), image_size, resize)  # refuses impossible sizes
+    preprocessing.center_crop(tf.zeros((1, 1, 3)), image_size, resize)  # refuses impossible sizes
     steps = preprocessing_values(image_size, resize, mean, std)
     plain = plain_copy(backbone)
     _, functions = with_endpoints(plain, **steps)
@@ -105,8 +105,8 @@ def _converted(backbone, form, endpoint, steps):
         return {"features": features}
 
     def serve(images):
-        cropped = crop.centre_crop(images, size, steps["resize"])
-        return infer(preprocessing.normalise(cropped, steps["mean"], steps["std"]))
+        cropped = crop.center_crop(images, size, steps["resize"])
+        return infer(preprocessing.normalize(cropped, steps["mean"], steps["std"]))
 
     if endpoint == "serve":
         spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")

@@ -15,7 +15,7 @@ class BackboneLayer(keras.layers.Layer):
     ":0" of TensorFlow's variable names, which is not allowed in the names of an optimizer's own
     variables, so that Adam, or SGD with momentum, ends in "is not a valid scope name".
 
-    With training=True normalisation uses the statistics of the batch and updates the moving ones;
+    With training=True normalization uses the statistics of the batch and updates the moving ones;
     with training=False, or where `trainable` is False, it uses the moving ones. The computation is
     in float32 under every dtype policy.
 
@@ -52,7 +52,7 @@ class BackboneLayer(keras.layers.Layer):
 
         Args:
             images: uint8 RGB (b, h, w, 3) of any size; or float32, preprocessed.
-            training: Whether normalisation uses the statistics of the batch.
+            training: Whether normalization uses the statistics of the batch.
 
         Returns:
             float32 (b, d).

@@ -8,7 +8,7 @@
 | `infer`      | `images`: float32, preprocessed                | `features`                     |
 | `train`      | `images`: float32, preprocessed                | `features`, as in training     |
 
-`preprocess` is what evaluation does to images, and `serve` is `infer` of it. `train` normalises
+`preprocess` is what evaluation does to images, and `serve` is `infer` of it. `train` normalizes
 with the statistics of the batch and updates the moving ones.
 """
 
@@ -17,7 +17,7 @@ import contextlib
 import tensorflow as tf
 
 from keras_bt.data import decoding
-from keras_bt.preprocessing import centre_crop, normalise
+from keras_bt.preprocessing import center_crop, normalize
 
 
 def with_endpoints(backbone, image_size, resize, mean, std):
@@ -26,8 +26,8 @@ def with_endpoints(backbone, image_size, resize, mean, std):
     Args:
         backbone: `keras.Model`, (b, h, w, 3) → (b, d).
         image_size: Side s of the images that it sees, in pixels.
-        resize: See `keras_bt.preprocessing.centre_crop`.
-        mean: Of each channel, see `keras_bt.preprocessing.normalise`.
+        resize: See `keras_bt.preprocessing.center_crop`.
+        mean: Of each channel, see `keras_bt.preprocessing.normalize`.
         std: Of each channel, likewise.
 
     Returns:
@@ -40,7 +40,7 @@ def with_endpoints(backbone, image_size, resize, mean, std):
     """
 
     def cropped(images):
-        return normalise(centre_crop(images, image_size, resize), mean, std)
+        return normalize(center_crop(images, image_size, resize), mean, std)
 
     def features(images, training):
         return {"features": tf.cast(backbone(images, training=training), tf.float32)}

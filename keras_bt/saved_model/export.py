@@ -51,9 +51,9 @@ def export_saved_model(
         directory: Folder of the versions: the first becomes `directory/1`. It appears whole, or not
             at all; other versions are not touched.
         image_size: Side s of the images that the backbone sees, in pixels.
-        resize: Length of the shorter side before the centre is cut out: image_size · 256/224 by
+        resize: Length of the shorter side before the center is cut out: image_size · 256/224 by
             default. What evaluation was done with; see `keras_bt.data.evaluation_batches`.
-        mean: Of each channel, see `keras_bt.preprocessing.normalise`.
+        mean: Of each channel, see `keras_bt.preprocessing.normalize`.
         std: Of each channel, likewise.
         card: What else the card should say, as JSON values: `data`, `settings`, `metrics`, ….
 
@@ -201,10 +201,10 @@ def _card(backbone, features, preprocessing):
         "preprocessing": {
             **preprocessing,
             "in words": f"The shorter side is resized to {resize} pixels (bilinear, antialiased), "
-            f"the central {size} × {size} are cut out, divided by 255, and normalised with mean "
+            f"the central {size} × {size} are cut out, divided by 255, and normalized with mean "
             "and std per channel. serve, serve_jpeg and preprocess do this by themselves.",
         },
-        "train": "Normalises with the statistics of the batch and updates the moving ones; in "
+        "train": "Normalizes with the statistics of the batch and updates the moving ones; in "
         "every other endpoint an image's features do not depend on the rest of the batch.",
         "fine-tuning": "In Keras with the layer in backbone_layer.py beside this file; with "
         "TensorFlow alone through `train` and `trainable_variables`.",

@@ -13,8 +13,8 @@ The numbers are copied as they are, so going there and back changes no bit. That
 inference both compute (x − mean) / √(variance + 1e-5) with the number that is stored. The factor
 n/(n − 1), n = images · height · width, is only in what later training adds to it.
 
-The images that a network was trained on are normalised in the same way on both sides, with
-ImageNet's mean and deviation (`keras_bt.data.normalise`), so features can be compared.
+The images that a network was trained on are normalized in the same way on both sides, with
+ImageNet's mean and deviation (`keras_bt.data.normalize`), so features can be compared.
 
 Names are those of torchvision, which timm's resnet18 to resnet152 share. detectron2 reads them by
 way of its own script for torchvision's files, tools/convert-torchvision-to-d2.py.
@@ -32,7 +32,7 @@ from keras_bt.torch_weights.names import (
     backbone_prefix,
     backbone_variables,
     counters,
-    final_normalisation,
+    final_normalization,
     projector_variables,
     tensors,
     whole_names,
@@ -85,7 +85,7 @@ def projector_of(state):
     >>> model.compile(keras_bt.LARS(rate, bias_rate_ratio=0.024 / 16, weight_decay=1e-6))
     >>> model.fit(views)
 
-    The last normalisation of the published model, `bn`, belongs to the objective here, which uses
+    The last normalization of the published model, `bn`, belongs to the objective here, which uses
     statistics of the batch. The running ones in the checkpoint are needed by nobody; they must be
     of the right shape and are left out.
 
@@ -109,7 +109,7 @@ def projector_of(state):
         )
     head = new_projector([len(kernel) for kernel in kernels], kernels[0].shape[1])
     part = {name: x for name, x in state.items() if not name.startswith("backbone.")}
-    assign(part, projector_variables(head), final_normalisation(head))
+    assign(part, projector_variables(head), final_normalization(head))
     return head
 
 
@@ -146,7 +146,7 @@ def load_model(state, model):
     """
     variables = backbone_variables(model.backbone, "backbone.")
     variables |= projector_variables(model.projector)
-    assign(whole_names(state), variables, final_normalisation(model.projector))
+    assign(whole_names(state), variables, final_normalization(model.projector))
 
 
 def state_dict(backbone, projector=None):
@@ -185,7 +185,7 @@ def state_dict(backbone, projector=None):
     _compare_layers(projector, expected, "projector", "keras_bt.projector")
     state = {f"backbone.{name}": array for name, array in plain.items()}
     state |= tensors(projector_variables(projector))
-    for name, shape in final_normalisation(projector).items():
+    for name, shape in final_normalization(projector).items():
         state[name] = np.full(shape, float(name.endswith("var")), "float32")
     return state | _zeros(counters(state))
 

@@ -49,7 +49,7 @@ def backbone_variables(backbone, prefix=""):
 
 def projector_variables(head):
     """The variables of a `keras_bt.projector` by their names in PyTorch."""
-    # PyTorch counts the layers of a Sequential: linear, normalisation, ReLU, linear, …
+    # PyTorch counts the layers of a Sequential: linear, normalization, ReLU, linear, …
     positions = {f"linear{k}": 3 * k - 3 for k in range(1, len(head.layers) + 1)}
     positions |= {f"bn{k}": 3 * k - 2 for k in range(1, len(head.layers) + 1)}
     return _variables(head, lambda name: f"projector.{positions.get(name, name)}")
@@ -63,13 +63,13 @@ def _variables(model, named):
     }
 
 
-def final_normalisation(head):
+def final_normalization(head):
     """Names and shapes of what the published model has after its projector, and Keras has not."""
     return dict.fromkeys(("bn.running_mean", "bn.running_var"), head.output_shape[1:])
 
 
 def counters(names):
-    """The name of each normalisation's `num_batches_tracked`."""
+    """The name of each normalization's `num_batches_tracked`."""
     end = "running_var"
     return [name.removesuffix(end) + "num_batches_tracked" for name in names if name.endswith(end)]
 
@@ -96,7 +96,7 @@ def account(state, variables, unneeded=None):
         state: dict from name to array.
         variables: dict from name to Keras variable.
         unneeded: dict from name to shape, of tensors that may be there besides. Every
-            normalisation may have its `num_batches_tracked`.
+            normalization may have its `num_batches_tracked`.
 
     Raises:
         ValueError: tensors are missing, unexpected or misshapen; they are named.

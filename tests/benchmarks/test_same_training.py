@@ -257,7 +257,7 @@ def test_without_pytorch_says_so(monkeypatch):
     [
         ("--projector=x", "projector must be widths such as 256-256. Received: x"),
         ("--epochs=0", "flag --epochs=0: "),
-        ("--images=1200", "images must be at least 256, for a batch and 20 neighbours, and at "),
+        ("--images=1200", "images must be at least 256, for a batch and 20 neighbors, and at "),
         ("--data=nothing", "Data must be one of "),
     ],
 )

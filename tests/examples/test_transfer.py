@@ -44,7 +44,7 @@ def output(folder):
 
 
 def test_measures_both_ways(output):
-    assert output.startswith("30 labelled images; accuracy in percent on 500 others:")
+    assert output.startswith("30 labeled images; accuracy in percent on 500 others:")
     found = dict(re.findall(r"(frozen|fine-tuned) +([\d.]+)", output))
     assert float(found["frozen"]) > 15  # four features of random weights; guessing gives 10
     assert found["frozen"] != found["fine-tuned"]

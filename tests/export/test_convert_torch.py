@@ -9,7 +9,7 @@ from keras_bt import BarlowTwins, projector, resnet, torch_weights
 from keras_bt.data import IMAGENET_MEAN
 
 
-def randomised(model):
+def randomized(model):
     draw = np.random.default_rng(2)
     for variable in model.weights:
         variable.assign(draw.normal(size=variable.shape).astype("float32"))
@@ -18,13 +18,13 @@ def randomised(model):
 
 @pytest.fixture
 def backbone():
-    return randomised(resnet(18, "small", 4))
+    return randomized(resnet(18, "small", 4))
 
 
 @pytest.fixture
 def state(backbone):
     """A whole checkpoint, as DistributedDataParallel names it."""
-    whole = torch_weights.state_dict(backbone, randomised(projector((8, 6, 5), 32)))
+    whole = torch_weights.state_dict(backbone, randomized(projector((8, 6, 5), 32)))
     return {f"module.{name}": array for name, array in whole.items()}
 
 
@@ -51,7 +51,7 @@ def test_a_backbone_there_and_back(tmp_path, capsys, backbone, ending):
     convert(f"--source={run}", f"--target={file}")
     said = capsys.readouterr().out
     assert "a ResNet-18 with the small stem and width 4" in said
-    assert "20 convolutions and 20 normalisations" in said
+    assert "20 convolutions and 20 normalizations" in said
     assert f"{sum(int(np.prod(v.shape)) for v in backbone.weights):,} numbers" in said
     assert f"Written: {file}" in said
     convert(f"--source={file}", f"--target={again}")

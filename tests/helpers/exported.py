@@ -12,7 +12,7 @@ IMAGE_SIZE = 16
 
 
 def trained_backbone(seed=0):
-    """A ResNet whose normalisation has scales and statistics that matter."""
+    """A ResNet whose normalization has scales and statistics that matter."""
     keras.utils.set_random_seed(seed)
     backbone = resnet(18, stem="small", width=4)
     rng = np.random.default_rng(seed)
@@ -30,7 +30,7 @@ def tiny_backbone():
         [
             keras.layers.Input((None, None, 3)),
             keras.layers.Conv2D(4, 3, name="convolution"),
-            keras.layers.BatchNormalization(name="normalisation"),
+            keras.layers.BatchNormalization(name="normalization"),
             keras.layers.GlobalMaxPooling2D(),
         ],
         name="tiny",

@@ -11,7 +11,7 @@ RNG = np.random.RandomState(0)
 
 
 def photo(height=60, width=91):
-    """Smooth colours with some noise, as RGB."""
+    """Smooth colors with some noise, as RGB."""
     y, x = np.mgrid[:height, :width]
     smooth = 128 + 100 * np.sin(np.stack([x / 9, y / 7, (x + y) / 11], axis=-1))
     return np.clip(smooth + RNG.normal(0, 5, smooth.shape), 0, 255).astype(np.uint8)
@@ -47,7 +47,7 @@ ENCODED = {
     "jpeg": encoded(PHOTO, "JPEG"),
     "jpeg of full chroma": encoded(PHOTO, "JPEG", subsampling=0),
     "progressive jpeg": encoded(PHOTO, "JPEG", progressive=True),
-    "grey jpeg": encoded(PHOTO, "JPEG", mode="L"),
+    "gray jpeg": encoded(PHOTO, "JPEG", mode="L"),
     "cmyk jpeg": encoded(PHOTO, "JPEG", mode="CMYK"),
     "adobe rgb jpeg": encoded(PHOTO, "JPEG", keep_rgb=True),
     "jpeg with exif orientation": encoded(
@@ -59,12 +59,12 @@ ENCODED = {
     "jpeg with bytes behind it": encoded(PHOTO, "JPEG") + b"more",
     "png": encoded(PHOTO, "PNG"),
     "png of 1 × 1": encoded(PHOTO[:1, :1], "PNG"),
-    "grey png": encoded(PHOTO, "PNG", mode="L"),
-    "grey png with alpha": encoded(PHOTO, "PNG", mode="LA"),
+    "gray png": encoded(PHOTO, "PNG", mode="L"),
+    "gray png with alpha": encoded(PHOTO, "PNG", mode="LA"),
     "png of 1 bit": encoded(PHOTO, "PNG", mode="1"),
     "png with alpha": encoded(with_alpha(PHOTO), "PNG"),
     "palette png": encoded(PHOTO, "PNG", mode="P"),
-    "palette png with a transparent colour": encoded(PHOTO, "PNG", mode="P", transparency=3),
+    "palette png with a transparent color": encoded(PHOTO, "PNG", mode="P", transparency=3),
     "palette png of 4 bits": encoded(PHOTO // 64 * 64, "PNG", mode="P", bits=4),
     "png of 16 bits": png_16_bits(PHOTO_16),
     "png with alpha of 16 bits": png_16_bits(np.dstack([PHOTO_16, PHOTO_16[..., :1]])),
@@ -75,7 +75,7 @@ ENCODED = {
     "bmp": encoded(PHOTO, "BMP"),
     "bmp with alpha": encoded(with_alpha(PHOTO), "BMP"),
     "palette bmp": encoded(PHOTO, "BMP", mode="P"),
-    "grey bmp": encoded(PHOTO, "BMP", mode="L"),
+    "gray bmp": encoded(PHOTO, "BMP", mode="L"),
     "bmp of 1 bit": encoded(PHOTO, "BMP", mode="1"),
     "webp": encoded(PHOTO, "WEBP"),
     "lossless webp with alpha": encoded(with_alpha(PHOTO), "WEBP", lossless=True),

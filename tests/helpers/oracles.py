@@ -3,13 +3,13 @@
 import numpy as np
 
 
-def standardise(z):
+def standardize(z):
     return (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)
 
 
 def barlow_twins_terms(za, zb):
     """On- and off-diagonal term, unweighted, straight from equations 1 and 2 of the paper."""
-    za, zb = standardise(za.astype(np.float64)), standardise(zb.astype(np.float64))
+    za, zb = standardize(za.astype(np.float64)), standardize(zb.astype(np.float64))
     c = za.T @ zb / len(za)
     on_diagonal = np.sum((1 - np.diag(c)) ** 2)
     return on_diagonal, np.sum((c - np.diag(np.diag(c))) ** 2)

@@ -18,7 +18,7 @@ def prepare(data_dir, year, splits):
         data_dir: pathlib.Path, to be given to tfds.
         year: "2007", or "2012", of whose test set tfds takes no labels.
         splits: for "train", "val" and "test" a list with the objects of each image, pairs (class,
-            whether difficult). Image n of a split is a fog of grey 10 · n, in a size of its own.
+            whether difficult). Image n of a split is a fog of gray 10 · n, in a size of its own.
     """
     archives = data_dir / f"extracted{year}"
     kit = archives / "VOCdevkit" / f"VOC{year}"

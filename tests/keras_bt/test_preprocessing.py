@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_bt.preprocessing import centre_crop, normalise
+from keras_bt.preprocessing import center_crop, normalize
 
 
 def photo(height, width):
@@ -32,7 +32,7 @@ def torchvision_crop(image, image_size, resize):
 @pytest.mark.parametrize(("image_size", "resize"), [(64, None), (64, 64), (63, 80)])
 def test_geometry_is_that_of_torchvision(shape, image_size, resize):
     image = photo(*shape)
-    cropped = centre_crop(image, image_size, resize)
+    cropped = center_crop(image, image_size, resize)
     expected = torchvision_crop(image, image_size, resize or round(image_size * 256 / 224))
     assert cropped.shape == expected.shape == (image_size, image_size, 3)
     difference = np.abs(cropped - expected.astype(float))
@@ -43,37 +43,37 @@ def test_geometry_is_that_of_torchvision(shape, image_size, resize):
 
 def test_a_batch_a_float_image_and_a_data_set_give_the_same():
     images = np.stack([photo(50, 70), 255 - photo(50, 70)])
-    batch = centre_crop(images, 32)
-    np.testing.assert_array_equal(batch[1], centre_crop(images[1], 32))
-    np.testing.assert_array_equal(batch, centre_crop(images.astype(np.float32), 32))
+    batch = center_crop(images, 32)
+    np.testing.assert_array_equal(batch[1], center_crop(images[1], 32))
+    np.testing.assert_array_equal(batch, center_crop(images.astype(np.float32), 32))
     unknown_size = tf.data.Dataset.from_generator(
         lambda: images, output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
     )
-    cropped = unknown_size.map(lambda image: centre_crop(image, 32))
+    cropped = unknown_size.map(lambda image: center_crop(image, 32))
     assert cropped.element_spec.shape == (32, 32, 3)
     np.testing.assert_array_equal(batch, list(cropped.as_numpy_iterator()))
 
 
 def test_an_image_of_the_right_size_is_left_alone():
     image = photo(28, 28)
-    np.testing.assert_array_equal(centre_crop(image, 28, resize=28), image)
+    np.testing.assert_array_equal(center_crop(image, 28, resize=28), image)
 
 
 def test_a_strip_needs_no_more_memory_than_a_square():
     # Resized as a whole, this would be 256 × 25,600,000 pixels.
-    assert centre_crop(np.full((1, 100_000, 3), 7, np.uint8), 224).shape == (224, 224, 3)
+    assert center_crop(np.full((1, 100_000, 3), 7, np.uint8), 224).shape == (224, 224, 3)
 
 
 @pytest.mark.parametrize("sizes", [(224, 200), (0, 10), (-1, None)])
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="resize must be at least image_size"):
-        centre_crop(photo(9, 9), *sizes)
+        center_crop(photo(9, 9), *sizes)
 
 
-def test_normalise():
+def test_normalize():
     images = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = np.stack([-mean / std, (1 - mean) / std])[None]
-    np.testing.assert_allclose(normalise(images), expected, rtol=1e-6)
-    assert normalise(tf.cast(images, tf.bfloat16)).dtype == tf.float32
-    np.testing.assert_allclose(normalise(images, (0.5,) * 3, (0.5,) * 3)[0, :, 0], [-1, 1])
+    np.testing.assert_allclose(normalize(images), expected, rtol=1e-6)
+    assert normalize(tf.cast(images, tf.bfloat16)).dtype == tf.float32
+    np.testing.assert_allclose(normalize(images, (0.5,) * 3, (0.5,) * 3)[0, :, 0], [-1, 1])

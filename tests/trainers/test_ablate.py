@@ -240,7 +240,7 @@ def test_other_scripts(write, tmp_path):
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ({"colour": "red"}, "colour"),
+        ({"color": "red"}, "color"),
         ({"runs": [{"at": 1, "flag": {}}]}, "flag"),
         ({"runs": [{"flags": {}}]}, "at"),
         ({"runs": [{"at": 1, "script": "train"}]}, "train"),
@@ -430,7 +430,7 @@ def sweep_of_sizes(write, tmp_path):
 def test_the_table(sweep_of_sizes):
     lines = results.table(sweep_of_sizes).splitlines()
     assert lines == [
-        "| width | nearest neighbours (k = 20) | linear probe, all labels | seeds |",
+        "| width | nearest neighbors (k = 20) | linear probe, all labels | seeds |",
         "| --- | ---: | ---: | ---: |",
         "| 8 | 53.0 ± 3.0 | 86.0 ± 6.0 | 3 |",
         "| 64 | 75.0 | – | 1 of 3 |",
@@ -449,7 +449,7 @@ def test_the_table_of_several_curves(write, tmp_path):
     for run, knn in zip((*sweep.runs, *sweep.references), (0.1, 0.2, 0.3), strict=True):
         measured(run, knn)
     assert results.table(sweep).splitlines() == [
-        "| width | curve | nearest neighbours (k = 20) | seeds |",
+        "| width | curve | nearest neighbors (k = 20) | seeds |",
         "| --- | ---: | ---: | ---: |",
         "| 64 | 1 layer | 10.0 | 1 |",
         "| 64 | 2 layers | 20.0 | 1 |",
@@ -465,7 +465,7 @@ def test_the_picture_of_numbers(sweep_of_sizes, tmp_path, monkeypatch):
     (figure,) = figures
     assert figure.get_suptitle() == "Sizes"
     neighbours, probe = figure.axes
-    assert neighbours.get_title() == "nearest neighbours (k = 20)"
+    assert neighbours.get_title() == "nearest neighbors (k = 20)"
     assert probe.get_title() == "linear probe, all labels"
     assert neighbours.get_xlabel() == "width"
     assert "percent" in neighbours.get_ylabel()

@@ -79,7 +79,7 @@ def test_writes_what_it_promises(pair):
     settings = summary["settings"]
     assert (settings["backbone_rate"], settings["head_rate"]) == (0.005, 0.5)
     assert "cut to 60 images, from 256" in output
-    assert "60 labelled images" in output
+    assert "60 labeled images" in output
     assert "rates 0.005 (backbone) and 0.5 (head)" in output
     assert "--from_scratch" in output.splitlines()[-2]
 
@@ -258,7 +258,7 @@ def test_imagenet_takes_the_official_subset(tmp_path, monkeypatch, capsys, backb
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["images"], summary["classes"]) == (4, 1000)  # a draw would take 3
     assert "6 images" in summary["measured_on"]
-    assert "4 labelled images" in capsys.readouterr().out
+    assert "4 labeled images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_imagenet_takes_the_official_subset(tmp_path, monkeypatch, capsys, backb
         (["--epochs=0"], ["epochs", "0"]),
         (["--backbone={tmp}/text.keras"], ["backbone must be a Keras model", "text.keras"]),
         (["--backbone={tmp}/nothing"], ["--backbone must be", "nothing"]),
-        (["--data=folder:{tmp}/unlabelled"], ["Labelled images", "unlabelled"]),
+        (["--data=folder:{tmp}/unlabelled"], ["Labeled images", "unlabelled"]),
         (["--data=folder:{tmp}/one"], ["two classes or more"]),
         (["--workdir={tmp}"], ["which holds other files"]),
     ],

@@ -42,7 +42,7 @@ def expected_accuracies(train, train_labels, test, test_labels, k, temperature=0
 def features_and_labels(backbone, source):
     model = keras.models.load_model(backbone)
     images = np.repeat(source.images, 3, axis=-1)  # 8 × 8 already
-    return model(data.normalise(images)).numpy().astype(np.float64), source.labels()
+    return model(data.normalize(images)).numpy().astype(np.float64), source.labels()
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_data_that_cannot_be_measured(backbone, tmp_path, capsys):
     one_class = write_folder(tmp_path / "one" / "train", ["cats"]).removesuffix("/train")
     good = [f"--backbone={backbone}", "--image_size=8", "--k=2"]
     line = script.mistake(capsys, "knn", *good, f"--data={unlabelled}")
-    assert "no labels" in line or "Labelled images" in line
+    assert "no labels" in line or "Labeled images" in line
     line = script.mistake(capsys, "knn", *good, f"--data={one_class}")
     assert "two classes" in line
 

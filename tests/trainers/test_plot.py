@@ -145,13 +145,13 @@ def test_an_unfinished_run_without_labels(digits_run, tmp_path, capsys, drawn):
     output = capsys.readouterr().out
     assert "after epoch 2 of 3" in output
     assert (
-        "Left out: the colours of classes, and confusion.png (the images have no labels)" in output
+        "Left out: the colors of classes, and confusion.png (the images have no labels)" in output
     )
     assert not (run / "plots" / "confusion.png").exists()
     for name in set(OF_ONE_RUN) - {"confusion"}:
         assert (run / "plots" / f"{name}.png").is_file()
     assert arguments(drawn, "features")[1] is None
-    # An image is not its own neighbour.
+    # An image is not its own neighbor.
     queries, images, _, *labels, _, _ = arguments(drawn, "neighbours")
     assert labels == [None, None]
     assert images.shape == (8, 8, 8, 8, 3)

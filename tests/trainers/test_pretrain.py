@@ -51,7 +51,7 @@ def test_writes_everything_that_it_promises(finished_run):
     assert list((workdir / "tensorboard").rglob("events*"))
     served = tf.saved_model.load(workdir / "saved_model" / "1")
     images = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), dtype=np.uint8)
-    resized = data.normalise(data.centre_crop(images, 8, 8))
+    resized = data.normalize(data.center_crop(images, 8, 8))
     backbone = keras.models.load_model(workdir / "backbone.keras")
     # As digits are evaluated: none of their pixels is cut off.
     np.testing.assert_allclose(

@@ -25,7 +25,7 @@ PER_CLASS = 14  # 42 images, 2 steps of 16
 
 
 def jpeg(number, **options):
-    """A colourful image with a size of its own."""
+    """A colorful image with a size of its own."""
     pixels = photo(40 + number % 7, 50 + number % 11)[:, :, np.roll([0, 1, 2], number)]
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", **options)

@@ -90,7 +90,7 @@ def test_all_unreadable_images_are_named_however_many(tmp_path, capsys):
 
 
 def test_views_are_those_of_the_settings_and_of_the_seed():
-    flip = data.normalise
+    flip = data.normalize
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     plain, mirrored = View([flip]), View([RandomFlip(1.0), flip])
     (view_a, view_b) = preview_grid.draw_views((plain, mirrored), image, 1, (0, 0))

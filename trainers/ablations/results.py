@@ -174,9 +174,9 @@ def _percent(found, measure):
 
 
 def _style(index):
-    """Colour and mark of a curve."""
-    colour = figures.COLOURS[index % len(figures.COLOURS)]
-    return {"color": colour, "marker": figures.MARKS[index % len(figures.MARKS)]}
+    """Color and mark of a curve."""
+    color = figures.COLORS[index % len(figures.COLORS)]
+    return {"color": color, "marker": figures.MARKS[index % len(figures.MARKS)]}
 
 
 def write(folder, sweep):

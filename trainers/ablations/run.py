@@ -1,7 +1,7 @@
 """One run of a sweep: python -m trainers.ablations.run --workdir=DIR [flags of trainers.pretrain].
 
 Trains as trainers.pretrain does, if wanted with another objective (--variant), and measures the
-backbone into DIR/measured.json: nearest neighbours (k = 20), a linear probe with all labels, and
+backbone into DIR/measured.json: nearest neighbors (k = 20), a linear probe with all labels, and
 the mean over ten draws of one with --few_labels labels, as many of each class. With
 --measure=untrained or =pixels nothing is trained, and the backbone as it starts, or the images
 themselves, are measured instead. Run again, it continues where it stopped.
@@ -64,7 +64,7 @@ def main():
         found |= {"measured_on": where, "seconds_of_last_call": round(time.time() - started, 1)}
         workdir.write_json(folder / MEASURED, found)
     print(
-        f"Measured on {where}: nearest neighbours {100 * found['knn']:.1f}%, linear probe "
+        f"Measured on {where}: nearest neighbors {100 * found['knn']:.1f}%, linear probe "
         f"{100 * found['probe']:.1f}%, with {found['few']} labels {100 * found['few_labels']:.1f}%"
     )
 

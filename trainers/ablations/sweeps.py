@@ -72,7 +72,7 @@ SCRIPTS = {
 }
 # How the measures are called in tables and pictures.
 MEASURES = {
-    "knn": "nearest neighbours (k = 20)",
+    "knn": "nearest neighbors (k = 20)",
     "probe": "linear probe, all labels",
     "few_labels": "linear probe, few labels",  # their number is put in
     "accuracy": "accuracy",

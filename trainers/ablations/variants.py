@@ -5,7 +5,7 @@ None of them is for use: they show what the parts of the method are for.
 published     Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²
 invariance    its first term alone
 redundancy    its second term alone
-features      each embedding is standardised over its d features instead of each feature over the
+features      each embedding is standardized over its d features instead of each feature over the
               n images, and C = z_Aᵀ z_B / n of these
 unnormalised  the published objective after a projector without BatchNormalization
 """
@@ -14,12 +14,12 @@ import keras
 from keras import ops
 
 from keras_bt.model import BarlowTwins, projector
-from keras_bt.objectives.barlow_twins import standardise
+from keras_bt.objectives.barlow_twins import standardize
 from trainers.runs.pretraining import Pretraining
 
 
 class Invariance(BarlowTwins):
-    """Only the invariance term is minimised; the other is still reported."""
+    """Only the invariance term is minimized; the other is still reported."""
 
     def terms(self, za, zb, replicas):
         """See `BarlowTwins.terms`."""
@@ -28,7 +28,7 @@ class Invariance(BarlowTwins):
 
 
 class Redundancy(BarlowTwins):
-    """Only the redundancy term is minimised; the other is still reported."""
+    """Only the redundancy term is minimized; the other is still reported."""
 
     def terms(self, za, zb, replicas):
         """See `BarlowTwins.terms`."""
@@ -37,16 +37,16 @@ class Redundancy(BarlowTwins):
 
 
 class Features(BarlowTwins):
-    """Embeddings are normalised along their features. On one replica."""
+    """Embeddings are normalized along their features. On one replica."""
 
     def terms(self, za, zb, replicas):
         """See `BarlowTwins.terms`."""
         if replicas.count > 1:
             raise ValueError(
-                "Normalisation along features is for one device: --strategy=one. "
+                "Normalization along features is for one device: --strategy=one. "
                 f"Received: {replicas.count} replicas."
             )
-        za, zb = (_standardised_along_features(z) for z in (za, zb))
+        za, zb = (_standardized_along_features(z) for z in (za, zb))
         correlation = ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
         c = ops.diagonal(correlation)
         return (
@@ -55,9 +55,9 @@ class Features(BarlowTwins):
         )
 
 
-def _standardised_along_features(z):
+def _standardized_along_features(z):
     """(n, d) → float32 (n, d), each row with mean 0 and deviation 1."""
-    return ops.transpose(standardise(ops.transpose(z)))
+    return ops.transpose(standardize(ops.transpose(z)))
 
 
 def unnormalised_projector(widths, input_dim, name="projector"):

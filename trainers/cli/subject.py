@@ -1,4 +1,4 @@
-"""What is measured: a backbone and labelled images, by the flags that the measuring scripts share.
+"""What is measured: a backbone and labeled images, by the flags that the measuring scripts share.
 
 `--backbone=RUN` takes the backbone of a run of `trainers.pretrain`, and its data and image size
 where no others are given.
@@ -18,7 +18,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data",
     None,
-    "Labelled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: the run's.",
+    "Labeled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: the run's.",
 )
 flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
 flags.DEFINE_integer(
@@ -27,7 +27,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "resize",
     None,
-    "Shorter side of an image before the centre is cut out. Default: 256/224 of image_size; "
+    "Shorter side of an image before the center is cut out. Default: 256/224 of image_size; "
     "image_size where all images are alike and no larger.",
     lower_bound=1,
 )
@@ -39,15 +39,15 @@ flags.DEFINE_string(
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A backbone, and labelled images to measure it with.
+    """A backbone, and labeled images to measure it with.
 
     Attributes:
         backbone: `keras.Model`, (b, h, w, 3) → (b, features).
         file: path of its .keras file.
         folder: where results go unless the user says otherwise: the run's, or the file's.
         data: what the user calls the images.
-        train: labelled `keras_bt.data.Source`, to fit on.
-        test: labelled `keras_bt.data.Source`, to measure on.
+        train: labeled `keras_bt.data.Source`, to fit on.
+        test: labeled `keras_bt.data.Source`, to measure on.
         where: what is measured on, in words.
         image_size: int, pixels.
         resize: int or None, see `keras_bt.data.evaluation_batches`.
@@ -128,7 +128,7 @@ def read():
     train, test = data.open_source(spec, FLAGS.data_dir)
     halves = labelled_halves(train, test, FLAGS.seed)
     if halves[0] is None:
-        raise ValueError(f"Labelled images of two classes or more are needed. Received: {spec}.")
+        raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}.")
     labels = halves[0].labels()
     if labels.ndim == 1 and len(np.unique(labels)) < 2:
         raise ValueError(

@@ -107,7 +107,7 @@ def single(arrays, settings):
                 labels[chosen],
                 test_features,
                 test_labels,
-                regularisation=None if counts.min() >= _LEAST_TO_SEARCH else FEW_LABEL_C,
+                regularization=None if counts.min() >= _LEAST_TO_SEARCH else FEW_LABEL_C,
                 seed=settings["seed"],
             )
         )
@@ -131,7 +131,7 @@ def single_report(rows, settings, subject):
     draws = f", mean of {settings['draws']} draws" if settings["draws"] > 1 else ""
     lines = [
         "",
-        f"Logistic regression on {images:,} labelled images (--labels={settings['labels']}{draws})"
+        f"Logistic regression on {images:,} labeled images (--labels={settings['labels']}{draws})"
         f"; accuracy in percent on {subject.where}:",
         "",
         f"{'':12}{'top-1':>14}{'top-5':>8}{'C':>14}{'seconds':>10}",

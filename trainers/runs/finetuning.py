@@ -27,7 +27,7 @@ class Finetuning(running.ClassifierRun):
     Args:
         settings: dict, what determines the run, see `trainers.finetune.read_settings`.
         subject: `trainers.cli.subject.Subject`.
-        train: `keras_bt.data.Source`, the labelled images to train on.
+        train: `keras_bt.data.Source`, the labeled images to train on.
         strategy: `tf.distribute.Strategy`.
         run: `keras_bt.workdir.Workdir`.
 
@@ -85,7 +85,7 @@ class Finetuning(running.ClassifierRun):
         if not s["from_scratch"]:
             rates = f"rates {s['backbone_rate']:g} (backbone) and {s['head_rate']:g} (head)"
         lines = [
-            f"Data: {s['data']}, {self.train.num_examples:,} labelled images to train on "
+            f"Data: {s['data']}, {self.train.num_examples:,} labeled images to train on "
             f"(--labels={s['labels']}), {len(self.train.class_names):,} classes; measured on "
             f"{self.subject.where}",
             f"Network: {self.subject.backbone.name} and a linear head, from {start}",
@@ -255,7 +255,7 @@ def closing_message(run, summary, other, seconds):
     best = summary["best"]
     lines = [
         "",
-        f"Finished in {seconds:.0f} s. Trained on {summary['images']:,} labelled images "
+        f"Finished in {seconds:.0f} s. Trained on {summary['images']:,} labeled images "
         f"({summary['settings']['labels']} of the labels).",
         f"Accuracy in percent on {summary['measured_on']}, after the last epoch:",
         "",

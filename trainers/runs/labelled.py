@@ -1,4 +1,4 @@
-"""Labelled images to fit a probe on, and others to measure it on."""
+"""Labeled images to fit a probe on, and others to measure it on."""
 
 import re
 
@@ -8,7 +8,7 @@ from keras_bt import data
 
 
 def labelled_halves(train, test, seed):
-    """The labelled sources to fit and to measure on.
+    """The labeled sources to fit and to measure on.
 
     Args:
         train: `keras_bt.data.Source`.

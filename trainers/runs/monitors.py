@@ -17,7 +17,7 @@ def monitors(job, every, max_images):
     Args:
         job: `trainers.runs.pretraining.Pretraining`.
         every: int, epochs between looks; 0 for no callbacks.
-        max_images: int, labelled training images to measure accuracy with, 0 for none.
+        max_images: int, labeled training images to measure accuracy with, 0 for none.
 
     Returns:
         List of Keras callbacks. None of them changes the training.
@@ -42,7 +42,7 @@ def monitors(job, every, max_images):
 
 
 def labelled_subset(job, max_images):
-    """Labelled images of the run's sources, or None where there are none to compare with."""
+    """Labeled images of the run's sources, or None where there are none to compare with."""
     train, test = job.train, job.test
     if max_images == 0 or train.class_names is None or len(train.class_names) < 2:
         return None

@@ -16,13 +16,13 @@ _QUERIES, _NEIGHBOURS = 8, 8
 
 
 def draw(out, job, epochs, max_images):
-    """Draws C, spectra, maps, neighbours and the confusion matrix, and prints their paths.
+    """Draws C, spectra, maps, neighbors and the confusion matrix, and prints their paths.
 
     Args:
         out: `pathlib.Path`, folder of the pictures.
         job: `trainers.runs.pretraining.Pretraining`, its model restored.
         epochs: int, how many epochs the model has trained.
-        max_images: int, how many images are looked at, and how many more for neighbours and probe.
+        max_images: int, how many images are looked at, and how many more for neighbors and probe.
     """
     seed, image_size = job.settings["seed"], job.settings["image_size"]
     after = f"after epoch {epochs}"
@@ -50,7 +50,7 @@ def draw(out, job, epochs, max_images):
         found = seen, features[after]
         if not train:
             drawn("neighbours", draw_neighbours, *found, *found, None, seed)
-            print(f"Left out: the colours of classes, and confusion.png ({why_not}).")
+            print(f"Left out: the colors of classes, and confusion.png ({why_not}).")
             return
         fitted = Sample(train, image_size, max_images, seed)
         known = fitted, fitted.features(job.model.backbone)
@@ -60,7 +60,7 @@ def draw(out, job, epochs, max_images):
 
 
 def labels_or_reason(job):
-    """Labelled sources to fit on and to look at, as `labelled_halves`, one class per image."""
+    """Labeled sources to fit on and to look at, as `labelled_halves`, one class per image."""
     train, test, why_not = labelled_halves(job.train, job.test, job.settings["seed"])
     if train is None:
         return None, None, why_not.removeprefix("not measured: ")
@@ -104,10 +104,10 @@ class Sample:
         """How many images there are, known once they have been read."""
         return len(self.labels)
 
-    def batches(self, **normalisation):
+    def batches(self, **normalization):
         """Batches (images, labels) as a network is to see them."""
         size = self._image_size
-        batches = data.evaluation_batches(self._source, size, _BATCH, **normalisation)
+        batches = data.evaluation_batches(self._source, size, _BATCH, **normalization)
         return batches if self._batches is None else batches.take(self._batches)
 
     def features(self, backbone):
@@ -151,13 +151,13 @@ def choose_queries(labels, count, seed):
 
 
 def draw_neighbours(path, queried, query_features, searched, features, class_names, seed):
-    """Draws some images of one sample with their nearest neighbours in another, or in itself.
+    """Draws some images of one sample with their nearest neighbors in another, or in itself.
 
     Args:
         path: the picture.
         queried: `Sample` of the queries.
         query_features: float32 (m, d), those of `queried`.
-        searched: `Sample` that neighbours are taken from.
+        searched: `Sample` that neighbors are taken from.
         features: float32 (n, d), those of `searched`.
         class_names: or None for images without labels.
         seed: int, of the choice of queries.
@@ -167,7 +167,7 @@ def draw_neighbours(path, queried, query_features, searched, features, class_nam
     itself = searched is queried
     k = min(_NEIGHBOURS, len(features) - itself)
     similarities, found = nearest_neighbours(features, query_features[chosen], k + itself)
-    if itself:  # every image is its own nearest neighbour; of equal ones another may come first
+    if itself:  # every image is its own nearest neighbor; of equal ones another may come first
         others = found != np.array(chosen)[:, None]
         others[others.all(axis=1), -1] = False
         similarities, found = (part[others].reshape(-1, k) for part in (similarities, found))

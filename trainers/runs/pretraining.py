@@ -45,7 +45,7 @@ class Pretraining:
     Args:
         settings: dict, the flags of `trainers.pretrain` that determine the run.
         train: `keras_bt.data.Source` to train on.
-        test: labelled source to measure on, or None.
+        test: labeled source to measure on, or None.
         strategy: `tf.distribute.Strategy`.
         run: `keras_bt.workdir.Workdir`.
         on_nonfinite: see `BarlowTwins`.

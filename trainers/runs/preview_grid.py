@@ -26,11 +26,11 @@ def draw_views(views, image, draws, seed):
         for view A and for view B a list of `draws` float images (s, s, 3), 0..1.
     """
     with tf.device("CPU:0"):  # no accelerator is needed for a few images
-        normalised = [
+        normalized = [
             [view(image, fold_in(seed, 2 * draw + which)) for draw in range(draws)]
             for which, view in enumerate(views)
         ]
-    return np.clip(np.array(normalised) * IMAGENET_STD + IMAGENET_MEAN, 0, 1)
+    return np.clip(np.array(normalized) * IMAGENET_STD + IMAGENET_MEAN, 0, 1)
 
 
 def draw_grid(path, shown, drawn, title):

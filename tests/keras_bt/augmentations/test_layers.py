@@ -30,7 +30,7 @@ CHOOSING = sorted(set(RANDOM) - {"crop"})
 
 @pytest.fixture
 def images():
-    """16 times the same colourful image, (16, 32, 40, 3) uint8: all differences are the draws'."""
+    """16 times the same colorful image, (16, 32, 40, 3) uint8: all differences are the draws'."""
     fixture = np.load(FIXTURES / "augmentation.npz")
     return tf.tile(fixture["source"][None, 100:132, 60:100], (16, 1, 1, 1))
 
@@ -252,7 +252,7 @@ def test_settings_are_checked(make, message):
         make()
 
 
-def test_serialises_with_keras(layer, images, tmp_path):
+def test_serializes_with_keras(layer, images, tmp_path):
     model = keras.Sequential([keras.Input(images.shape[1:], dtype="uint8"), layer])
     model.save(tmp_path / "layer.keras")
     restored = keras.saving.load_model(tmp_path / "layer.keras").layers[0]

@@ -1,4 +1,4 @@
-"""Colours and blur against Pillow's pixels, and the jitter against its own four operations."""
+"""Colors and blur against Pillow's pixels, and the jitter against its own four operations."""
 
 import colorsys
 import itertools
@@ -126,13 +126,13 @@ def test_identity_factors_change_nothing(photos):
 
 def test_hue_is_that_of_hsv():
     rng = np.random.default_rng(0)
-    colours = rng.uniform(0, 255, (1, 8, 12, 3)).astype(np.float32)
-    colours[:, 0] = np.round(colours[:, 0] / 255) * 255  # primaries, mixtures of two, black, white
-    colours[:, 1] = colours[:, 1, :, :1]  # greys
+    colors = rng.uniform(0, 255, (1, 8, 12, 3)).astype(np.float32)
+    colors[:, 0] = np.round(colors[:, 0] / 255) * 255  # primaries, mixtures of two, black, white
+    colors[:, 1] = colors[:, 1, :, :1]  # grays
     for shift in (-0.5, -0.31, 0.0, 0.02, 0.5):
-        got = operations.adjust_hue(colours, tf.constant([shift])).numpy()
-        for colour, turned in zip(colours.reshape(-1, 3), got.reshape(-1, 3), strict=True):
-            hue, saturation, value = colorsys.rgb_to_hsv(*colour.astype(float))
+        got = operations.adjust_hue(colors, tf.constant([shift])).numpy()
+        for color, turned in zip(colors.reshape(-1, 3), got.reshape(-1, 3), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*color.astype(float))
             expected = colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
             np.testing.assert_allclose(turned, expected, atol=2e-3)
 
@@ -186,8 +186,8 @@ def test_affine_is_pillows(degrees, shear, run):
         [np.cos(turn), -np.sin(turn)],
         [np.sin(turn), np.cos(turn)],
     ]
-    centre = np.array([w, h]) / 2
-    offset = centre - back @ centre
+    center = np.array([w, h]) / 2
+    offset = center - back @ center
     coefficients = (*back[0], offset[0], *back[1], offset[1])
     expected = Image.fromarray(source).transform(
         (w, h), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
@@ -206,7 +206,7 @@ def test_affine_is_pillows(degrees, shear, run):
 
 def test_affine_turns_counter_clockwise_and_slants_to_the_right():
     image = np.zeros((1, 9, 9, 3), "float32")
-    image[0, 1, 4] = 200  # above the centre
+    image[0, 1, 4] = 200  # above the center
     quarter, none = np.float32([np.pi / 2]), np.float32([0])
     turned = operations.affine(image, quarter, none).numpy()
     np.testing.assert_allclose(turned, np.rot90(image, axes=(1, 2)), atol=1e-3)

@@ -13,7 +13,7 @@ from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
 
 @pytest.fixture
 def images():
-    """16 times the same colourful image, (16, 32, 40, 3) uint8: all differences are the draws'."""
+    """16 times the same colorful image, (16, 32, 40, 3) uint8: all differences are the draws'."""
     fixture = np.load(FIXTURES / "augmentation.npz")
     return tf.tile(fixture["source"][None, 100:132, 60:100], (16, 1, 1, 1))
 
@@ -67,7 +67,7 @@ def test_a_view_without_a_crop_is_all_rest(images):
     np.testing.assert_array_equal(view.rest(images, (1, 2)), view(images, (1, 2)))
 
 
-def test_the_two_views_draw_differently_and_only_b_is_solarised(images):
+def test_the_two_views_draw_differently_and_only_b_is_solarized(images):
     view_a, view_b = augmentations.barlow_twins_views(24)
     seed = tf.constant([1, 2])
     crops = [view.crop({"images": images, "seed": seed})["images"] for view in (view_a, view_b)]
@@ -77,7 +77,7 @@ def test_the_two_views_draw_differently_and_only_b_is_solarised(images):
     ]
     assert not np.array_equal(*flips)
 
-    # White stays white, or the solarisation turns it black.
+    # White stays white, or the solarization turns it black.
     white = np.full((2000, 1, 1, 3), 255, np.uint8)
     black = -np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)
     shares = []

@@ -65,7 +65,7 @@ def test_the_numbers_are_those_of_the_evaluation(tmp_path, views, subset):
     knn, linear = history["knn_accuracy"], history["linear_accuracy"]
     assert len(knn) == len(linear) == 2  # every second epoch and the last
     assert knn[-1] == knn_accuracy(*features, k=20)
-    assert linear[-1] == logistic_probe(*features, regularisation=0.01).top1
+    assert linear[-1] == logistic_probe(*features, regularization=0.01).top1
     assert 0.5 < knn[-1] < 1
     assert 0.5 < linear[-1] < 1
     logged = [entry for entry in read_metrics(path) if "knn_accuracy" in entry]
@@ -192,7 +192,7 @@ def test_mistakes_are_named(digits):
         (lambda: OnlineKNN(subset, every=0), "every must be at least 1"),
         (lambda: OnlineKNN(subset, k=0), "k must be at least 1"),
         (lambda: OnlineKNN(subset, temperature=0), "temperature above 0"),
-        (lambda: OnlineLinear(subset, regularisation=0), "must be a number above 0"),
+        (lambda: OnlineLinear(subset, regularization=0), "must be a number above 0"),
     ):
         with pytest.raises(ValueError, match=words):
             make()

@@ -33,13 +33,13 @@ def test_every_format_gives_the_pixels_of_pillow():
 
 
 def test_what_pillow_would_clip_or_fade_keeps_its_high_byte():
-    grey = np.array([[0, 255, 256, 1000, 40_000, 65_535]], np.uint16)[..., None]
-    image, _ = decode({"a": png_16_bits(grey)}, Unreadable("test", 1))["a"]
-    np.testing.assert_array_equal(image, np.repeat(grey >> 8, 3, axis=-1))
+    gray = np.array([[0, 255, 256, 1000, 40_000, 65_535]], np.uint16)[..., None]
+    image, _ = decode({"a": png_16_bits(gray)}, Unreadable("test", 1))["a"]
+    np.testing.assert_array_equal(image, np.repeat(gray >> 8, 3, axis=-1))
     # TensorFlow refuses a PNG without its end, Pillow reads it: it must do the same.
-    image, readable = decode({"a": png_16_bits(grey)[:-12]}, Unreadable("test", 1))["a"]
+    image, readable = decode({"a": png_16_bits(gray)[:-12]}, Unreadable("test", 1))["a"]
     assert readable
-    np.testing.assert_array_equal(image, np.repeat(grey >> 8, 3, axis=-1))
+    np.testing.assert_array_equal(image, np.repeat(gray >> 8, 3, axis=-1))
 
 
 def test_broken_images_are_noted_with_a_reason_and_the_others_are_not():

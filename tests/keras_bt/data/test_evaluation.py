@@ -38,22 +38,22 @@ def test_evaluation_sees_all_readable_images_in_order(photos, cache_bytes):
     assert labels.dtype == np.int64
     paths = sorted(images)
     np.testing.assert_array_equal(labels, [path.parent.name == "b" for path in paths])
-    expected = [data.normalise(data.centre_crop(images[path], 16)) for path in paths]
+    expected = [data.normalize(data.center_crop(images[path], 16)) for path in paths]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert source.unreadable.names == ("a/04.png",)
 
 
 def test_small_images_are_enlarged_but_not_cropped():
-    grey = RNG.randint(0, 256, (5, 8, 8, 1), np.uint8)
-    source = data.ArraySource(grey)
-    rgb = np.repeat(grey, 3, axis=-1)
+    gray = RNG.randint(0, 256, (5, 8, 8, 1), np.uint8)
+    source = data.ArraySource(gray)
+    rgb = np.repeat(gray, 3, axis=-1)
     for size, resize in ((8, 8), (16, 16), (7, 8)):
         ((images, labels),) = data.evaluation_batches(source, size, batch_size=8)
-        expected = data.normalise(data.centre_crop(rgb, size, resize))
+        expected = data.normalize(data.center_crop(rgb, size, resize))
         np.testing.assert_allclose(images, expected, atol=1e-5)
         np.testing.assert_array_equal(labels, [-1] * 5)
     ((images, _),) = data.evaluation_batches(source, 8, 8, resize=9, mean=(0,) * 3, std=(1,) * 3)
-    np.testing.assert_allclose(images, data.centre_crop(rgb, 8, 9) / 255, atol=1e-6)
+    np.testing.assert_allclose(images, data.center_crop(rgb, 8, 9) / 255, atol=1e-6)
 
 
 def test_large_arrays_give_the_same_as_small_ones(monkeypatch):

@@ -50,9 +50,9 @@ def make_source(tmp_path):
     def make(kind, n=N, broken=()):
         names = [str(number) for number in range(n)]
         if kind in ("arrays", "large arrays"):
-            grey = np.arange(n, dtype=np.uint8)[:, None, None, None] * 10
+            gray = np.arange(n, dtype=np.uint8)[:, None, None, None] * 10
             side = {"arrays": 5, "large arrays": 200}[kind]
-            return ArraySource(np.tile(grey, (1, side, side, 1)), np.arange(n), names)
+            return ArraySource(np.tile(gray, (1, side, side, 1)), np.arange(n), names)
         for number in range(n):
             path = tmp_path / f"{number:02}.png"
             Image.new("RGB", (3 + number, 7), (10 * number,) * 3).save(path)
@@ -193,13 +193,13 @@ def records(tmp_path_factory):
     """ImageNet in small, 7 images of each of 3 classes, read from its records time and again."""
     folder = tmp_path_factory.mktemp("tfds")
 
-    def grey(value):
+    def gray(value):
         file = io.BytesIO()
         Image.new("RGB", (9 + value, 7), (value,) * 3).save(file, "PNG")
         return file.getvalue()
 
-    train = [[grey(10 * (7 * label + n)) for n in range(7)] for label in range(3)]
-    write_archives(folder, train, [grey(1)], [grey(1)])
+    train = [[gray(10 * (7 * label + n)) for n in range(7)] for label in range(3)]
+    write_archives(folder, train, [gray(1)], [gray(1)])
     return open_source("tfds:imagenet2012", str(folder), cache_bytes=0)[0]
 
 

@@ -56,7 +56,7 @@ def options(request):
 
 
 def numbers(images):
-    """Which images these are, by their grey."""
+    """Which images these are, by their gray."""
     return np.round(images[:, 0, 0, 0] / 10).astype(int)
 
 

@@ -21,7 +21,7 @@ from keras_bt.data.pretraining import pretraining_views
 from keras_bt.data.sources import ArraySource
 from keras_bt.strategy import choose_strategy
 
-LEVEL = 1 / (255 * max(preprocessing.IMAGENET_STD))  # a difference of one level, normalised
+LEVEL = 1 / (255 * max(preprocessing.IMAGENET_STD))  # a difference of one level, normalized
 
 
 @pytest.fixture(scope="module")

@@ -60,11 +60,11 @@ def numbers(views):
 def make_source(tmp_path):
     def make(kind, n=N, broken=()):
         if kind == "arrays":
-            grey = np.arange(n, dtype=np.uint8)[:, None, None, None] * 10
-            return ArraySource(np.tile(grey, (1, 5, 5, 1)))
+            gray = np.arange(n, dtype=np.uint8)[:, None, None, None] * 10
+            return ArraySource(np.tile(gray, (1, 5, 5, 1)))
         if kind == "large arrays":
-            grey = np.arange(n, dtype=np.uint8)[:, None, None, None] * 10
-            return ArraySource(np.tile(grey, (1, 200, 200, 3)))
+            gray = np.arange(n, dtype=np.uint8)[:, None, None, None] * 10
+            return ArraySource(np.tile(gray, (1, 200, 200, 3)))
         for number in range(n):
             path = tmp_path / f"{number:02}.png"
             Image.new("RGB", (3 + number, 7), (10 * number,) * 3).save(path)
@@ -246,7 +246,7 @@ def test_a_neighbour_takes_the_place_of_an_unreadable_image(make_source, kind):
     np.testing.assert_array_equal(looks[:, 0] // 10, expected)
     np.testing.assert_array_equal(looks[:, 1] // 10, expected)
     assert source.unreadable.names == ("07.png",)
-    # It is cut alike, but not coloured alike.
+    # It is cut alike, but not colored alike.
     assert len(np.unique(looks % 10)) == looks.size
     tail = pretraining_views(source, A, B, batch_size=8, seed=5, first_step=4)
     np.testing.assert_array_equal(values(tail.take(2)), looks[4:])

@@ -8,15 +8,15 @@ from keras_bt.data.sources import ArraySource
 RNG = np.random.RandomState(0)
 
 
-def test_arrays_of_grey_images_become_rgb():
-    grey = RNG.randint(0, 256, (4, 3, 2, 1), np.uint8)
-    source = ArraySource(grey, [0, 1, 1, 0], ["a", "b"])
+def test_arrays_of_gray_images_become_rgb():
+    gray = RNG.randint(0, 256, (4, 3, 2, 1), np.uint8)
+    source = ArraySource(gray, [0, 1, 1, 0], ["a", "b"])
     assert source.image_shape == (3, 2, 3)
     batch = source.batch(tf.constant([2, 0]))
     assert batch.dtype == tf.float32
-    np.testing.assert_array_equal(batch, np.repeat(grey[[2, 0]], 3, axis=-1))
+    np.testing.assert_array_equal(batch, np.repeat(gray[[2, 0]], 3, axis=-1))
     decoded = list(source.in_order().map(source.decode).as_numpy_iterator())
-    np.testing.assert_array_equal([image for image, _, _ in decoded], np.repeat(grey, 3, axis=-1))
+    np.testing.assert_array_equal([image for image, _, _ in decoded], np.repeat(gray, 3, axis=-1))
     assert all(readable for _, readable, _ in decoded)
     assert [label for _, _, label in decoded] == [0, 1, 1, 0]
     np.testing.assert_array_equal(source.labels(), [0, 1, 1, 0])

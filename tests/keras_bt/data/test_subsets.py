@@ -68,7 +68,7 @@ def test_nonsense_is_refused(wanted, message):
 def test_several_labels_per_image_are_refused():
     with pytest.raises(data.DataError, match="one label per image"):
         data.subset_indices(np.zeros((5, 3)), "2", seed=0)
-    with pytest.raises(data.DataError, match="needs labelled images"):
+    with pytest.raises(data.DataError, match="needs labeled images"):
         data.subset_indices(np.full(5, -1), "2", seed=0)
 
 

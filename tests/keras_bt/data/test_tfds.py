@@ -17,7 +17,7 @@ PER_CLASS = 8
 
 
 def jpeg(value):
-    """A photograph of fog: one grey, in a size of its own."""
+    """A photograph of fog: one gray, in a size of its own."""
     file = io.BytesIO()
     Image.new("RGB", (20 + value, 30), (value,) * 3).save(file, "JPEG")
     return file.getvalue()

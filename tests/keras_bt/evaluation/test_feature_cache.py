@@ -77,7 +77,7 @@ def test_features_are_the_backbones_and_memory_mapped(tmp_path, model, extractio
     features, labels = cached_features(
         tmp_path / "new" / "cache", model, images, 8, batch_size=5, progress=False
     )
-    expected = model(data.normalise(images.images)).numpy()
+    expected = model(data.normalize(images.images)).numpy()
     assert isinstance(features, np.memmap)
     assert not features.flags.writeable
     assert features.dtype == np.float32
@@ -105,7 +105,7 @@ def test_labels_may_be_several_or_none(tmp_path, model, monkeypatch):
     several = np.arange(23 * 4).reshape(23, 4) % 3 - 1
 
     def batches(source, image_size, batch_size, resize):
-        images = data.normalise(source.images)
+        images = data.normalize(source.images)
         return tf.data.Dataset.from_tensor_slices((images, several)).batch(batch_size)
 
     monkeypatch.setattr(feature_cache, "evaluation_batches", batches)

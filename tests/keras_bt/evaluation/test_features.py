@@ -18,9 +18,9 @@ def small_backbone():
         ]
     )
     # Moving statistics unlike those of any batch, so that training mode would show.
-    normalisation = backbone.layers[1]
-    normalisation.moving_mean.assign([1.0, -2.0, 0.5, 3.0])
-    normalisation.moving_variance.assign([4.0, 0.25, 1.0, 9.0])
+    normalization = backbone.layers[1]
+    normalization.moving_mean.assign([1.0, -2.0, 0.5, 3.0])
+    normalization.moving_variance.assign([4.0, 0.25, 1.0, 9.0])
     return backbone
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.linear import top_k_accuracy
-from keras_bt.model.batch_normalization import prepare_batch_normalisation
+from keras_bt.model.batch_normalization import prepare_batch_normalization
 from keras_bt.resnet import resnet
 from keras_bt.strategy import choose_strategy
 
@@ -111,7 +111,7 @@ def test_the_optimizer_survives_saving(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.optimizer.get_config() == model.optimizer.get_config()
-    prepare_batch_normalisation(loaded)  # as `classifier` does: for equality to the last bit
+    prepare_batch_normalization(loaded)  # as `classifier` does: for equality to the last bit
     for m in (model, loaded):
         m.fit(images, labels, epochs=2, verbose=0, shuffle=False)
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
@@ -162,7 +162,7 @@ def test_the_whole_copy_is_trained_and_the_backbone_is_not():
         np.testing.assert_array_equal(old, new)
 
 
-def test_from_scratch_is_the_same_network_newly_initialised():
+def test_from_scratch_is_the_same_network_newly_initialized():
     backbone = resnet(18, "small", width=4)
     rng = np.random.default_rng(0)
     backbone.set_weights([w + rng.normal(size=w.shape) for w in backbone.get_weights()])

@@ -10,7 +10,7 @@ from keras_bt.evaluation import knn, neighbours
 
 
 def brute_force(train, queries, k):
-    """Neighbours by sorting (-similarity, index); sums in one order, so that equals are equal."""
+    """Neighbors by sorting (-similarity, index); sums in one order, so that equals are equal."""
 
     def cosine(a, b):
         lengths = math.sqrt(math.fsum(a * a)) * math.sqrt(math.fsum(b * b))
@@ -214,7 +214,7 @@ def test_accuracies_of_several_k_equal_brute_force(chunks):
 
 
 def test_top5_of_equal_votes():
-    # Six neighbours, equally near, of six classes: the lowest five are guessed.
+    # Six neighbors, equally near, of six classes: the lowest five are guessed.
     train, labels = np.eye(8, 7, dtype=np.float32)[:6], np.arange(6)
     right = np.array([0, 4, 5, 6])
     found = knn.knn_accuracies(train, labels, np.ones((4, 7)), right, [6])

@@ -14,9 +14,9 @@ from keras_bt.evaluation import linear
 def clusters(n, d, classes, spread=1.0, seed=0):
     """Features whose classes overlap more with a larger spread."""
     random = np.random.default_rng(seed)
-    centres = random.standard_normal((classes, d))
+    centers = random.standard_normal((classes, d))
     labels = np.arange(n) % classes
-    features = centres[labels] + spread * random.standard_normal((n, d))
+    features = centers[labels] + spread * random.standard_normal((n, d))
     return features.astype(np.float32), labels
 
 
@@ -30,7 +30,7 @@ def digits():
 
 
 def oracle_predictions(train, labels, test, c):
-    """Standardised multinomial logistic regression, minimised in float64 from its formula."""
+    """Standardized multinomial logistic regression, minimized in float64 from its formula."""
     mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1
     x, x_test = (train - mean) / deviation, (test - mean) / deviation
@@ -55,7 +55,7 @@ def oracle_predictions(train, labels, test, c):
 
 def test_equals_logistic_regression_written_out():
     train, labels, test, test_labels = split(*clusters(400, 12, 4, spread=1.5), 250)
-    result = linear.logistic_probe(train, labels, test, test_labels, regularisation=0.1)
+    result = linear.logistic_probe(train, labels, test, test_labels, regularization=0.1)
     expected = oracle_predictions(train, labels, test, 0.1)
     # sklearn stops at a gradient of 1e-4: points on a border may fall to its other side.
     assert np.mean(result.predictions == expected) >= 0.99
@@ -249,9 +249,9 @@ def test_mistakes_are_named():
         ((features, labels, broken, labels), "test_features must be finite"),
         ((features, labels, features[:, :2], labels), "equally wide. Received: widths 5 and 2"),
         ((features[:0], labels[:0], features, labels), r"Received: shape \(0, 5\)"),
-        ((features, labels, features, labels, 0.0), "regularisation must be None"),
-        ((features, labels, features, labels, []), "regularisation must be None"),
-        ((features, labels, features, labels, (1.0, -1.0)), "regularisation must be None"),
+        ((features, labels, features, labels, 0.0), "regularization must be None"),
+        ((features, labels, features, labels, []), "regularization must be None"),
+        ((features, labels, features, labels, (1.0, -1.0)), "regularization must be None"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             linear.logistic_probe(*arguments)

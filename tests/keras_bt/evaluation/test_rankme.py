@@ -40,7 +40,7 @@ def test_counts_directions():
     assert rankme(np.zeros((4, 3))) == 0
 
 
-def test_is_not_centred_and_has_no_scale():
+def test_is_not_centered_and_has_no_scale():
     z = np.random.default_rng(0).standard_normal((50, 10))
     assert rankme(1000 * z) == pytest.approx(rankme(z), rel=1e-12)
     assert rankme(z + 10) < rankme(z) / 2

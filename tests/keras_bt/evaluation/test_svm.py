@@ -57,7 +57,7 @@ def test_equals_scikit_learn_called_directly(capsys):
     assert result.mean_area != result.mean_average_precision
 
 
-def test_the_intercept_is_regularised_like_a_weight():
+def test_the_intercept_is_regularized_like_a_weight():
     (train, labels), (test, test_labels) = examples(200, 1, noise=2), examples(999, 1, seed=1)
     result = svm_probe(train, labels, test, test_labels, costs=0.03)
     # As another weight, on a feature that is always 1.

@@ -27,8 +27,8 @@ def _policy():
 
 def images(count, seed=0):
     rng = np.random.default_rng(seed)
-    colour = rng.normal(size=(count, 1, 1, 3))
-    return (colour + 0.5 * rng.normal(size=(2, count, 8, 8, 3))).astype("float32")
+    color = rng.normal(size=(count, 1, 1, 3))
+    return (color + 0.5 * rng.normal(size=(2, count, 8, 8, 3))).astype("float32")
 
 
 def batches(steps, seed=0, bad=()):

@@ -19,9 +19,9 @@ def small_model(form="auto", seed=0, **kwargs):
 def pairs(count, seed=0):
     """`count` pairs of related images that differ as much as real ones, (2, count, 16, 16, 3)."""
     rng = np.random.default_rng(seed)
-    colour = rng.normal(size=(count, 1, 1, 3))
+    color = rng.normal(size=(count, 1, 1, 3))
     patches = rng.normal(size=(count, 4, 4, 3)) * rng.uniform(0.2, 2, size=(count, 1, 1, 1))
-    images = colour + patches.repeat(4, axis=1).repeat(4, axis=2)
+    images = color + patches.repeat(4, axis=1).repeat(4, axis=2)
     return (images + 0.2 * rng.normal(size=(2, count, 16, 16, 3))).astype("float32")
 
 
@@ -166,7 +166,7 @@ def test_two_replicas_equal_one_for_a_resnet(policy):
     assert_trained_alike(lambda: small_model("gram"), loss_tolerance=1e-6, weight_tolerance=1e-6)
 
 
-def test_batch_normalisation_is_synchronised_only_on_several_replicas():
+def test_batch_normalization_is_synchronized_only_on_several_replicas():
     def flags(model):
         return {
             layer.synchronized
@@ -263,7 +263,7 @@ def test_an_overflow_on_one_replica_skips_the_step_on_all(policy):
     model.fit(data, shuffle=False, verbose=0)
     before = [v.numpy() for v in model.trainable_variables]
     scale = float(keras.ops.convert_to_numpy(model.optimizer.dynamic_scale))
-    # An infinite pixel reaches the synchronised statistics and so every replica; to hit the
+    # An infinite pixel reaches the synchronized statistics and so every replica; to hit the
     # second only, spoil its gradients.
     clean = tf.GradientTape.gradient
 
@@ -297,7 +297,7 @@ def test_backbone_of_keras_applications():
     assert model.predict(view_a, verbose=0).shape == (8, 1280)
 
 
-def test_regularisers_of_the_backbone_count():
+def test_regularizers_of_the_backbone_count():
     def trained(strength):
         keras.utils.set_random_seed(0)
         images = keras.layers.Input((16, 16, 3))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bt.model.batch_normalization import prepare_batch_normalisation
+from keras_bt.model.batch_normalization import prepare_batch_normalization
 
 layers = keras.layers
 
@@ -19,7 +19,7 @@ def pair(shape, **arguments):
         result.append(model)
     result[0].set_weights([random.uniform(0.5, 1.5, w.shape) for w in result[0].get_weights()])
     result[1].set_weights(result[0].get_weights())
-    prepare_batch_normalisation(result[1])
+    prepare_batch_normalization(result[1])
     return result
 
 
@@ -127,7 +127,7 @@ def test_a_subclass_with_its_own_arithmetic_is_left_alone():
     model = keras.Sequential([layers.Input((3,)), Doubled()])
     x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
     expected = model(x, training=True)
-    prepare_batch_normalisation(model)
+    prepare_batch_normalization(model)
     np.testing.assert_array_equal(model(x, training=True), expected)
 
 
@@ -135,7 +135,7 @@ def test_layers_within_models_are_prepared_and_saved_as_before(tmp_path):
     inner = keras.Sequential([layers.Input((3,)), layers.BatchNormalization()])
     model = keras.Sequential([layers.Input((3,)), inner])
     before = model.get_config()
-    prepare_batch_normalisation(model)
+    prepare_batch_normalization(model)
     x = tf.constant(np.random.default_rng(0).normal(size=(8, 3)), "float32")
     assert "FusedBatchNormV3" in operations(model, x, training=True)
     assert model.get_config() == before
@@ -145,12 +145,12 @@ def test_layers_within_models_are_prepared_and_saved_as_before(tmp_path):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
-def test_several_replicas_synchronise_instead():
+def test_several_replicas_synchronize_instead():
     _, fused = pair((8, 3))
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        prepare_batch_normalisation(fused)
+        prepare_batch_normalization(fused)
     assert fused.layers[0].synchronized
     assert "FusedBatchNormV3" not in operations(fused, tf.ones((8, 3)), training=True)
-    prepare_batch_normalisation(fused)
+    prepare_batch_normalization(fused)
     assert not fused.layers[0].synchronized
     assert "FusedBatchNormV3" in operations(fused, tf.ones((8, 3)), training=True)

@@ -71,9 +71,9 @@ def test_other_layers_see_one_view_at_a_time(other):
 
 
 def test_a_subclass_may_do_anything():
-    class Centred(layers.Dense):
+    class Centered(layers.Dense):
         def call(self, inputs, training=None):
             return super().call(inputs - keras.ops.mean(inputs, axis=0))
 
-    assert not can_be_stacked(keras.Sequential([layers.Input((5,)), Centred(3)]))
+    assert not can_be_stacked(keras.Sequential([layers.Input((5,)), Centered(3)]))
     assert both_views.can_be_stacked(keras.Sequential([layers.Input((5,)), layers.Dense(3)]))

@@ -1,4 +1,4 @@
-"""Rematerialisation changes memory, and no number."""
+"""Rematerialization changes memory, and no number."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from places import ROOT
 
 from keras_bt import LARS, BarlowTwins, projector, resnet
 from keras_bt.model.graph_cuts import segments_of_least_peak
-from keras_bt.model.remat import SUPPORTED, rematerialised
+from keras_bt.model.remat import SUPPORTED, rematerialized
 from keras_bt.strategy import choose_strategy
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="this Keras cannot cut a graph")
@@ -61,10 +61,10 @@ def pass_through(backbone, encode, images, training=True):
 
 
 def both(build, mode="eager", images=None):
-    """What `pass_through` gives for twins, without and with rematerialisation."""
+    """What `pass_through` gives for twins, without and with rematerialization."""
     images = tf.constant(pictures() if images is None else images)
     results = []
-    for wrap in (lambda backbone: backbone, rematerialised):
+    for wrap in (lambda backbone: backbone, rematerialized):
         keras.utils.set_random_seed(7)
         backbone = build()
         encode = wrap(backbone)
@@ -122,7 +122,7 @@ def test_the_moving_statistics_move_once():
     images = tf.constant(pictures())
     mean = backbone.get_layer("bn1").moving_mean
     batch_mean = np.mean(backbone.get_layer("conv1")(images), axis=(0, 1, 2))
-    pass_through(backbone, rematerialised(backbone), images)
+    pass_through(backbone, rematerialized(backbone), images)
     np.testing.assert_allclose(mean, 0.1 * batch_mean, rtol=1e-4, atol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_training_is_the_same(replicas, compiling):
     strategy = choose_strategy("mirrored" if replicas == 2 else "one")
     plain, losses = train(False, strategy, **compiling)
     ours, losses_of_ours = train(True, strategy, **compiling)
-    assert len(rematerialised(ours.backbone).segments) > 1
+    assert len(rematerialized(ours.backbone).segments) > 1
     assert ours.distribute_strategy.num_replicas_in_sync == replicas
     np.testing.assert_allclose(losses_of_ours, losses, rtol=1e-5)
     for theirs, variable in zip(plain.weights, ours.weights, strict=True):
@@ -158,7 +158,7 @@ def test_training_is_the_same(replicas, compiling):
 
 def test_inference_is_the_backbone_itself():
     backbone = small_resnet()
-    encode = rematerialised(backbone)
+    encode = rematerialized(backbone)
     for training in (False, None):
         ours = pass_through(backbone, encode, tf.constant(pictures()), training)
         assert_alike(pass_through(backbone, backbone, tf.constant(pictures()), training), ours)
@@ -187,9 +187,9 @@ def with_draws():
 def with_shared_and_frozen_layers():
     images = keras.Input((16, 16, 3))
     shared = layers.Conv2D(3, 3, padding="same")
-    normalised = layers.BatchNormalization()
-    x = layers.ReLU()(normalised(shared(images)))
-    x = layers.ReLU()(normalised(shared(ops.multiply(x, 2.0))))
+    normalized = layers.BatchNormalization()
+    x = layers.ReLU()(normalized(shared(images)))
+    x = layers.ReLU()(normalized(shared(ops.multiply(x, 2.0))))
     frozen = layers.Conv2D(4, 3)
     frozen.trainable = False
     still = layers.BatchNormalization()
@@ -263,9 +263,9 @@ def test_xla_computes_twice_and_does_not_merge():
         return run
 
     forward = len([x for x in backbone.layers if isinstance(x, layers.Conv2D)])
-    extra = convolutions(gradients(rematerialised(backbone))) - convolutions(gradients(backbone))
+    extra = convolutions(gradients(rematerialized(backbone))) - convolutions(gradients(backbone))
     # The last convolution of a segment is needed twice unless its output is kept.
-    assert forward - len(rematerialised(backbone).segments) <= extra <= forward
+    assert forward - len(rematerialized(backbone).segments) <= extra <= forward
 
 
 def ancestors(operation):
@@ -299,19 +299,19 @@ def test_the_views_take_turns():
         )
         return first in ancestors(second) or second in ancestors(first)
 
-    assert turns(rematerialised(backbone))
+    assert turns(rematerialized(backbone))
     assert not turns(backbone)
 
 
 def test_models_inside_are_cut_too():
     inner = small_resnet()
     backbone = keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(2.0), inner])
-    ours = rematerialised(backbone).segments
-    assert len(ours) == len(rematerialised(inner).segments) > 2
+    ours = rematerialized(backbone).segments
+    assert len(ours) == len(rematerialized(inner).segments) > 2
 
 
 def test_segments_of_our_networks():
-    segments = rematerialised(resnet(50)).segments
+    segments = rematerialized(resnet(50)).segments
     backbone = resnet(50)
     names = [name for segment in segments for name in segment]
     assert sorted(names) == sorted(layer.name for layer in backbone.layers[1:])
@@ -336,7 +336,7 @@ def test_the_backbone_stays_as_it_is(tmp_path):
     model = BarlowTwins(small_resnet(), projector((8, 8), input_dim=64))
     weights, nodes = len(model.weights), [len(x._inbound_nodes) for x in model.backbone.layers]
     model.save(tmp_path / "before.keras")
-    model.encode = rematerialised(model.backbone)
+    model.encode = rematerialized(model.backbone)
     model.encode(tf.constant(pictures()), training=True)
     assert len(model.weights) == weights
     assert [len(x._inbound_nodes) for x in model.backbone.layers] == nodes
@@ -391,4 +391,4 @@ def two_inputs():
 )
 def test_models_without_a_graph_are_refused(build):
     with pytest.raises(ValueError, match=r"one input and one output.*Received: <"):
-        rematerialised(build())
+        rematerialized(build())

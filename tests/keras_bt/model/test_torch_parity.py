@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 def published_loss(za, zb, redundancy_weight):
     """The loss as the official repository writes it: batch norm, d×d matrix, masked diagonal."""
     d = za.shape[1]
-    normalise = torch.nn.BatchNorm1d(d, affine=False, dtype=torch.float64)
-    c = normalise(za).T @ normalise(zb) / len(za)
+    normalize = torch.nn.BatchNorm1d(d, affine=False, dtype=torch.float64)
+    c = normalize(za).T @ normalize(zb) / len(za)
     on_diagonal = torch.diagonal(c).add(-1).pow(2).sum()
     off_diagonal = c.flatten()[:-1].view(d - 1, d + 1)[:, 1:].flatten().pow(2).sum()
     return on_diagonal + redundancy_weight * off_diagonal

@@ -50,11 +50,11 @@ def test_gradients_of_each_term_equal_autodiff(form):
     za64, zb64 = tf.constant(za), tf.constant(zb)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([za64, zb64])
-        standardised = [
+        standardized = [
             (z - tf.reduce_mean(z, 0)) / tf.sqrt(tf.math.reduce_variance(z, 0) + 1e-5)
             for z in (za64, zb64)
         ]
-        c = tf.transpose(standardised[0]) @ standardised[1] / 12
+        c = tf.transpose(standardized[0]) @ standardized[1] / 12
         on_diagonal = tf.reduce_sum((1 - tf.linalg.diag_part(c)) ** 2)
         off_diagonal = tf.reduce_sum(tf.linalg.set_diag(c, tf.zeros(7, "float64")) ** 2)
     za32, zb32 = tf.constant(za, "float32"), tf.constant(zb, "float32")
@@ -125,8 +125,8 @@ def test_computes_in_float32_whatever_comes_in(dtype):
 
 @pytest.mark.parametrize(("n", "d"), [(16, 64), (256, 8192), (64, 64), (65, 64)])
 def test_floor_is_reached_and_never_passed(n, d):
-    # Centred embeddings with equal singular values and equal feature norms attain the bound up to
-    # their scale t, which standardisation fixes to 1; so take C = t·P directly.
+    # Centered embeddings with equal singular values and equal feature norms attain the bound up to
+    # their scale t, which standardization fixes to 1; so take C = t·P directly.
     rank = min(n - 1, d)
     redundancy_weight = 0.0051
     a = redundancy_weight * (d / rank - 1)
@@ -136,7 +136,7 @@ def test_floor_is_reached_and_never_passed(n, d):
     assert loss_floor(n, d, redundancy_weight) == pytest.approx(attained, rel=1e-9, abs=1e-9)
 
 
-def test_floor_bounds_optimised_embeddings_closely():
+def test_floor_bounds_optimized_embeddings_closely():
     # Descend on free embeddings: the loss comes close to the floor and stays above it.
     n, d, redundancy_weight = 8, 24, 0.05
     za, zb = (tf.Variable(keras.random.normal((n, d), seed=s)) for s in (1, 2))

@@ -97,9 +97,9 @@ def test_measures_of_one_run(tmp_path, figures):
     # Of each epoch the last value.
     mean = diagonal.lines[0]
     np.testing.assert_allclose(mean.get_ydata(), [0.1 * 3 * e for e in range(1, 7)])
-    assert texts(accuracy.get_legend().get_texts()) == ["nearest neighbours", "linear probe"]
+    assert texts(accuracy.get_legend().get_texts()) == ["nearest neighbors", "linear probe"]
     # The legend shows the looks of the curves.
-    shown, drawn = line(accuracy, "nearest neighbours"), knn
+    shown, drawn = line(accuracy, "nearest neighbors"), knn
     assert (shown.get_color(), shown.get_linestyle()) == (drawn.get_color(), drawn.get_linestyle())
     assert accuracy.yaxis.get_major_formatter()(0.5) == "50%"
     assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
@@ -221,7 +221,7 @@ def test_confusion_of_many_classes(classes, numbers, names, tmp_path, figures):
     ticks = [text for text in texts(axes.get_xticklabels()) if "class" in text]
     assert len(ticks) == names * classes
     assert_legible(figure)
-    if names:  # those of neighbouring classes do not overlap
+    if names:  # those of neighboring classes do not overlap
         renderer = figure.canvas.get_renderer()
         boxes = [t.get_window_extent(renderer) for t in axes.get_yticklabels()]
         assert all(a.y0 >= b.y1 - 1 for a, b in itertools.pairwise(boxes))

@@ -93,8 +93,8 @@ def test_loss_curve_of_several_runs(tmp_path, figures):
         "floor 2.5 (batch 256, the same again)",
         "floor 40 (wide)",
     ]
-    colours = {line(figure.axes[0], name).get_color() for name in runs}
-    assert len(colours) == 3
+    colors = {line(figure.axes[0], name).get_color() for name in runs}
+    assert len(colors) == 3
     assert_nothing_is_cut_off_or_overlaps(figure)
 
 
@@ -115,7 +115,7 @@ def test_loss_curve_says_that_a_tiny_floor_is_below_the_picture(tmp_path, figure
     assert loss_axes.get_ylim()[0] > 1
 
 
-def test_view_pairs_undoes_the_normalisation(tmp_path, figures):
+def test_view_pairs_undoes_the_normalization(tmp_path, figures):
     random = np.random.default_rng(0)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     images = random.uniform(size=(2, 10, 16, 12, 3)).astype(np.float32)
@@ -132,12 +132,12 @@ def test_view_pairs_undoes_the_normalisation(tmp_path, figures):
     assert_nothing_is_cut_off_or_overlaps(figure)
 
 
-def test_view_pairs_of_grey_images_and_of_few(tmp_path, figures):
-    grey = np.linspace(-3, 3, 3 * 8 * 8).reshape(3, 8, 8, 1)
-    plots.view_pairs(tmp_path / "pairs.png", grey, -grey, [0.5], [0.2], max_pairs=5)
+def test_view_pairs_of_gray_images_and_of_few(tmp_path, figures):
+    gray = np.linspace(-3, 3, 3 * 8 * 8).reshape(3, 8, 8, 1)
+    plots.view_pairs(tmp_path / "pairs.png", gray, -gray, [0.5], [0.2], max_pairs=5)
     shown = [axes.images[0].get_array() for axes in figures[0].axes if axes.images]
     assert len(shown) == 6
-    np.testing.assert_allclose(shown[0], np.clip(grey[0] * 0.2 + 0.5, 0, 1) * np.ones(3), atol=1e-6)
+    np.testing.assert_allclose(shown[0], np.clip(gray[0] * 0.2 + 0.5, 0, 1) * np.ones(3), atol=1e-6)
 
 
 def test_correlation_before_and_after(tmp_path, figures):
@@ -213,9 +213,9 @@ def test_pca_map_is_the_projection_on_the_principal_components(tmp_path, figures
     (figure,) = figures
     (axes,) = figure.axes
     # Oracle: eigenvectors of the covariance; their signs are arbitrary.
-    centred = features - features.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    expected = np.abs(centred @ vectors[:, [-1, -2]])
+    centered = features - features.mean(axis=0)
+    values, vectors = np.linalg.eigh(centered.T @ centered)
+    expected = np.abs(centered @ vectors[:, [-1, -2]])
     for label, points in enumerate(axes.collections):
         assert points.get_label() == names[label]
         found = np.abs(points.get_offsets())
@@ -230,7 +230,7 @@ def test_pca_map_is_the_projection_on_the_principal_components(tmp_path, figures
     assert legend.get_window_extent(renderer).x0 >= axes.get_window_extent(renderer).x1
 
 
-def test_every_class_has_a_colour_and_mark_of_its_own(tmp_path, figures):
+def test_every_class_has_a_color_and_mark_of_its_own(tmp_path, figures):
     features = np.random.default_rng(0).standard_normal((200, 4))
     labels = np.arange(200) % 35
     plots.feature_map(tmp_path / "map.png", features, labels, method="pca")
@@ -239,7 +239,7 @@ def test_every_class_has_a_colour_and_mark_of_its_own(tmp_path, figures):
         for points in figures[0].axes[0].collections
     ]
     assert len(set(looks)) == 35
-    assert len({colour for colour, _ in looks[:10]}) == 10
+    assert len({color for color, _ in looks[:10]}) == 10
     assert len({mark for _, mark in looks[:10]}) == 10
     assert_nothing_is_cut_off_or_overlaps(figures[0])
 
@@ -254,8 +254,8 @@ def test_tsne_map_keeps_clusters_and_is_seeded(tmp_path, figures):
     np.testing.assert_array_equal(points[0], points[1])
     clusters = points[0].reshape(10, 12, 2)
     own = np.linalg.norm(clusters - clusters.mean(axis=1, keepdims=True), axis=2).max()
-    centres = clusters.mean(axis=1)
-    apart = np.linalg.norm(centres[:, None] - centres, axis=2)[~np.eye(10, dtype=bool)].min()
+    centers = clusters.mean(axis=1)
+    apart = np.linalg.norm(centers[:, None] - centers, axis=2)[~np.eye(10, dtype=bool)].min()
     assert own < apart
     assert figures[0].axes[0].get_title() == "Features of 120 images (t-SNE)"
 

@@ -12,8 +12,8 @@ from keras_bt.portable import crop as matrix_crop
 @pytest.mark.parametrize(("image_size", "resize"), [(64, 73), (64, 64), (63, 80)])
 def test_it_is_the_crop_of_evaluation(shape, image_size, resize):
     images = np.random.default_rng(0).integers(0, 256, (2, *shape, 3)).astype(np.uint8)
-    found = matrix_crop.centre_crop(images, image_size, resize)
-    expected = preprocessing.centre_crop(images, image_size, resize)
+    found = matrix_crop.center_crop(images, image_size, resize)
+    expected = preprocessing.center_crop(images, image_size, resize)
     assert found.dtype == tf.float32
     assert found.shape == (2, image_size, image_size, 3)
     # Of 255, on noise: the rounding of float32 positions.
@@ -22,12 +22,12 @@ def test_it_is_the_crop_of_evaluation(shape, image_size, resize):
 
 def test_sizes_may_be_unknown_until_run_time():
     crop = tf.function(
-        lambda images: matrix_crop.centre_crop(images, 8, 9),
+        lambda images: matrix_crop.center_crop(images, 8, 9),
         input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
         autograph=False,
     )
     assert crop.get_concrete_function().output_shapes == (None, 8, 8, 3)
     for shape in ((1, 10, 20, 3), (3, 20, 9, 3)):
         images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        expected = preprocessing.centre_crop(images, 8, 9)
+        expected = preprocessing.center_crop(images, 8, 9)
         np.testing.assert_allclose(crop(images), expected, atol=0.02)

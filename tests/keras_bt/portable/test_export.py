@@ -11,7 +11,7 @@ from exported import IMAGE_SIZE, difference, random_images, tiny_backbone, train
 
 from keras_bt.portable import export_portable
 from keras_bt.portable.formats import FORMATS
-from keras_bt.preprocessing import centre_crop, normalise
+from keras_bt.preprocessing import center_crop, normalize
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -58,7 +58,7 @@ def test_serve_takes_images_of_any_size_and_sees_them_as_evaluation_does(target)
     )
     for shape in ((3, 40, 53), (1, 16, 16), (1, 19, 20), (2, 9, 7), (1, 1, 1), (1, 3, 200)):
         images = random_images(*shape)
-        preprocessed = normalise(centre_crop(images, IMAGE_SIZE, 19), MEAN, STD)
+        preprocessed = normalize(center_crop(images, IMAGE_SIZE, 19), MEAN, STD)
         assert difference(run(images), backbone(preprocessed, training=False)) < 1e-5
     assert {path.name for path in target.parent.iterdir()} == {target.name, f"{target.name}.json"}
 

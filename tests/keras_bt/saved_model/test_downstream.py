@@ -12,7 +12,7 @@ from exported import IMAGE_SIZE, difference, encoded, random_images, tiny_backbo
 from places import HELPERS
 
 from keras_bt import saved_model
-from keras_bt.preprocessing import centre_crop, normalise
+from keras_bt.preprocessing import center_crop, normalize
 from keras_bt.workdir import save_model
 
 EXACT = 1e-5  # relative L2
@@ -24,7 +24,7 @@ def features_and_results(tmp_path_factory):
     backbone = trained_backbone()
     images, labels = random_images(16, 30, 24), np.arange(16) % 2
     images[labels == 1] //= 3  # dark ones are the second class
-    preprocessed = normalise(centre_crop(images, IMAGE_SIZE)).numpy()
+    preprocessed = normalize(center_crop(images, IMAGE_SIZE)).numpy()
     files = [encoded(image, "PNG").hex() for image in images]
     np.savez(
         folder / "images.npz", images=images, labels=labels, preprocessed=preprocessed, files=files

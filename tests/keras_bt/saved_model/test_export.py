@@ -10,8 +10,8 @@ from PIL import Image
 
 from keras_bt import data, saved_model
 from keras_bt.evaluation.features import extract_features
-from keras_bt.model.batch_normalization import prepare_batch_normalisation
-from keras_bt.preprocessing import centre_crop, normalise
+from keras_bt.model.batch_normalization import prepare_batch_normalization
+from keras_bt.preprocessing import center_crop, normalize
 from keras_bt.strategy import choose_strategy
 from keras_bt.workdir import save_model
 
@@ -51,7 +51,7 @@ def fresh(path):
 
 def test_one_image_has_the_same_features_in_every_form(path, loaded, backbone, evaluated, tmp_path):
     files = [encoded(photo, "PNG") for photo in PHOTOS]
-    images = normalise(centre_crop(PHOTOS, IMAGE_SIZE))
+    images = normalize(center_crop(PHOTOS, IMAGE_SIZE))
     save_model(backbone, tmp_path / "backbone.keras")
     reloaded = keras.models.load_model(tmp_path / "backbone.keras")
     signatures = loaded.signatures
@@ -74,7 +74,7 @@ def test_one_image_has_the_same_features_in_every_form(path, loaded, backbone, e
 
 def test_files_of_all_kinds_and_sizes_in_one_batch_are_as_in_evaluation(loaded, backbone, tmp_path):
     image = Image.fromarray(PHOTOS[0])
-    grey16 = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
+    gray16 = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
     files = {
         "a.jpg": encoded(image, "JPEG"),
         "b.jpg": encoded(image.resize((33, 90)), "JPEG", progressive=True),
@@ -84,7 +84,7 @@ def test_files_of_all_kinds_and_sizes_in_one_batch_are_as_in_evaluation(loaded, 
         "f.png": encoded(image.convert("RGBA"), "PNG"),
         "g.png": encoded(image.convert("L"), "PNG"),
         "h.png": encoded(image.quantize(16), "PNG"),
-        "i.png": encoded(grey16, "PNG"),
+        "i.png": encoded(gray16, "PNG"),
         "j.png": encoded(image.resize((1, 1)), "PNG"),
         "k.png": encoded(image.resize((1, 300)), "PNG"),
     }
@@ -197,7 +197,7 @@ def test_what_cannot_be_served_is_said(loaded, endpoint, batch, message):
         np.zeros((1, 8, 8, 4), np.uint8),
         np.zeros((8, 8, 3), np.uint8),
     ],
-    ids=["float", "float tensor", "grey", "alpha", "one image"],
+    ids=["float", "float tensor", "gray", "alpha", "one image"],
 )
 def test_images_of_another_kind_are_refused(loaded, images):
     with pytest.raises(ValueError, match=r"(?s)Could not find matching.*uint8, name='images'"):
@@ -220,7 +220,7 @@ def test_variables_are_the_backbones(loaded, backbone):
 
 def test_train_uses_the_statistics_of_the_batch_and_moves_the_moving_ones(fresh, backbone):
     keras_model = saved_model.plain_copy(backbone)  # to be changed
-    images = normalise(centre_crop(PHOTOS, 24))  # larger than it was exported for
+    images = normalize(center_crop(PHOTOS, 24))  # larger than it was exported for
     before = [v.numpy() for v in fresh.variables]
     expected = keras_model(images, training=True)
     assert difference(fresh.train(images)["features"], expected) < EXACT
@@ -240,7 +240,7 @@ def test_what_was_frozen_stays_frozen(tmp_path):
     backbone.get_layer("convolution").trainable = False
     path = saved_model.export_saved_model(backbone, tmp_path, IMAGE_SIZE)
     loaded = tf.saved_model.load(path)
-    names = ["normalisation/gamma", "normalisation/beta"]
+    names = ["normalization/gamma", "normalization/beta"]
     assert [v.name for v in loaded.trainable_variables] == [f"{name}:0" for name in names]
     layer = saved_model.BackboneLayer(path)
     assert [v.path for v in layer.trainable_variables] == [n.replace("/", "_") for n in names]
@@ -250,13 +250,13 @@ def test_what_was_frozen_stays_frozen(tmp_path):
 def test_a_backbone_trained_on_two_replicas(tmp_path):
     with choose_strategy("mirrored").scope():
         backbone = tiny_backbone()
-        prepare_batch_normalisation(backbone)
+        prepare_batch_normalization(backbone)
         model = keras.Sequential([backbone, keras.layers.Dense(2)])
         model.compile(keras.optimizers.SGD(0.1), "mse")
         with pytest.raises(ValueError, match=r"must be called outside strategy.scope\(\)"):
             saved_model.export_saved_model(backbone, tmp_path / "no", IMAGE_SIZE)
     assert not (tmp_path / "no").exists()
-    images = normalise(centre_crop(PHOTOS, IMAGE_SIZE))
+    images = normalize(center_crop(PHOTOS, IMAGE_SIZE))
     model.fit(images, np.zeros((6, 2)), batch_size=6, verbose=0)
     path = saved_model.export_saved_model(backbone, tmp_path / "models", IMAGE_SIZE)
     plain = tiny_backbone()
@@ -266,7 +266,7 @@ def test_a_backbone_trained_on_two_replicas(tmp_path):
     assert difference(loaded.train(images)["features"], plain(images, training=True)) < EXACT
     for v, expected in zip(loaded.variables, plain.variables, strict=True):
         np.testing.assert_allclose(v, expected, rtol=1e-5, atol=1e-6)
-    assert backbone.get_layer("normalisation").synchronized  # not changed by the export
+    assert backbone.get_layer("normalization").synchronized  # not changed by the export
     assert b"CollectiveReduce" not in (path / "saved_model.pb").read_bytes()
 
 
@@ -277,7 +277,7 @@ def test_a_backbone_of_mixed_precision_is_exported_in_float32(tmp_path):
         path = saved_model.export_saved_model(backbone, tmp_path, IMAGE_SIZE)
     finally:
         keras.config.set_dtype_policy("float32")
-    images = normalise(centre_crop(PHOTOS, IMAGE_SIZE))
+    images = normalize(center_crop(PHOTOS, IMAGE_SIZE))
     exact = tiny_backbone()
     exact.set_weights(backbone.get_weights())
     loaded = tf.saved_model.load(path)

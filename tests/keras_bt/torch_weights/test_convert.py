@@ -33,7 +33,7 @@ def formula_state(name):
     }
 
 
-def randomise(*models):
+def randomize(*models):
     """Gives every variable its own numbers, running statistics included."""
     draw = np.random.default_rng(1)
     for model in models:
@@ -48,7 +48,7 @@ def relative_error(value, reference):
 @functools.cache
 def small_state():
     backbone, head = resnet(18, "small", 4), projector((8, 6, 5), 32)
-    randomise(backbone, head)
+    randomize(backbone, head)
     return torch_weights.state_dict(backbone, head)
 
 
@@ -79,7 +79,7 @@ def test_a_file_of_torchvision_gives_its_features(tmp_path, fixture_arrays, dept
 def test_there_and_back_changes_no_bit(tmp_path, depth, stem, width, ending):
     needs_torch(ending)
     backbone = resnet(depth, stem, width)
-    randomise(backbone)
+    randomize(backbone)
     path = tmp_path / f"backbone{ending}"
     torch_weights.write_state_dict(path, torch_weights.state_dict(backbone))
     again = torch_weights.backbone_of(torch_weights.read_state_dict(path))
@@ -98,7 +98,7 @@ def test_the_other_depths(depth, count):
     found = torch_weights.architecture(state)
     assert found == dict(depth=depth, stem="imagenet", width=2, input_shape=(None, None, 3))
     before = [np.array(variable) for variable in backbone.weights]
-    randomise(backbone)
+    randomize(backbone)
     torch_weights.load_backbone(state, backbone)
     for variable, array in zip(backbone.weights, before, strict=True):
         np.testing.assert_array_equal(variable, array)

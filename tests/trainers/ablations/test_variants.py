@@ -67,7 +67,7 @@ def pixels(views):
 
 
 def along_features(za, zb):
-    """Both terms for rows standardised over their features, from the definition, row by row."""
+    """Both terms for rows standardized over their features, from the definition, row by row."""
     za, zb = (
         np.array([(row - row.mean()) / np.sqrt(row.var() + objective.EPSILON) for row in z])
         for z in (za, zb)
@@ -86,16 +86,16 @@ def along_features(za, zb):
         ("features", along_features, (1, WEIGHT)),
     ],
 )
-def test_a_step_follows_the_gradient_of_what_the_variant_minimises(views, name, terms, weights):
+def test_a_step_follows_the_gradient_of_what_the_variant_minimizes(views, name, terms, weights):
     logs, before, (gradient,) = one_step(linear_model(name), views)
     xa, xb = pixels(views)
 
-    def minimised(kernels):
+    def minimized(kernels):
         return np.dot(weights, terms(xa @ kernels[0], xb @ kernels[0]))
 
-    (expected,) = differences(minimised, before)
+    (expected,) = differences(minimized, before)
     assert relative_error(gradient, expected) < 1e-4
-    # Both terms are reported, whatever is minimised.
+    # Both terms are reported, whatever is minimized.
     on_diagonal, off_diagonal = terms(xa @ before[0], xb @ before[0])
     assert min(on_diagonal, WEIGHT * off_diagonal) > 0.1  # or a term that is missing hides
     assert logs["on_diagonal"] == pytest.approx(on_diagonal, rel=1e-4)
@@ -164,10 +164,10 @@ def test_the_flag_chooses_model_and_projector(built, name):
     assert type(job) is VARIANTS[name]
     assert type(job.model) is models.get(name, BarlowTwins)
     assert job.settings["variant"] == name  # so that a workdir keeps it
-    normalised = any(
+    normalized = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in job.model.projector.layers
     )
-    assert normalised == (name != "unnormalised")
+    assert normalized == (name != "unnormalised")
     assert job.model.embedding_dim == 5
     assert job.model.redundancy_weight == 0.0051
 
