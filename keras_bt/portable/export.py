@@ -169,7 +169,7 @@ def _card(backbone, form, endpoint, function, steps):
     return {
         "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt, "
         f"in {form.name}.",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "backbone": {
             "name": backbone.name,
             "parameters": sum(math.prod(v.shape) for v in backbone.trainable_variables),

@@ -180,7 +180,7 @@ def _card(backbone, features, preprocessing):
     floats = "float32, (batch, height, width, 3), preprocessed"
     return {
         "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt.",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "backbone": {
             "name": backbone.name,
             "parameters": sum(math.prod(v.shape) for v in backbone.trainable_variables),
