@@ -166,7 +166,7 @@ class WarnOfRates(keras.callbacks.Callback):
     """Says after the first epoch if the loss is far above that of guessing.
 
     The rate that a head bears falls with the square of its features, and these grow with the rates
-    of the pretraining, above all with that of biases and γ (EXPERIMENTS.md).
+    of the pretraining, above all with that of biases and γ (docs/experiments.md).
 
     Args:
         guessing: float, the loss of guessing, log(classes).
