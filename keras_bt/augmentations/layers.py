@@ -1,16 +1,18 @@
-"""The operations of the views as keras-cv layers, batched, each the reference's to the pixel.
+"""The operations of the views as batched keras-cv layers, each pixel for pixel the reference's.
 
-Between layers images are float32 RGB in 0..255, whatever the global dtype policy. Every layer
-takes images (h, w, 3) or a batch (b, h, w, 3), or a dict of them: given `{"images": x, "seed": s}`
-with an integer tensor s of shape (2,), the result depends on x, s and the layer's `salt` alone,
-and each image of a batch gets draws of its own. Without "seed" a layer draws one for itself, and
-is an ordinary layer of any keras-cv pipeline.
+Between layers, images are float32 RGB in 0..255, whatever the global dtype policy. Every layer
+takes an image (h, w, 3), a batch (b, h, w, 3), or a dict of either: given
+`{"images": x, "seed": s}` with an integer tensor s of shape (2,), the result depends only on x, s
+and the layer's `salt`, and each image of a batch gets its own draws. Without "seed" a layer draws
+one itself and is an ordinary layer of any keras-cv pipeline.
 
-keras-cv's own layers of these names compute something else (additive brightness, contrast about
-each channel's mean, a fixed order, no antialiasing, zeros around a blur), hence these.
+keras-cv's own layers of these names compute something different (additive brightness, contrast
+about each channel's mean, a fixed order, no antialiasing, zero padding around a blur), hence these.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,26 +20,27 @@ from keras_cv.layers import VectorizedBaseImageAugmentationLayer
 
 from keras_bt.augmentations import pixels, resampling
 from keras_bt.randomness import between, fold_in, uniform
+from keras_bt.typing import Tensor
 
 _serializable = keras.saving.register_keras_serializable(package="keras_bt")
 
 
 class ImageLayer(VectorizedBaseImageAugmentationLayer):
-    """What the layers have in common: shapes, dtype and where the seed comes from."""
+    """Base class of the layers, which handles shapes, dtype and seeds."""
 
-    arguments = ("seed", "salt")  # of the constructor, for `get_config`
-    moves_pixels = False  # where True, boxes and masks would have to move along
+    arguments: tuple[str, ...] = ("seed", "salt")  # the constructor's, for `get_config`
+    moves_pixels = False  # if True, boxes and masks would have to move too
 
-    def __init__(self, *, seed=None, salt=0, **kwargs):
-        # keras-cv takes seed 0 for no seed at all, and without a seed it asks for a global
-        # generator, which fails under op determinism: this layer keeps a generator of its own.
+    def __init__(self, *, seed: int | None = None, salt: int = 0, **kwargs: Any):
+        # keras-cv treats seed 0 as no seed, and without a seed it asks for the global generator,
+        # which fails under op determinism. So this layer keeps its own generator.
         super().__init__(seed=1, **{"dtype": "float32", **kwargs})
         self.seed, self.salt = seed, salt
         own = None if seed is None else tf.random.Generator.from_seed(seed, alg="philox")
         self._random_generator = own
 
-    def call(self, inputs):
-        """Augments images or a dict of them, and keeps what else is in the dict."""
+    def call(self, inputs: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """Augments images, or the "images" of a dict, whose other entries it keeps."""
         if not isinstance(inputs, dict):
             return self.call({"images": inputs})["images"]
         images = self._checked(inputs)
@@ -58,8 +61,8 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         moving = {"bounding_boxes", "keypoints", "segmentation_masks"} & inputs.keys()
         if self.moves_pixels and moving:
             raise ValueError(
-                f"{type(self).__name__} moves pixels and takes no boxes, keypoints or masks, which "
-                f"would stay behind. Received: {sorted(moving)}."
+                f"{type(self).__name__} moves pixels and accepts no boxes, keypoints or masks, "
+                f"which would stay behind. Received: {sorted(moving)}."
             )
         images = inputs["images"]
         if not isinstance(images, tf.RaggedTensor):
@@ -72,26 +75,28 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         )
 
     def _seed(self, seed):
-        """The seed that was given, or else one drawn now, with the salt folded in."""
-        if seed is None and self._random_generator is None:
-            seed = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
-        elif seed is None:
-            seed = self._random_generator.uniform_full_int([2], dtype=tf.int64)
+        """Returns the given seed, or one drawn now, with the salt folded in."""
+        if seed is None:
+            own = self._random_generator
+            if own is None:
+                seed = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
+            else:
+                seed = own.uniform_full_int([2], dtype=tf.int64)
         seed = tf.cast(seed, tf.int64)
         if not seed.shape.is_compatible_with((2,)):
-            raise ValueError(f"A seed must have the shape (2,). Received: shape {seed.shape}.")
+            raise ValueError(f"A seed must have shape (2,). Received: shape {seed.shape}.")
         return fold_in(seed, self.salt)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config() | {name: getattr(self, name) for name in self.arguments}
 
 
 class _ChosenImages(ImageLayer):
-    """A layer that transforms each image with a probability of its own.
+    """A layer that transforms each image of a batch independently with a given probability.
 
     Subclasses define `_transform(images, draws)`, where `draws` (b, number_of_draws) is uniform
-    in [0, 1), and say in `costly` whether to skip batches in which no image is chosen.
+    in [0, 1), and set `costly` to skip batches in which no image is chosen.
     """
 
     arguments = (*ImageLayer.arguments, "probability")
@@ -109,14 +114,16 @@ class _ChosenImages(ImageLayer):
             return tf.cast(images, tf.float32)
         return super()._augment_batch(images, seed)
 
-    def get_random_transformation_batch(self, batch_size, images=None, seed=None, **kwargs):
+    def get_random_transformation_batch(
+        self, batch_size: int | Tensor, images: Tensor = None, seed: Tensor = None, **kwargs: Any
+    ) -> Tensor:
         """Draws which images are chosen and what `_transform` needs."""
         shape = (batch_size, 1 + self.number_of_draws)
         draws = uniform(self._seed(seed), shape)
         return {"chosen": draws[:, 0] < self.probability, "draws": draws[:, 1:]}
 
-    def augment_images(self, images, transformations, **kwargs):
-        """Transforms the images chosen."""
+    def augment_images(self, images: Tensor, transformations: Any, **kwargs: Any) -> Tensor:
+        """Transforms the chosen images."""
         chosen, draws = transformations["chosen"], transformations["draws"]
         if self.probability == 1:
             return self._transform(images, draws)
@@ -132,27 +139,40 @@ class _ChosenImages(ImageLayer):
 class RandomResizedCrop(ImageLayer):
     """A random part of the image, resized with antialiasing: torchvision's `RandomResizedCrop`.
 
-    Takes one image of any size, of which only the crop is touched (for `tf.data`; its crop has no
-    static shape, which XLA needs), or a batch of one size (static shapes).
+    Takes one image of any size and reads only the crop (for `tf.data`; the crop has no static
+    shape, which XLA needs), or a batch of images of one size (static shapes).
 
     Args:
-        size: int, or (height, width), of the result in pixels.
-        area: (least, greatest) part of the image's area.
+        size: (height, width) of the result in pixels, or one int for both.
+        area: (least, greatest) fraction of the image's area.
         aspect: (least, greatest) ratio of width to height, drawn log-uniformly.
         interpolation: "bicubic" or "bilinear".
-        seed: int or None, of the draws made when a call brings no seed.
+        seed: int or None; seeds the draws of calls that bring no seed.
         salt: int that sets this layer's draws apart from another's with the same seed.
         **kwargs: `name` and the like.
 
     Raises:
         ValueError: An argument is outside its range.
+
+    Example:
+        >>> crop = RandomResizedCrop(8, area=(0.25, 1.0))
+        >>> crop(images).shape   # of (12, 16, 16, 3)
+        TensorShape([12, 8, 8, 3])
+        >>> first, second = (crop({"images": images, "seed": [0, 1]})["images"] for _ in range(2))
+        >>> bool(tf.reduce_all(first == second))
+        True
     """
 
     arguments = (*ImageLayer.arguments, "size", "area", "aspect", "interpolation")
     moves_pixels = True
 
     def __init__(
-        self, size, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), interpolation="bicubic", **kwargs
+        self,
+        size: int | Sequence[int],
+        area: tuple[float, float] = (0.08, 1.0),
+        aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.size = (size, size) if isinstance(size, int) else tuple(size)
@@ -167,15 +187,17 @@ class RandomResizedCrop(ImageLayer):
             )
         self.interpolation = interpolation
 
-    def get_random_transformation_batch(self, batch_size, images=None, seed=None, **kwargs):
+    def get_random_transformation_batch(
+        self, batch_size: int | Tensor, images: Tensor = None, seed: Tensor = None, **kwargs: Any
+    ) -> Tensor:
         """Draws the boxes, int32 (b, 4)."""
         height, width = tf.shape(images)[1], tf.shape(images)[2]
         return resampling.random_crop_boxes(
             self._seed(seed), batch_size, height, width, self.area, self.aspect
         )
 
-    def augment_images(self, images, transformations, **kwargs):
-        """Cuts and resizes."""
+    def augment_images(self, images: Tensor, transformations: Any, **kwargs: Any) -> Tensor:
+        """Crops and resizes."""
         return resampling.crop_and_resize(images, transformations, self.size, self.interpolation)
 
     def _augment_one(self, image, seed):
@@ -187,16 +209,16 @@ class RandomResizedCrop(ImageLayer):
 
 @_serializable
 class RandomFlip(_ChosenImages):
-    """Mirrors images left to right.
+    """A random flip, left to right.
 
     Args:
-        probability: of each image.
+        probability: of flipping an image.
         **kwargs: `seed`, `salt` (see `RandomResizedCrop`), `name` and the like; likewise below.
     """
 
     moves_pixels = True
 
-    def __init__(self, probability=0.5, **kwargs):
+    def __init__(self, probability: float = 0.5, **kwargs: Any):
         super().__init__(probability, **kwargs)
 
     def _transform(self, images, draws):
@@ -205,14 +227,14 @@ class RandomFlip(_ChosenImages):
 
 @_serializable
 class RandomAffine(_ChosenImages):
-    """Turns and slants images about their center, bilinearly, with black around.
+    """A random rotation and shear about the image's center, bilinear, with black outside.
 
-    Not among the paper's operations, for photographs do not need it; handwriting does.
+    Not one of the paper's operations: photographs do not need it, handwriting does.
 
     Args:
         rotation: r ≥ 0, in degrees; the angle is uniform in [-r, r].
-        shear: s in 0..89, in degrees; verticals are slanted by an angle uniform in [-s, s].
-        probability: of each image.
+        shear: 0 ≤ s < 90, in degrees; verticals lean by an angle uniform in [-s, s].
+        probability: of transforming an image.
         **kwargs: see `RandomFlip`.
 
     Raises:
@@ -224,7 +246,9 @@ class RandomAffine(_ChosenImages):
     number_of_draws = 2
     costly = True
 
-    def __init__(self, rotation=0, shear=0, probability=1.0, **kwargs):
+    def __init__(
+        self, rotation: float = 0, shear: float = 0, probability: float = 1.0, **kwargs: Any
+    ):
         super().__init__(probability, **kwargs)
         if not rotation >= 0 or not 0 <= shear < 90:
             raise ValueError(
@@ -245,14 +269,14 @@ class RandomAffine(_ChosenImages):
 
 @_serializable
 class RandomColorJitter(_ChosenImages):
-    """Brightness, contrast, saturation and hue, in a random order: torchvision's `ColorJitter`.
+    """Random brightness, contrast, saturation and hue in random order: torchvision's `ColorJitter`.
 
     Args:
         brightness: b ≥ 0; the factor is uniform in [max(0, 1 - b), 1 + b].
         contrast: likewise.
         saturation: likewise.
-        hue: h in 0..0.5; the shift is uniform in [-h, h] of the circle.
-        probability: of each image.
+        hue: h in 0..0.5; the shift is uniform in [-h, h], a fraction of the hue circle.
+        probability: of transforming an image.
         **kwargs: see `RandomFlip`.
 
     Raises:
@@ -263,11 +287,20 @@ class RandomColorJitter(_ChosenImages):
     number_of_draws = 8
     costly = True
 
-    def __init__(self, brightness=0, contrast=0, saturation=0, hue=0, probability=1.0, **kwargs):
+    def __init__(
+        self,
+        brightness: float = 0,
+        contrast: float = 0,
+        saturation: float = 0,
+        hue: float = 0,
+        probability: float = 1.0,
+        **kwargs: Any,
+    ):
         super().__init__(probability, **kwargs)
         if not min(brightness, contrast, saturation) >= 0 or not 0 <= hue <= 0.5:
             raise ValueError(
-                "brightness, contrast and saturation must not be negative, and hue in 0..0.5. "
+                "brightness, contrast and saturation must not be negative, and hue must be in "
+                "0..0.5. "
                 f"Received: brightness={brightness}, contrast={contrast}, "
                 f"saturation={saturation}, hue={hue}."
             )
@@ -276,26 +309,26 @@ class RandomColorJitter(_ChosenImages):
 
     def _transform(self, images, draws):
         strengths = (self.brightness, self.contrast, self.saturation)
-        factors = [
+        brightness, contrast, saturation = (
             between((max(0, 1 - strength), 1 + strength), draws[:, column])
             for column, strength in enumerate(strengths)
-        ]
-        # With no change of hue its passes over the images are left out.
+        )
+        # Without a change of hue, its passes over the images are skipped.
         hue = between((-self.hue, self.hue), draws[:, 3]) if self.hue else None
         order = tf.argsort(draws[:, 4:], axis=1)
-        return pixels.color_jitter(images, *factors, hue, order)
+        return pixels.color_jitter(images, brightness, contrast, saturation, hue, order)
 
 
 @_serializable
 class RandomGrayscale(_ChosenImages):
-    """Replaces the three channels by their luma (ITU-R 601-2, as Pillow's "L").
+    """A random replacement of the three channels by their luma (ITU-R 601-2, Pillow's "L").
 
     Args:
-        probability: of each image.
+        probability: of transforming an image.
         **kwargs: see `RandomFlip`.
     """
 
-    def __init__(self, probability=0.2, **kwargs):
+    def __init__(self, probability: float = 0.2, **kwargs: Any):
         super().__init__(probability, **kwargs)
 
     def _transform(self, images, draws):
@@ -304,11 +337,11 @@ class RandomGrayscale(_ChosenImages):
 
 @_serializable
 class RandomGaussianBlur(_ChosenImages):
-    """Blurs as Pillow's `GaussianBlur`, with σ uniform in a range.
+    """A random blur: Pillow's `GaussianBlur` with σ uniform in a range.
 
     Args:
         sigma: (least, greatest) standard deviation in pixels.
-        probability: of each image.
+        probability: of blurring an image.
         **kwargs: see `RandomFlip`.
 
     Raises:
@@ -319,7 +352,9 @@ class RandomGaussianBlur(_ChosenImages):
     number_of_draws = 1
     costly = True
 
-    def __init__(self, sigma=(0.1, 2.0), probability=1.0, **kwargs):
+    def __init__(
+        self, sigma: tuple[float, float] = (0.1, 2.0), probability: float = 1.0, **kwargs: Any
+    ):
         super().__init__(probability, **kwargs)
         self.sigma = _checked_range("sigma", sigma, above=0)
 
@@ -330,20 +365,25 @@ class RandomGaussianBlur(_ChosenImages):
 
 @_serializable
 class RandomSolarize(_ChosenImages):
-    """Inverts every value at or above a threshold.
+    """A random inversion of every value at or above a threshold.
 
     Args:
         threshold: in 0..255.
-        probability: of each image.
+        probability: of transforming an image.
         **kwargs: see `RandomFlip`.
 
     Raises:
         ValueError: An argument is outside its range.
+
+    Example:
+        >>> RandomSolarize(128)(np.array([[[0, 127, 128], [200, 254, 255]]])).numpy()
+        array([[[  0., 127., 127.],
+                [ 55.,   1.,   0.]]], dtype=float32)
     """
 
     arguments = (*_ChosenImages.arguments, "threshold")
 
-    def __init__(self, threshold=128, probability=1.0, **kwargs):
+    def __init__(self, threshold: float = 128, probability: float = 1.0, **kwargs: Any):
         super().__init__(probability, **kwargs)
         if not 0 <= threshold <= 255:
             raise ValueError(f"threshold must be in 0..255. Received: threshold={threshold}.")
@@ -355,12 +395,12 @@ class RandomSolarize(_ChosenImages):
 
 @_serializable
 class Normalize(ImageLayer):
-    """(x / 255 - mean) / std, the last layer of a view.
+    """The last layer of a view: (x / 255 - mean) / std.
 
     Args:
         mean: of the red, green and blue values in 0..1.
         std: likewise, positive.
-        **kwargs: see `RandomFlip`; nothing is drawn here.
+        **kwargs: see `RandomFlip`; this layer draws nothing.
 
     Raises:
         ValueError: An argument is not three numbers, or a deviation is not positive.
@@ -368,7 +408,7 @@ class Normalize(ImageLayer):
 
     arguments = (*ImageLayer.arguments, "mean", "std")
 
-    def __init__(self, mean, std, **kwargs):
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any):
         super().__init__(**kwargs)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -377,13 +417,13 @@ class Normalize(ImageLayer):
                 f"Received: mean={mean}, std={std}."
             )
 
-    def get_random_transformation_batch(self, batch_size, **kwargs):
+    def get_random_transformation_batch(self, batch_size: int | Tensor, **kwargs: Any) -> None:
         """Draws nothing."""
         return None
 
-    def augment_images(self, images, transformations, **kwargs):
+    def augment_images(self, images: Tensor, transformations: Any, **kwargs: Any) -> Tensor:
         """Shifts and scales the channels."""
-        # One multiplication and one addition, with constants worked out in Python's float64.
+        # One multiplication and one addition, with constants computed in Python's float64.
         scale = [1 / (255 * std) for std in self.std]
         offset = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
         return images * tf.constant(scale) + tf.constant(offset)

@@ -2,7 +2,7 @@
 
 Images are RGB, channels last, in 0..255, and stay float32 between operations: Pillow, which the
 reference uses, rounds after each of them, and the exact formulas below stay within that rounding.
-Every function treats a batch at once, with one factor per image; nothing here is random. They are
+Every function takes a whole batch, with one factor per image; nothing here is random. They run
 fastest compiled by XLA, on CPU too.
 """
 
@@ -10,31 +10,45 @@ import math
 
 import tensorflow as tf
 
+from keras_bt.typing import Tensor
+
 # ITU-R 601-2 luma, the weights of Pillow's "L" mode.
 _LUMA = (0.299, 0.587, 0.114)
-# Place of each operation in the columns of `color_jitter`'s `order`.
+# The number of each operation in `color_jitter`'s `order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-def adjust_brightness(images, factors):
-    """f·x, saturated. Images (b, h, w, 3) in 0..255, factors (b,); likewise the next two."""
+def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Changes brightness to f·x, saturated.
+
+    Args:
+        images: (b, h, w, 3) in 0..255; likewise in the next two.
+        factors: f (b,).
+
+    Returns:
+        float32, the shape of `images`.
+
+    Example:
+        >>> adjust_brightness(np.float32([[[[10, 100, 200]]]]), [1.5]).numpy()
+        array([[[[ 15., 150., 255.]]]], dtype=float32)
+    """
     return _on_planes(lambda planes: _blend(planes, _per_image(factors)), images)
 
 
-def adjust_contrast(images, factors):
-    """f·x + (1 - f)·m, saturated, m the mean of the image's luma."""
+def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Changes contrast to f·x + (1 - f)·m, saturated, where m is the mean of the image's luma."""
     factors = _per_image(factors)
     return _on_planes(lambda planes: _blend(planes, factors, mean=1 - factors), images)
 
 
-def adjust_saturation(images, factors):
-    """f·x + (1 - f)·luma, saturated; 0 is gray."""
+def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Changes saturation to f·x + (1 - f)·luma(x), saturated; f = 0 gives gray."""
     factors = _per_image(factors)
     return _on_planes(lambda planes: _blend(planes, factors, luma=1 - factors), images)
 
 
-def adjust_hue(images, shifts):
-    """Turns the hue of HSV by a fraction of the circle; 0.5 gives the complement.
+def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
+    """Rotates the hue of HSV by a fraction of the circle; 0.5 gives the complement.
 
     Args:
         images: (b, h, w, 3) in 0..255.
@@ -46,21 +60,28 @@ def adjust_hue(images, shifts):
     return _on_planes(lambda planes: _turn_hue(planes, _per_image(shifts)), images)
 
 
-def color_jitter(images, brightness, contrast, saturation, hue, order):
-    """The four adjustments, in an order of its own for each image.
+def color_jitter(
+    images: Tensor,
+    brightness: Tensor,
+    contrast: Tensor,
+    saturation: Tensor,
+    hue: Tensor | None,
+    order: Tensor,
+) -> Tensor:
+    """Applies the four adjustments, to each image in its own order.
 
     Brightness, contrast and saturation are all f·x + g·luma(x) + m·mean(luma(x)), so one pass does
-    whichever of them an image's turn it is. Hue is the dear one: it is done once for all, with up
-    to three of these passes before it and three after, and an image passes unchanged (f = 1)
-    through those that its order does not use.
+    for each image whichever of them is next. Hue is the expensive one: it is done once for the
+    whole batch, with three of these passes before it and three after, and an image goes unchanged
+    (f = 1) through those that its order does not use.
 
     Args:
         images: (b, h, w, 3) in 0..255.
-        brightness: factors (b,); likewise contrast and saturation. 1 changes nothing.
-        contrast: factors.
-        saturation: factors.
-        hue: shifts (b,), or None for no change of hue.
-        order: int (b, 4), in row i the operations on image i from first to last: 0 brightness,
+        brightness: factors (b,); 1 changes nothing.
+        contrast: likewise.
+        saturation: likewise.
+        hue: shifts (b,) in -0.5..0.5, or None for no change of hue.
+        order: int (b, 4); row i lists the operations on image i from first to last: 0 brightness,
             1 contrast, 2 saturation, 3 hue.
 
     Returns:
@@ -93,23 +114,23 @@ def color_jitter(images, brightness, contrast, saturation, hue, order):
     return _on_planes(jitter, images)
 
 
-def grayscale(images):
-    """The luma in all three channels; images (b, h, w, 3)."""
+def grayscale(images: Tensor) -> Tensor:
+    """Replaces all three channels by the luma; images (b, h, w, 3)."""
     return _on_planes(lambda planes: [_luma(planes)] * 3, images)
 
 
-def solarize(images, threshold=128):
+def solarize(images: Tensor, threshold: float = 128) -> Tensor:
     """Inverts every value at or above the threshold; images in 0..255."""
     return tf.where(images < threshold, images, 255.0 - images)
 
 
-def affine(images, rotation, shear):
-    """Turns counter-clockwise and slants to the right about the center; black comes in.
+def affine(images: Tensor, rotation: Tensor, shear: Tensor) -> Tensor:
+    """Rotates counterclockwise and shears to the right about the center, with black outside.
 
     Args:
         images: float32 (b, h, w, c).
         rotation: float32 (b,), radians.
-        shear: float32 (b,), radians, by which verticals lean over before the turn.
+        shear: float32 (b,), radians by which verticals lean before the rotation.
 
     Returns:
         float32 (b, h, w, c), bilinearly interpolated.
@@ -119,11 +140,12 @@ def affine(images, rotation, shear):
     y, x = tf.meshgrid(_centered(h), _centered(w), indexing="ij")
     cos, sin = _per_image(tf.cos(rotation)), _per_image(tf.sin(rotation))
     tan = _per_image(tf.tan(shear))
-    # Where each value comes from: with y downwards the turn back is [[cos, -sin], [sin, cos]], and
-    # the slant back moves x by tan · y.
+    # The inverse map: with y pointing down, the inverse rotation is [[cos, -sin], [sin, cos]], and
+    # the inverse shear moves x by tan · y.
     from_y = sin * x + cos * y
     from_x = cos * x - sin * y + tan * from_y
-    # One black pixel all around, and no sample farther out than its middle: beyond it is black.
+    # Frame the image with one black pixel, and take no sample from beyond that pixel's center:
+    # everything out there is black.
     framed = tf.reshape(
         tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]]), [b, (h + 2) * (w + 2), -1]
     )
@@ -133,7 +155,7 @@ def affine(images, rotation, shear):
     corner = tf.cast(top, tf.int32) * (w + 2) + tf.cast(left, tf.int32)
 
     def value(below, beside):
-        # A gather, for TensorFlow's own projective transform has no XLA kernel.
+        # A gather, because TensorFlow's projective transform has no XLA kernel.
         return tf.gather(framed, corner + below * (w + 2) + beside, batch_dims=1)
 
     upper = value(0, 0) * (1 - right) + value(0, 1) * right
@@ -146,7 +168,7 @@ def _centered(length):
 
 
 def _within_frame(centered, length):
-    """From the center to the frame's indices, 0 to length + 1, the last one short of the end."""
+    """Converts centered coordinates to the frame's indices, from 0 to just below length + 1."""
     length = tf.cast(length, tf.float32)
     return tf.clip_by_value(centered + (length + 1) / 2, 0.0, length + 1 - 1e-3)
 
@@ -175,9 +197,9 @@ def _turn_hue(planes, shift):
         ),
     )
     hue += 6 * shift
-    # On a circle of length 6 a channel is full within 1 of its own hue (red 0, green 2, blue 4),
-    # least from 2 on, and linear in between. The distance on the circle is |3 - ||hue - own| - 3||
-    # for all that a hue in -1..5 and a turn in -3..3 can make.
+    # On a circle of length 6, a channel is greatest within 1 of its own hue (red 0, green 2,
+    # blue 4), least from 2 on, and linear in between. For the sum of any hue in -1..5 and shift in
+    # -3..3, the distance on the circle is |3 - ||hue - own| - 3||.
     return [
         least + chroma * tf.clip_by_value(2 - tf.abs(3 - tf.abs(tf.abs(hue - own) - 3)), 0.0, 1.0)
         for own in (0.0, 2.0, 4.0)
@@ -185,23 +207,23 @@ def _turn_hue(planes, shift):
 
 
 def _on_planes(function, images):
-    # Three contiguous planes are much faster than interleaved colors, and the transposes at the
-    # seams of two operations cancel.
+    # Three contiguous planes are much faster than interleaved colors, and the transposes between
+    # two operations cancel.
     planes = tf.unstack(tf.transpose(images, (3, 0, 1, 2)), num=3)
     return tf.transpose(tf.stack(function(planes)), (1, 2, 3, 0))
 
 
-def gaussian_blur(images, sigmas, greatest_sigma):
-    """Pillow's `GaussianBlur`: in each direction three box blurs of together the variance σ².
+def gaussian_blur(images: Tensor, sigmas: Tensor, greatest_sigma: float) -> Tensor:
+    """Blurs as Pillow's `GaussianBlur`: three box blurs per axis, of total variance σ².
 
-    The boxes have a fractional radius, that is a partial weight at both ends, and each of the
-    passes continues the image's border outwards (Gwosdek et al., "Theoretical foundations of
-    Gaussian convolution by extended box filtering", 2011).
+    The boxes have a fractional radius, i.e. a partial weight at both ends, and each pass extends
+    the image's border outward (Gwosdek et al., "Theoretical foundations of Gaussian convolution by
+    extended box filtering", 2011).
 
     Args:
         images: float32 (b, h, w, 3).
         sigmas: (b,) standard deviations in pixels, positive.
-        greatest_sigma: float, bound of `sigmas`, because shapes have to be static.
+        greatest_sigma: upper bound of `sigmas`, known beforehand because shapes must be static.
 
     Returns:
         float32, the shape of `images`.
@@ -229,17 +251,17 @@ def _box_blur(images, weights, axis):
 
     def blurred():
         pairs = [weights[:, k] * (shifted(-k) + shifted(k)) for k in range(1, reach + 1)]
-        # Not `add_n`, nor a chain of sums, which TensorFlow turns into it: it adds in the order in
-        # which memory gets free, and two runs with one seed differ in the last bit.
+        # Not `add_n`, nor a chain of sums, which TensorFlow rewrites to it: it adds in the order in
+        # which memory becomes free, so two runs with the same seed would differ in the last bit.
         return tf.reduce_sum(tf.stack([weights[:, 0] * images, *pairs]), axis=0)
 
     return _when(tf.reduce_any(weights > 0), blurred, lambda: images)
 
 
 def _when(condition, then, otherwise):
-    # Beside skipping idle work, a conditional is a wall for XLA's fusion, which would otherwise
-    # compute what comes before anew for every use in what comes after (measured on CPU: the
-    # jitter 8 times and the blur twice as slow).
+    # Besides skipping idle work, a conditional is a barrier to XLA's fusion, which would otherwise
+    # recompute what comes before for each of its uses afterwards (measured on CPU: the jitter is 8
+    # times as slow, the blur twice).
     return tf.cond(condition, then, otherwise)
 
 

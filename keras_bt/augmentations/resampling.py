@@ -4,13 +4,22 @@ Images are RGB, channels last, in 0..255; results are float32 and not rounded.
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from keras_bt.randomness import between, uniform
+from keras_bt.typing import Tensor
 
 
-def random_crop_boxes(seed, batch_size, height, width, area, aspect):
+def random_crop_boxes(
+    seed: Tensor,
+    batch_size: int | Tensor,
+    height: int | Tensor,
+    width: int | Tensor,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> Tensor:
     """Draws crop boxes as torchvision's `RandomResizedCrop.get_params`, for a whole batch.
 
     Ten tries per image draw an area fraction uniformly and an aspect ratio log-uniformly; the
@@ -18,15 +27,21 @@ def random_crop_boxes(seed, batch_size, height, width, area, aspect):
     whose aspect ratio is in range.
 
     Args:
-        seed: int32 or int64 tensor of shape (2,).
-        batch_size: int or scalar tensor, the number of boxes b.
-        height: int or scalar tensor, of the images, in pixels.
+        seed: int32 or int64 (2,).
+        batch_size: number of boxes b, int or scalar tensor.
+        height: of the images in pixels, likewise.
         width: likewise.
         area: (least, greatest) fraction of the image's area.
         aspect: (least, greatest) ratio of width to height, in pixels.
 
     Returns:
-        int32 tensor (b, 4) of top, left, height, width in pixels.
+        int32 (b, 4) of top, left, height, width in pixels.
+
+    Example:
+        >>> boxes = random_crop_boxes([0, 1], 1000, 40, 60, area=(0.25, 1), aspect=(3 / 4, 4 / 3))
+        >>> top, left, height, width = boxes.numpy().T
+        >>> int(max(top + height)), int(max(left + width))   # no box sticks out
+        (40, 60)
     """
     tries = 10
     rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
@@ -37,7 +52,7 @@ def random_crop_boxes(seed, batch_size, height, width, area, aspect):
     widths, heights = tf.round(tf.sqrt(target * ratio)), tf.round(tf.sqrt(target / ratio))
     fits = (widths > 0) & (widths <= columns) & (heights > 0) & (heights <= rows)
 
-    # The fallback stands in an eleventh column that always fits.
+    # The fallback is an eleventh column that always fits.
     whole = columns / rows
     fallback_width = tf.where(whole > aspect[1], tf.round(rows * aspect[1]), columns)
     fallback_height = tf.where(whole < aspect[0], tf.round(columns / aspect[0]), rows)
@@ -54,7 +69,9 @@ def random_crop_boxes(seed, batch_size, height, width, area, aspect):
     return tf.cast(box, tf.int32)
 
 
-def crop_and_resize(images, boxes, size, interpolation="bicubic"):
+def crop_and_resize(
+    images: Tensor, boxes: Tensor, size: Sequence[int], interpolation: str = "bicubic"
+) -> Tensor:
     """Cuts a box from each image and resizes it with antialiasing, as Pillow does.
 
     Resizing is linear and separable, X' = D X Aᵀ, so a batch is two batched matrix products with
@@ -77,16 +94,16 @@ def crop_and_resize(images, boxes, size, interpolation="bicubic"):
     rows, columns = _inside(pixels[0] - top, height), _inside(pixels[1] - left, width)
     down = _resampling_weights(rows, height, outputs[0], size[0], interpolation)
     across = _resampling_weights(columns, width, outputs[1], size[1], interpolation)
-    # Pillow goes across first and saturates in between, which shows beside sharp edges.
+    # Pillow resizes the rows first and saturates in between, which shows next to sharp edges.
     images = _saturated(tf.einsum("bpw,bhwc->bhpc", across, images))
     return _saturated(tf.einsum("boh,bhpc->bopc", down, images))
 
 
-def resize(image, size, interpolation="bicubic"):
+def resize(image: Tensor, size: Sequence[int], interpolation: str = "bicubic") -> Tensor:
     """Resizes one image of any size with antialiasing, as Pillow does; see `crop_and_resize`.
 
     Made for the host: the weights are a band around the diagonal, so the outputs are computed in
-    blocks that each read only the pixels they can see. Images get no gradient.
+    blocks, each of which reads only the pixels within reach. The image gets no gradient.
 
     Args:
         image: (h, w, 3), any real dtype; h and w may be unknown until run time.
@@ -106,14 +123,14 @@ def resize(image, size, interpolation="bicubic"):
 
 
 def _transposed(matrix):
-    # oneDNN compiles a transpose of floats anew for every shape, but leaves integers alone.
+    # oneDNN recompiles a transpose of floats for every shape, but leaves integers alone.
     if matrix.dtype != tf.float32:
         return tf.transpose(matrix)
     return tf.bitcast(tf.transpose(tf.bitcast(matrix, tf.int32)), tf.float32)
 
 
 def _resample_rows(rows, size, interpolation):
-    """(n, m) → (size, m), in blocks of equally many outputs."""
+    """Resamples (n, m) to (size, m), in blocks of equally many outputs."""
     length = tf.shape(rows)[0]
     block = max(d for d in range(1, 17) if size % d == 0)
     scale = tf.cast(length, tf.float32) / size
@@ -126,7 +143,7 @@ def _resample_rows(rows, size, interpolation):
     pixels = first + tf.range(window)
     weights = _resampling_weights(pixels[:, None], length, outputs, size, interpolation)
     seen = tf.cast(tf.gather(rows, pixels), tf.float32)
-    # `weights @ seen`, but oneDNN leaves this operation alone, and compiles that for every shape.
+    # `weights @ seen`, which oneDNN would recompile for every shape; it leaves this op alone.
     blocks = tf.raw_ops.BatchMatMulV3(x=weights, y=seen, Tout=tf.float32)
     return tf.reshape(blocks, (size, tf.shape(rows)[1]))
 
@@ -137,7 +154,7 @@ def _inside(pixels, length):
 
 
 def _resampling_weights(pixels, length, outputs, size, interpolation):
-    """Weight of each of the `length` input pixels in each of the `size` output pixels.
+    """Returns the weight of each of the `length` input pixels in each of the `size` output pixels.
 
     The interpolation kernel, widened by the factor of reduction, is centered on the output pixel,
     cut at the ends of the input and normalized. Arguments broadcast; all pixels within reach must

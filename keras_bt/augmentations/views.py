@@ -1,9 +1,10 @@
-"""The two views of Barlow Twins (arXiv 2103.03230, section 3), and views of one's own.
+"""The two views of Barlow Twins (arXiv 2103.03230, section 3), and custom views.
 
 The layers are in `layers`; what they compute is in `pixels` and `resampling`.
 """
 
 import inspect
+from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
@@ -20,6 +21,7 @@ from keras_bt.augmentations.layers import (
 )
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_bt.randomness import fold_in
+from keras_bt.typing import Tensor
 
 __all__ = [
     "Normalize",
@@ -38,44 +40,45 @@ __all__ = [
 class View:
     """A sequence of layers that makes one view of each image.
 
-    ```python
-    view = View([RandomResizedCrop(32), keras_cv.layers.RandomCutout(0.3, 0.3), RandomFlip()])
-    view(tf.zeros((8, 40, 50, 3)), seed=(0, 1)).shape  # (8, 32, 32, 3)
-    ```
-
     Args:
-        layers: any Keras or keras-cv layers, or functions of images. Those of this package draw
-            from the seed of the call, differently at each place of the sequence. The others get
-            the images alone, as float32, and draw as they like: a view is only as repeatable as
+        layers: any Keras or keras-cv layers, or functions of images. This package's layers draw
+            from the seed of the call, differently at each place in the sequence. The others get
+            only the images, as float32, and draw as they like: a view is only as reproducible as
             they are.
+
+    Example:
+        >>> import keras_cv
+        >>> view = View([RandomResizedCrop(32), keras_cv.layers.RandomCutout(0.3, 0.3)])
+        >>> view(tf.zeros((8, 40, 50, 3)), seed=(0, 1)).shape
+        TensorShape([8, 32, 32, 3])
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Iterable[Callable[[Tensor], Tensor]]):
         self.layers = tuple(layers)
         self._first_place = 0
 
     @property
-    def crop(self):
+    def crop(self) -> RandomResizedCrop | None:
         """The first layer if it is a `RandomResizedCrop` (for one image of any size), or None."""
-        is_crop = self.layers and isinstance(self.layers[0], RandomResizedCrop)
-        return self.layers[0] if is_crop else None
+        first = self.layers[0] if self.layers else None
+        return first if isinstance(first, RandomResizedCrop) else None
 
     @property
-    def rest(self):
+    def rest(self) -> "View":
         """A view of the layers after `crop`, for batches of images of one size.
 
-        With one seed, `crop` and then `rest` draw what the whole view draws.
+        With the same seed, `crop` followed by `rest` draws what the whole view draws.
         """
         rest = View(self.layers[self.crop is not None :])
         rest._first_place = self._first_place + len(self.layers) - len(rest.layers)
         return rest
 
     @property
-    def compilable(self):
-        """Whether all layers are this package's, which XLA compiles; others may not let it."""
+    def compilable(self) -> bool:
+        """True if all layers are this package's, which XLA can compile; others may not allow it."""
         return all(isinstance(layer, ImageLayer) for layer in self.layers)
 
-    def __call__(self, images, seed=None):
+    def __call__(self, images: Tensor, seed: Tensor | None = None) -> Tensor:
         """Makes the view.
 
         Args:
@@ -85,7 +88,7 @@ class View:
         Returns:
             float32 images, (b, h', w', 3) or (h', w', 3).
         """
-        images = tf.convert_to_tensor(images)  # Keras takes no mixture of tensors and others
+        images = tf.convert_to_tensor(images)  # Keras accepts no mix of tensors and others
         seed = None if seed is None else tf.convert_to_tensor(seed)
         for place, layer in enumerate(self.layers, start=self._first_place):
             if not isinstance(layer, ImageLayer):
@@ -93,78 +96,78 @@ class View:
             elif seed is None:
                 images = layer(images)
             else:
-                # The first place keeps the seed itself, so that `crop` alone draws the same.
+                # The first place uses the seed itself, so that `crop` alone draws the same.
                 place_seed = fold_in(seed, place) if place else seed
                 images = layer({"images": images, "seed": place_seed})["images"]
-        # Under mixed precision the layers of others return 16 bits.
+        # Under mixed precision, layers of other packages return 16 bits.
         return tf.cast(images, tf.float32)
 
 
 def _augment(layer, images):
-    # Keras layers such as GaussianNoise do nothing unless told that this is training.
+    # Keras layers such as GaussianNoise do nothing outside training.
     if "training" in inspect.signature(getattr(layer, "call", layer)).parameters:
         return layer(images, training=True)
     return layer(images)
 
 
 def barlow_twins_views(
-    image_size,
+    image_size: int | Sequence[int],
     *,
-    area=(0.08, 1.0),
-    aspect=(3 / 4, 4 / 3),
-    flip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    grayscale=0.2,
-    blur=(1.0, 0.1),
-    blur_sigma=(0.1, 2.0),
-    solarize=(0.0, 0.2),
-    rotation=0.0,
-    shear=0.0,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-):
-    """The two views of Barlow Twins, which differ in blur and solarization; the paper's by default.
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+    jitter: float = 0.8,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.2,
+    hue: float = 0.1,
+    grayscale: float = 0.2,
+    blur: tuple[float, float] = (1.0, 0.1),
+    blur_sigma: tuple[float, float] = (0.1, 2.0),
+    solarize: tuple[float, float] = (0.0, 0.2),
+    rotation: float = 0.0,
+    shear: float = 0.0,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> tuple[View, View]:
+    """Makes the two views of Barlow Twins, by default the paper's.
 
-    With the same seed the two draw differently.
-
-    ```python
-    view_a, view_b = barlow_twins_views(224)
-    view_a(tf.zeros((300, 400, 3), tf.uint8), seed=(0, 1)).shape  # (224, 224, 3)
-    ```
+    They differ in blur and solarization, and draw differently from the same seed.
 
     Args:
-        image_size: int, or (height, width), of the views in pixels.
-        area: (least, greatest) part of the image that a crop takes.
+        image_size: (height, width) of the views in pixels, or one int for both.
+        area: (least, greatest) fraction of the image that a crop takes.
         aspect: (least, greatest) ratio of a crop's width to its height.
-        flip: probability of mirroring left to right.
+        flip: probability of a left-right flip.
         jitter: probability of the color jitter.
         brightness: strength in the jitter; factors are in 1 ± strength, likewise the next two.
         contrast: strength in the jitter.
         saturation: strength in the jitter.
-        hue: greatest shift in the jitter, 0..0.5 of the color circle.
-        grayscale: probability of losing the colors.
+        hue: greatest shift in the jitter, 0..0.5 of the hue circle.
+        grayscale: probability of removing color.
         blur: probabilities in view A and in view B.
         blur_sigma: (least, greatest) standard deviation of the blur in pixels.
         solarize: probabilities in view A and in view B.
-        rotation: greatest turn either way, in degrees; none in the paper.
-        shear: greatest slant either way, in degrees; none in the paper.
+        rotation: greatest angle either way, in degrees; none in the paper.
+        shear: greatest angle either way, in degrees; none in the paper.
         mean: of the red, green and blue values in 0..1, for the final normalization.
         std: likewise.
 
     Returns:
-        Two `View`s.
+        View A and view B.
 
     Raises:
         ValueError: An argument is outside its range.
+
+    Example:
+        >>> view_a, view_b = barlow_twins_views(96)
+        >>> view_a(tf.zeros((150, 200, 3), tf.uint8), seed=(0, 1)).shape
+        TensorShape([96, 96, 3])
     """
     for name, pair in {"blur": blur, "solarize": solarize}.items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(
-                f"{name} must be two probabilities, of view A and view B. Received: {name}={pair}."
+                f"{name} must be two probabilities, for view A and view B. Received: {name}={pair}."
             )
 
     def view(which):

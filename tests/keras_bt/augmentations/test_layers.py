@@ -234,7 +234,7 @@ def test_refuses_a_seed_per_image(images):
         (lambda: augmentations.RandomGaussianBlur((2.0, 1.0)), "sigma must be"),
         (lambda: augmentations.RandomGaussianBlur(1.0), "sigma must be"),
         (lambda: augmentations.RandomColorJitter(brightness=-1), "must not be negative"),
-        (lambda: augmentations.RandomColorJitter(hue=0.6), "hue in 0..0.5"),
+        (lambda: augmentations.RandomColorJitter(hue=0.6), "hue must be in 0..0.5"),
         (lambda: augmentations.RandomAffine(-1), "rotation must be at least 0"),
         (lambda: augmentations.RandomAffine(0, 90), "shear from 0 to less than 90"),
         (lambda: augmentations.RandomSolarize(256), "threshold must be"),
