@@ -8,35 +8,43 @@
 | `infer`      | `images`: float32, preprocessed                | `features`                     |
 | `train`      | `images`: float32, preprocessed                | `features`, as in training     |
 
-`preprocess` is what evaluation does to images, and `serve` is `infer` of it. `train` normalizes
-with the statistics of the batch and updates the moving ones.
+`preprocess` does to images what evaluation does, and `serve` is `preprocess` followed by `infer`.
+`train` normalizes with the batch statistics and updates the moving ones.
 """
 
 import contextlib
+from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from keras_bt.data import decoding
 from keras_bt.preprocessing import center_crop, normalize
 
 
-def with_endpoints(backbone, image_size, resize, mean, std):
+def with_endpoints(
+    backbone: keras.Model,
+    image_size: int,
+    resize: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[tf.train.Checkpoint, dict[str, tf.types.experimental.ConcreteFunction]]:
     """Traces the endpoints of a backbone.
 
     Args:
-        backbone: `keras.Model`, (b, h, w, 3) → (b, d).
-        image_size: Side s of the images that it sees, in pixels.
+        backbone: (b, h, w, 3) → (b, d).
+        image_size: Side s of the images that the backbone sees, in pixels.
         resize: See `keras_bt.preprocessing.center_crop`.
-        mean: Of each channel, see `keras_bt.preprocessing.normalize`.
-        std: Of each channel, likewise.
+        mean: Per channel, see `keras_bt.preprocessing.normalize`.
+        std: Per channel, likewise.
 
     Returns:
-        exported: trackable object with the endpoints, `variables`, `trainable_variables` and
-            `non_trainable_variables`, to be saved.
-        functions: dict from the name of an endpoint to its concrete function.
+        exported: Object to save, with the endpoints, `variables`, `trainable_variables` and
+            `non_trainable_variables`.
+        functions: The concrete function of each endpoint, by name.
 
     Raises:
-        ValueError: the backbone takes other images, or does not return vectors.
+        ValueError: the backbone does not take such images, or does not return vectors.
     """
 
     def cropped(images):
@@ -52,7 +60,7 @@ def with_endpoints(backbone, image_size, resize, mean, std):
         return features(images, training=False)
 
     def train(images):
-        # The statistics of no images would be NaN, and the moving ones with them.
+        # The statistics of an empty batch are NaN, and would make the moving ones NaN too.
         return features(_not_empty(images), training=True)
 
     def serve(images):
@@ -62,12 +70,12 @@ def with_endpoints(backbone, image_size, resize, mean, std):
         side = tf.TensorSpec([image_size, image_size, 3], tf.float32)
         positions = tf.range(tf.size(encoded))
         files = (positions, _not_empty(encoded))
-        # One image after the other decides on its size; ten are under way at a time.
+        # Image by image, because sizes differ; map_fn keeps ten in flight.
         images = tf.map_fn(lambda file: cropped(_decoded(*file)), files, fn_output_signature=side)
         return infer(images)
 
     pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
-    # Any size that the backbone takes, such as a larger one for fine-tuning.
+    # `infer` and `train` take any size that the backbone does, such as a larger one to fine-tune.
     shape = getattr(backbone, "input_shape", (None, image_size, image_size, 3))
     floats = tf.TensorSpec([None, *shape[1:]], tf.float32, "images")
     exported, functions = tf.train.Checkpoint(), {}
@@ -80,8 +88,8 @@ def with_endpoints(backbone, image_size, resize, mean, std):
         (infer, floats),
         (train, floats),
     ):
-        # Not `input_signature=[spec]`: with that, a loaded function silently makes uint8 of NumPy's
-        # floats, zeros of all images in 0..1. Like this, it refuses them.
+        # Not `input_signature=[spec]`: with it, a loaded function silently casts NumPy floats to
+        # uint8, which turns images in 0..1 into zeros. Without it, they are refused.
         traced = tf.function(function, autograph=False)
         with _clear_errors(backbone, image_size):
             functions[function.__name__] = traced.get_concrete_function(spec)
@@ -107,15 +115,15 @@ def _clear_errors(backbone, image_size):
 
 
 def _not_empty(batch):
-    """The batch itself; InvalidArgumentError at run time if a side of it is 0."""
-    message = "The batch must hold an image, and images a pixel. Received a batch of shape"
+    """Returns the batch; raises InvalidArgumentError at run time if one of its sides is 0."""
+    message = "The batch and its images must not be empty. Received a batch of shape"
     check = tf.debugging.Assert(tf.size(batch) > 0, [message, tf.shape(batch)], summarize=4)
     with tf.control_dependencies([check]):
         return tf.identity(batch)
 
 
 def _decoded(position, encoded):
-    """uint8 (h, w, 3); InvalidArgumentError at run time for other files than JPEG and PNG."""
+    """Returns uint8 (h, w, 3); raises InvalidArgumentError at run time unless JPEG or PNG."""
     image = decoding.decode_native(encoded)
     message = "serve_jpeg takes JPEG and PNG files. Received something else at position"
     check = tf.debugging.Assert(tf.size(image) > 0, [message, position])

@@ -1,6 +1,6 @@
 """A backbone as a SavedModel: to serve, and to use and fine-tune with TensorFlow alone.
 
-What it can do is in `keras_bt.saved_model.endpoints`.
+`keras_bt.saved_model.endpoints` lists its endpoints.
 """
 
 import datetime
@@ -8,6 +8,8 @@ import inspect
 import json
 import math
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,51 +20,55 @@ from keras_bt.saved_model import backbone_layer
 from keras_bt.saved_model.backbone_layer import BackboneLayer
 from keras_bt.saved_model.endpoints import with_endpoints
 from keras_bt.saved_model.versions import add_version, check_folder
+from keras_bt.typing import Path
 
 __all__ = ["BackboneLayer", "export_saved_model", "plain_copy", "run_card"]
 
-# What a server offers. `train` is not among them: a client's call would change the statistics.
+# What a server offers. Not `train`: any client could change the moving statistics.
 SIGNATURES = ("serve", "serve_jpeg", "infer")
 
 
 def export_saved_model(
-    backbone,
-    directory,
+    backbone: keras.Model,
+    directory: Path,
     image_size: int,
     resize: int | None = None,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    card: dict | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    card: dict[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes a backbone as the next version of a SavedModel.
 
     The endpoints are those of `keras_bt.saved_model.endpoints`. `variables`, `trainable_variables`
     and `non_trainable_variables` of the loaded object are the backbone's, in its order; what was
-    frozen stays frozen. Everything is computed in float32, without a strategy's collectives, see
-    `plain_copy`. Beside the model, in `assets.extra/`: `card.json`, which says what it is, and
-    `backbone_layer.py`, the layer to fine-tune it with in Keras.
+    frozen stays frozen. Everything is computed in float32, without a strategy's collectives; see
+    `plain_copy`. `assets.extra/` in the version holds `card.json`, which describes the model, and
+    `backbone_layer.py`, a Keras layer to fine-tune it with.
 
-    >>> path = export_saved_model(backbone, "saved_model", image_size=224)   # saved_model/1
+    >>> layers = [keras.layers.Conv2D(8, 3), keras.layers.GlobalAveragePooling2D()]
+    >>> tiny = keras.Sequential([keras.Input((None, None, 3)), *layers])
+    >>> path = export_saved_model(tiny, "saved_model", image_size=16)  # saved_model/1
     >>> loaded = tf.saved_model.load(path)
-    >>> features = loaded.serve(images)["features"]
+    >>> loaded.serve(images)["features"].shape  # 12 uint8 images of any size
+    TensorShape([12, 8])
 
     Args:
-        backbone: `keras.Model`, (b, h, w, 3) → (b, d); it is not changed.
-        directory: Folder of the versions: the first becomes `directory/1`. It appears whole, or not
-            at all; other versions are not touched.
+        backbone: (b, h, w, 3) → (b, d); it is not changed.
+        directory: Folder of the versions: the first becomes `directory/1`. A version appears whole
+            or not at all; other versions are not touched.
         image_size: Side s of the images that the backbone sees, in pixels.
-        resize: Length of the shorter side before the center is cut out: image_size · 256/224 by
-            default. What evaluation was done with; see `keras_bt.data.evaluation_batches`.
-        mean: Of each channel, see `keras_bt.preprocessing.normalize`.
-        std: Of each channel, likewise.
-        card: What else the card should say, as JSON values: `data`, `settings`, `metrics`, ….
+        resize: Length of the shorter side before the center crop, in pixels, as in evaluation (see
+            `keras_bt.data.evaluation_batches`); image_size · 256/224 by default.
+        mean: Per channel, see `keras_bt.preprocessing.normalize`.
+        std: Per channel, likewise.
+        card: Further entries for the card, as JSON values: `data`, `settings`, `metrics`, ….
 
     Returns:
         Path of the version.
 
     Raises:
-        ValueError: the backbone cannot be rebuilt, takes other images or does not return vectors;
-            resize is too small; card is no JSON; or a strategy's scope is open.
+        ValueError: the backbone cannot be rebuilt, does not take such images or does not return
+            vectors; resize is too small; card is not JSON; or a strategy's scope is open.
         OSError: directory is a file or cannot be written to.
     """
     check_folder(directory)
@@ -95,8 +101,10 @@ def export_saved_model(
     return add_version(directory, write)
 
 
-def preprocessing_values(image_size, resize, mean, std) -> dict:
-    """The preprocessing as JSON values, by the names that `with_endpoints` has for them."""
+def preprocessing_values(
+    image_size: int, resize: int, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
+    """Returns the preprocessing as JSON values, named as the arguments of `with_endpoints`."""
     return {
         "image_size": image_size,
         "resize": resize,
@@ -105,11 +113,11 @@ def preprocessing_values(image_size, resize, mean, std) -> dict:
     }
 
 
-def whole_card(own: dict, card: dict | None) -> dict:
-    """What every card says, and what the caller adds.
+def whole_card(own: dict[str, Any], card: dict[str, Any] | None) -> dict[str, Any]:
+    """Joins what every card says with what the caller adds.
 
     Raises:
-        ValueError: the caller's is no JSON.
+        ValueError: the caller's part is not JSON.
     """
     text = {**own, **(card or {})}
     try:
@@ -119,29 +127,33 @@ def whole_card(own: dict, card: dict | None) -> dict:
     return text
 
 
-def run_card(settings: dict, summary: dict) -> dict:
-    """What the card of a run's backbone says beside what every card says.
+def run_card(settings: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the entries that a run adds to the card of its backbone.
+
+    >>> run_card({"data": "digits", "seed": 0}, {"loss": 1.5, "steps": 100})
+    {'data': 'digits', 'metrics': {'loss': 1.5}, 'settings': {'data': 'digits', 'seed': 0}}
 
     Args:
-        settings: Of the run, as in its `config.json`.
-        summary: Its final figures, as in its `summary.json`.
+        settings: The run's settings, as in its `config.json`.
+        summary: The run's final figures, as in its `summary.json`.
     """
     figures = ("loss", "floor", "excess", "accuracies", "measured_on")
     metrics = {name: summary[name] for name in figures if name in summary}
     return {"data": settings.get("data"), "metrics": metrics, "settings": settings}
 
 
-def plain_copy(backbone):
-    """A copy of a model that computes in float32 and on one device, whatever it was trained on.
+def plain_copy(backbone: keras.Model) -> keras.Model:
+    """Copies a model to one that computes in float32 on one device, whatever it was trained on.
 
-    Mixed precision keeps its variables in float32 and computes in less; the features of the copy
-    are the more exact ones. BatchNormalization of several replicas becomes the ordinary one.
+    Mixed precision stores variables in float32 but computes in less, so the copy's features are
+    the more accurate ones. Synchronized BatchNormalization becomes the ordinary one.
 
-    Args:
-        backbone: `keras.Model`.
+    >>> half = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, dtype="mixed_float16")])
+    >>> half.layers[0].compute_dtype, plain_copy(half).layers[0].compute_dtype
+    ('float16', 'float32')
 
     Returns:
-        `keras.Model` with the same weights, not compiled.
+        A model with the same weights, not compiled.
 
     Raises:
         ValueError: Keras cannot rebuild the model from its configuration.
@@ -149,7 +161,7 @@ def plain_copy(backbone):
     try:
         config = _plain(keras.saving.serialize_keras_object(backbone))
         config.pop("compile_config", None)
-        # Its layers are in memory already, so that nothing foreign can come in.
+        # Safe: the configuration is that of a model in memory, not of a stranger's file.
         copy = keras.saving.deserialize_keras_object(config, safe_mode=False)
         copy.set_weights(backbone.get_weights())
     except Exception as error:  # Keras raises nearly anything here
@@ -174,7 +186,7 @@ def _plain(config):
 
 
 def _card(backbone, features, preprocessing):
-    """What a person wants to know of an export; the caller adds what it was trained on."""
+    """Describes an export to a reader; the caller adds what the backbone was trained on."""
     size, resize = preprocessing["image_size"], preprocessing["resize"]
     rgb = "uint8 RGB, (batch, height, width, 3), any height and width"
     floats = "float32, (batch, height, width, 3), preprocessed"
@@ -201,12 +213,12 @@ def _card(backbone, features, preprocessing):
         "preprocessing": {
             **preprocessing,
             "in words": f"The shorter side is resized to {resize} pixels (bilinear, antialiased), "
-            f"the central {size} × {size} are cut out, divided by 255, and normalized with mean "
-            "and std per channel. serve, serve_jpeg and preprocess do this by themselves.",
+            f"the central {size} × {size} pixels are cut out, divided by 255, and normalized with "
+            "mean and std per channel. serve, serve_jpeg and preprocess do this themselves.",
         },
-        "train": "Normalizes with the statistics of the batch and updates the moving ones; in "
-        "every other endpoint an image's features do not depend on the rest of the batch.",
-        "fine-tuning": "In Keras with the layer in backbone_layer.py beside this file; with "
-        "TensorFlow alone through `train` and `trainable_variables`.",
+        "train": "Normalizes with the batch statistics and updates the moving ones; in every "
+        "other endpoint, an image's features do not depend on the rest of the batch.",
+        "fine-tuning": "In Keras, with the layer in backbone_layer.py beside this file; with "
+        "TensorFlow alone, through `train` and `trainable_variables`.",
         "versions": workdir.versions(),
     }

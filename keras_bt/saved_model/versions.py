@@ -4,10 +4,13 @@ import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
+
+from keras_bt.typing import Path
 
 
-def check_folder(directory):
-    """Raises OSError if no folder can be made or written to there. Changes nothing."""
+def check_folder(directory: Path) -> None:
+    """Raises OSError if the folder cannot be made or written to. Changes nothing."""
     directory = pathlib.Path(directory)
     parent = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     if not parent.is_dir():
@@ -17,24 +20,32 @@ def check_folder(directory):
         raise PermissionError(f"directory must be writable. Received: {directory}")
 
 
-def add_version(directory, write):
+def add_version(directory: Path, write: Callable[[pathlib.Path], object]) -> pathlib.Path:
     """Adds the next version to a folder.
 
-    It is written into a folder beside, whose name is no number and which servers therefore pass
-    over, and then renamed. If writing fails, everything is as it was before.
+    The version is written to a temporary folder beside the others, which servers ignore because its
+    name is not a number, and then renamed. If writing fails, everything is as it was before.
+
+    >>> add_version("models", lambda folder: folder.mkdir()).name
+    '1'
+    >>> add_version("models", lambda folder: folder.mkdir()).name
+    '2'
 
     Args:
-        directory: The folder of the versions; made if there is none.
-        write: Function that makes and fills the folder whose path it is given.
+        directory: Folder of the versions; made if it does not exist.
+        write: Makes and fills the folder whose path it is given.
 
     Returns:
-        `pathlib.Path` of the new version: one more than the greatest number there.
+        Path of the new version; its name is one more than the greatest number there.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
     """
     directory = pathlib.Path(directory)
     missing = [p for p in (directory, *directory.parents) if not p.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # mkdtemp's own folder is closed to other users; what is made inside it is not.
+        # mkdtemp's own folder is private to this user; a folder made inside it is not.
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory) as partial:
             written = pathlib.Path(partial) / "version"
             write(written)
@@ -45,7 +56,7 @@ def add_version(directory, write):
                 except OSError:
                     if not version.exists():
                         raise
-                    # Another process was faster: take the number after its.
+                    # Another process took this number: take the next.
     except BaseException:
         for path in missing:
             with contextlib.suppress(OSError):

@@ -164,7 +164,7 @@ def _b64(content):
 
 
 PNG = encoded(PHOTOS[0], "PNG")
-EMPTY = r"The batch must hold an image, and images a pixel. Received a batch of shape\] \[{}\]"
+EMPTY = r"The batch and its images must not be empty. Received a batch of shape\] \[{}\]"
 OTHER = r"serve_jpeg takes JPEG and PNG files. Received something else at position\] \[{}\]"
 
 
