@@ -6,6 +6,8 @@ from keras_bt.optimizer import LARS
 from keras_bt.resnet import resnet
 from keras_bt.schedule import warmup_cosine
 
+__version__ = "0.1.0"
+
 __all__ = [
     "LARS",
     "BarlowTwins",

@@ -1,0 +1,56 @@
+"""The example that pretrains on a folder: it trains, goes on where it stopped, and hands on."""
+
+import runpy
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from places import ROOT
+
+from keras_bt.checkpoint import checkpoints
+
+SCRIPT = ROOT / "examples" / "pretrain.py"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the example in a folder of its own with ten images."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(10):
+        pixels = rng.integers(0, 256, (12, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*flags):
+        arguments = [str(SCRIPT), "photos", "--image_size=8", *flags]
+        monkeypatch.setattr(sys, "argv", arguments)
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        return tmp_path / "pretrained"
+
+    return call
+
+
+def test_trains_goes_on_and_hands_on(run, capsys):
+    out = run("--epochs=1", "--batch_size=5")
+    assert [path.name for path in checkpoints(out / "checkpoints")] == ["00000002"]
+    run("--epochs=2", "--batch_size=5")
+    assert [path.name for path in checkpoints(out / "checkpoints")][0] == "00000004"
+    backbone = keras.models.load_model(out / "backbone.keras")
+    served = tf.saved_model.load(out / "saved_model" / "2")
+    images = np.zeros((3, 20, 30, 3), np.uint8)
+    assert served.serve(images)["features"].shape == (3, backbone.output_shape[-1])
+    assert "to fine-tune" in capsys.readouterr().out
+
+
+def test_fewer_images_than_a_batch(run):
+    assert (run("--epochs=1") / "backbone.keras").is_file()
+
+
+def test_is_short():
+    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) <= 80
+    assert "trainers" not in SCRIPT.read_text(encoding="utf-8").split('"""', 2)[2]
