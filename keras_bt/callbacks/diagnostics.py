@@ -1,6 +1,7 @@
-"""Is the representation healthy? Measured while it is trained, with warnings in plain words."""
+"""Health of the representation while it trains, with warnings in plain words."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,17 +12,18 @@ from keras_bt.callbacks.health import measure
 from keras_bt.callbacks.periodic import Periodic
 from keras_bt.model.barlow_twins import BarlowTwins
 from keras_bt.objectives import cross_correlation
+from keras_bt.typing import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a network makes of the views at some moment. Arrays are float32.
+    """Features and embeddings of the views at one moment of training, float32.
 
     Attributes:
-        epochs: int, finished epochs.
-        features: (2n, f), of all images of view A, then of view B.
-        za: (n, d), embeddings of view A.
-        zb: (n, d), of view B.
+        epochs: number of finished epochs.
+        features: (2n, f), the features of view A's images, then of view B's.
+        za: (n, d), the embeddings of view A.
+        zb: (n, d), the embeddings of view B.
     """
 
     epochs: int
@@ -30,89 +32,97 @@ class Look:
     zb: np.ndarray
 
     @property
-    def embeddings(self):
-        """(2n, d), of view A, then of view B."""
+    def embeddings(self) -> np.ndarray:
+        """The embeddings (2n, d) of view A, then of view B."""
         return np.concatenate([self.za, self.zb])
 
     @property
-    def correlation(self):
-        """The matrix C, (d, d)."""
+    def correlation(self) -> np.ndarray:
+        """The matrix C (d, d)."""
         return np.asarray(cross_correlation(self.za, self.zb))
 
 
 class Diagnostics(Periodic):
-    """Measures the health of a `BarlowTwins` model as it trains, and warns when it is bad.
+    """Measures the health of a `BarlowTwins` model as it trains, and warns when it is poor.
 
-    On fixed views, in inference mode, after every `every`-th epoch and the last. Put into `logs`,
-    and so shown by the progress bar, kept by History and written by `MetricsLog` and TensorBoard
-    (which must come later in the list of callbacks), are the numbers of
-    `keras_bt.callbacks.health.Health`: `diagonal_mean`, `diagonal_rms`, `off_diagonal_mean`,
-    `off_diagonal_rms`, `fixed_excess`, `embedding_spread`, `feature_rankme`, `embedding_rankme`,
-    `dead_features` and `dead_dimensions`. In epochs without a look they are missing.
+    It measures on fixed views in inference mode, after every `every`-th epoch and the last one.
+    Adds the fields of `keras_bt.callbacks.health.Health` to `logs`, so the progress bar, History,
+    `MetricsLog` and TensorBoard show them (the latter two must come later in the list of
+    callbacks): `diagonal_mean`, `diagonal_rms`, `off_diagonal_mean`, `off_diagonal_rms`,
+    `fixed_excess`, `embedding_spread`, `feature_rankme`, `embedding_rankme`, `dead_features` and
+    `dead_dimensions`. Epochs without a look lack them.
 
-    Warnings are printed once per kind and `fit`: on embeddings that are the same for every image,
-    on dimensions that all say the same, on dead dimensions, and on a loss that no longer moves
-    far above the floor. The last is watched every epoch. In the first steps of training, until
-    BatchNormalization's moving statistics fit the weights (30 steps with their momentum at 0.9),
-    only embeddings that are constant to rounding are warned about.
+    Warns once per `fit` about each of: embeddings that are the same for every image, dimensions
+    that all say the same, dead dimensions, and a loss that has stopped falling far above the
+    floor. The loss is watched every epoch. In the first steps of training, until
+    BatchNormalization's moving statistics fit the weights (30 steps at a momentum of 0.9), only
+    embeddings that are constant up to rounding are warned about.
 
-    Nothing of the training changes: no variable, no random state.
+    Training is unaffected: no variable and no random state is touched.
 
-    >>> pair = next(iter(views))
-    >>> model.fit(views, epochs=10, callbacks=[Diagnostics(pair), MetricsLog("metrics.jsonl")])
+    >>> layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(16)]
+    >>> twins = keras_bt.BarlowTwins(keras.Sequential(layers), projector)
+    >>> twins.compile("sgd")
+    >>> diagnostics = Diagnostics(next(iter(views)))
+    >>> history = twins.fit(views, epochs=2, callbacks=[diagnostics], shuffle=False, verbose=0)
+    >>> history.history["dead_dimensions"]
+    [0.0, 0.0]
+    >>> 0 < diagnostics.health.embedding_spread <= 1
+    True
 
-    Time of a look: a forward pass of 2n images, and the singular values of a matrix (2n, d).
+    A look takes a forward pass of 2n images and the singular values of a (2n, d) matrix.
 
     Args:
-        views: a batch as `fit` takes them: (view_a, view_b), each (n, h, w, c), or crops for
+        views: a batch such as `fit` takes: (view_a, view_b), each (n, h, w, c), or crops for
             augmentation on the device. n ≥ 2; below 32 redundancy cannot be judged. Statistics
-            are those of these n images, so compare numbers of one n only.
-        every: int, epochs between looks.
-        batch_size: int, images per forward pass.
+            are those of these n images, so numbers are comparable only for the same n.
+        every: epochs between looks.
+        batch_size: images per forward pass.
 
     Attributes:
-        before: the `Look` before `fit` began to train.
+        before: the `Look` taken before training.
         latest: the newest `Look`.
         health: the newest `Health`.
 
     Raises:
         ValueError: if `every` or `batch_size` is less than one; when training begins, if the model
-            is no `BarlowTwins` or the views do not fit it.
+            is not a `BarlowTwins` or the views do not fit it.
     """
 
-    def __init__(self, views, every=1, batch_size=256):
+    def __init__(self, views: Any, every: int = 1, batch_size: int = 256):
         super().__init__(every)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
         self._batch = views
-        self._views = None
+        self._views: tuple[np.ndarray, ...] = ()
         self._batch_size = batch_size
-        self._traced = None
+        self._traced: tuple[BarlowTwins, Any] | None = None
 
-    def on_train_begin(self, logs=None):
-        """Looks at the network as it is before training."""
+    def on_train_begin(self, logs: Metrics | None = None) -> None:
+        """Takes the look before training."""
         if not isinstance(self.model, BarlowTwins):
             raise ValueError(
                 f"Diagnostics needs a BarlowTwins model. Received: {type(self.model).__name__}."
             )
-        if self._views is None:
-            # Once: of crops the views are drawn here, from the seeds that the batch brings.
+        if not self._views:
+            # Once: crops are turned into views here, from the seeds in the batch.
             self._views = tuple(
                 np.asarray(keras.ops.convert_to_numpy(view))
                 for view in self.model.two_views(self._batch)
             )
             self._batch = None
-        self._excesses, self._floor, self._said = [], None, set()
+        self._excesses: list[float] = []
+        self._said: set[str] = set()
         self.before = self.latest = self._look(None)
         self._health_before = self.health = self._measure(self.before)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Metrics | None = None) -> None:
         """Dates the first look."""
         if self.before.epochs is None:
             self.before = self.latest = dataclasses.replace(self.before, epochs=epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Looks if it is due; watches the loss every epoch."""
+    def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Looks if a look is due; watches the loss every epoch."""
         logs = {} if logs is None else logs
         super().on_epoch_end(epoch, logs)
         if "excess" in logs and "loss" in logs:
@@ -121,8 +131,8 @@ class Diagnostics(Periodic):
             dim = self.model.embedding_dim
             self._say("plateau", advice.plateau(self._excesses, floor, dim))
 
-    def look(self, epoch, logs):
-        """Measures, and warns if need be."""
+    def look(self, epoch: int, logs: Metrics) -> None:
+        """Measures, and warns if necessary."""
         self.latest = self._look(epoch + 1)
         self.health = health = self._measure(self.latest)
         logs.update(dataclasses.asdict(health))
@@ -147,7 +157,7 @@ class Diagnostics(Periodic):
         return Look(epochs, np.concatenate([features_a, features_b]), za, zb)
 
     def _forward(self):
-        """The model in inference mode, traced once: images → features and embeddings, float32."""
+        """Returns the model in inference mode, traced once: images → features, embeddings."""
         if self._traced is None or self._traced[0] is not self.model:
             model, view = self.model, self._views[0]
 
@@ -161,7 +171,7 @@ class Diagnostics(Periodic):
         return self._traced[1]
 
     def _statistics_have_settled(self):
-        """Whether moving statistics have forgotten that they began at 0 and 1: to 5%."""
+        """Tells whether the initial 0 and 1 weigh less than 5% in the moving statistics."""
         networks = self.model.backbone, self.model.projector
         momenta = [
             layer.momentum
@@ -179,6 +189,6 @@ class Diagnostics(Periodic):
         if text is None or kind in self._said:
             return
         self._said.add(kind)
-        # Beginning a new line, as Keras' own callbacks do: the progress bar has not ended its line
-        # and will draw itself again below.
+        # Starts with a new line, as Keras' own callbacks do: the progress bar has not ended its
+        # line, and is drawn again below.
         print(f"\nWarning: {text}", flush=True)

@@ -9,39 +9,39 @@ from threadpoolctl import threadpool_limits
 from keras_bt.evaluation.rankme import rankme
 from keras_bt.objectives.barlow_twins import EPSILON, check_embeddings, loss_floor
 
-# A dimension whose deviation is a thousandth of the size of a typical value, or less. Relative,
-# for features and embeddings have no scale of their own: the objective standardizes. A thousandth
-# lies far from both sides: dimensions that are alive were between 0.05 and 1 in all networks looked
-# at, untrained ones included, and what is dead (a ReLU that is never positive, a row of zeros) is
-# constant to rounding, below 1e-6.
+# Standard deviation relative to the RMS of all values. Relative, because features and embeddings
+# have no scale of their own: the objective standardizes. A thousandth is far from both sides: live
+# dimensions were between 0.05 and 1 in all networks examined, untrained ones included, and dead
+# ones (a ReLU that is never positive, a row of zeros) are constant up to rounding, below 1e-6.
 DEAD_BELOW = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """What can be said of a network from two views of n images. All floats.
+    """Measurements of a network on two views of n images.
 
-    The entries of C are those of the objective (equation 2), over these n images. Even of
-    unrelated dimensions its off-diagonal entries have an RMS of 1/√(n − 1).
+    C is the matrix of the objective (equation 2), over these n images. Even if dimensions are
+    unrelated, its off-diagonal entries have an RMS of 1/√(n − 1).
 
     Attributes:
-        diagonal_mean: mean of C_ii, the correlation of a dimension with itself over the two
-            views. Training drives it towards 1.
-        diagonal_rms: root of the mean square of C_ii.
-        off_diagonal_mean: mean of C_ij, i ≠ j; near 0 as a rule, for signs are arbitrary.
-        off_diagonal_rms: root of the mean square of C_ij, i ≠ j. Training drives it towards 0;
-            at 1 all dimensions say the same.
-        fixed_excess: the loss of these views less the smallest loss possible for n images. In
-            inference mode and for fixed views, hence smoother than the `excess` of training.
-        embedding_spread: deviation of the L2-normalized embedding's coordinates over the 2n views,
-            root mean square over coordinates, times √d: 0 if all embeddings point the same way, 1
-            if they point everywhere alike (a coordinate then deviates by 1/√d).
+        diagonal_mean: mean of C_ii, the correlation of a dimension between the two views.
+            Training drives it toward 1.
+        diagonal_rms: root mean square of C_ii.
+        off_diagonal_mean: mean of C_ij, i ≠ j; usually near 0, because signs are arbitrary.
+        off_diagonal_rms: root mean square of C_ij, i ≠ j. Training drives it toward 0; at 1 all
+            dimensions say the same.
+        fixed_excess: the loss of these views minus the smallest possible loss for n images; in
+            inference mode on fixed views, hence smoother than the `excess` of training.
+        embedding_spread: standard deviation of the L2-normalized embeddings' coordinates over the
+            2n views, root mean square over coordinates, times √d: 0 if all embeddings point the
+            same way, 1 if they point equally in all directions (a coordinate then deviates by
+            1/√d).
         feature_rankme: RankMe of the backbone's features of the 2n views, at most
             min(2n, features).
         embedding_rankme: RankMe of the embeddings of the 2n views, at most min(2n, d).
-        dead_features: number of features that hardly change from view to view: whose deviation is
-            at most `DEAD_BELOW` times the root mean square of all values.
-        dead_dimensions: likewise, of the embedding.
+        dead_features: number of features that hardly change from view to view: their standard
+            deviation is at most `DEAD_BELOW` times the root mean square of all values.
+        dead_dimensions: the same for the embedding.
     """
 
     diagonal_mean: float
@@ -56,20 +56,22 @@ class Health:
     dead_dimensions: float
 
 
-def measure(features, za, zb, redundancy_weight):
+def measure(
+    features: np.ndarray, za: np.ndarray, zb: np.ndarray, redundancy_weight: float
+) -> Health:
     """Measures the health of a network on two views of n images.
 
     Args:
         features: floats (m, f), the backbone's features of all views.
         za: floats (n, d), the embeddings of one view.
-        zb: floats (n, d), those of the other view of the same images.
-        redundancy_weight: float λ.
+        zb: floats (n, d), the embeddings of the other view of the same images.
+        redundancy_weight: λ.
 
     Returns:
-        A `Health`; every number is NaN where an input is not finite.
+        The measurements; all are NaN if any input is not finite.
 
     Raises:
-        ValueError: if the embeddings are not two equal (n, d) with n ≥ 2.
+        ValueError: if the embeddings are not both of the same shape (n, d) with n ≥ 2.
     """
     features, za, zb = (np.asarray(x, np.float64) for x in (features, za, zb))
     check_embeddings(za, zb)
@@ -96,30 +98,35 @@ def measure(features, za, zb, redundancy_weight):
     )
 
 
-def spread(z):
-    """Deviation of L2-normalized vectors' coordinates times √d: see `Health.embedding_spread`.
+def spread(z: np.ndarray) -> float:
+    """Measures how widely the directions of vectors vary, see `Health.embedding_spread`.
+
+    >>> round(spread(np.ones((100, 8))), 3)  # all in one direction
+    0.0
+    >>> round(spread(np.random.default_rng(0).normal(size=(1000, 8))), 2)  # in all directions
+    1.0
 
     Args:
         z: floats (n, d).
 
     Returns:
-        float, 0 to 1. A vector of zeros stays one.
+        Spread, 0 to 1. A vector of zeros stays zero when normalized.
 
-    Source: Chen and He 2021 (arXiv 2011.10566), section 4.1, who watch collapse by it.
+    Source: Chen and He 2021 (arXiv 2011.10566), section 4.1, where it reveals collapse.
     """
     length = np.linalg.norm(z, axis=1, keepdims=True)
     unit = z / np.where(length == 0, 1, length)
     return float(np.sqrt(unit.shape[1] * np.mean(unit.var(axis=0))))
 
 
-def is_dead(z):
-    """Which dimensions hardly change from row to row: see `Health.dead_features`.
+def is_dead(z: np.ndarray) -> np.ndarray:
+    """Marks the dimensions that hardly change from row to row, see `Health.dead_features`.
 
     Args:
         z: floats (n, d).
 
     Returns:
-        bool (d,). All are dead if all rows are alike.
+        bool (d,). All dimensions are dead if all rows are equal.
     """
     return z.std(axis=0) <= DEAD_BELOW * np.sqrt(np.mean(z**2))
 
@@ -130,7 +137,7 @@ def _standardize(z):
 
 
 def _correlation_sums(za, zb):
-    """C's diagonal, Σ_ij C_ij and Σ_ij C_ij², without C itself where that is larger."""
+    """Returns C's diagonal, Σ_ij C_ij and Σ_ij C_ij²; builds C only where n × n is no smaller."""
     n, d = za.shape
     c = np.sum(za * zb, axis=0) / n
     total = za.sum(axis=1) @ zb.sum(axis=1) / n

@@ -1,8 +1,13 @@
-"""A few labeled images to watch a backbone by while it trains, looked at once per epoch."""
+"""A few labeled images for measuring a backbone once per epoch while it trains."""
 
+from typing import Any
+
+import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_bt import data
+from keras_bt.data.sources import Source
 from keras_bt.data.subsets import subset_indices
 from keras_bt.data.tfds import RecordSource
 from keras_bt.evaluation.features import extract_features, inference_function
@@ -11,64 +16,69 @@ _CACHE_BYTES = 512 * 2**20
 
 
 class LabelledSubset:
-    """Labeled images to fit a classifier on and others to measure it on, and their features.
+    """Labeled images to fit a classifier on, others to measure it on, and the features of both.
 
-    Shared by the callbacks that measure accuracy: features are extracted once per epoch, by
-    whichever comes first. In inference mode, as NumPy arrays: nothing that is fitted on them can
-    reach the backbone.
+    Callbacks that measure accuracy share one: the first to run extracts the features of the epoch.
+    They are extracted in inference mode into NumPy arrays, so nothing fitted on them can reach the
+    backbone.
 
-    >>> subset = LabelledSubset.of(train, test, image_size=32)
-    >>> model.fit(views, callbacks=[OnlineKNN(subset), OnlineLinear(subset), metrics_log])
+    >>> subset = LabelledSubset.of(train, test, image_size=16)  # 12 images each
+    >>> train_features, train_labels, test_features, test_labels = subset.features(backbone)
+    >>> train_features.shape, train_labels.shape
+    ((12, 16), (12,))
 
     Args:
-        train: finite `tf.data.Dataset` of (images, labels) batches to fit on: images as the
-            backbone takes them, integer labels (b,).
-        test: likewise, to measure on.
+        train: finite (images, labels) batches to fit on: images as the backbone takes them, integer
+            labels (b,).
+        test: the same, to measure on.
 
     Raises:
-        ValueError: when features are first extracted, if a data set is no such one.
+        ValueError: when features are first extracted, if a data set is not of this kind.
     """
 
-    def __init__(self, train, test):
+    def __init__(self, train: tf.data.Dataset, test: tf.data.Dataset):
         self._batches = train, test
-        self._features = None
-        self._traced = None
+        self._features: Any = None  # as `features` returns them
+        self._traced: tuple[keras.Model, Any] | None = None
 
     @classmethod
     def of(
         cls,
-        train,
-        test,
-        image_size,
-        resize=None,
-        max_train=5000,
-        max_test=2000,
-        seed=0,
-        batch_size=256,
-    ):
-        """Draws a class-balanced part of labeled sources.
+        train: Source,
+        test: Source,
+        image_size: int,
+        resize: int | None = None,
+        max_train: int = 5000,
+        max_test: int = 2000,
+        seed: int = 0,
+        batch_size: int = 256,
+    ) -> "LabelledSubset":
+        """Draws class-balanced subsets of labeled sources.
 
-        With 5,000 of 50,000 training images accuracies are lower than with all of them, but move
-        alike, at a tenth of the price. Prepared images are kept in memory up to 512 MiB.
+        With 5,000 of 50,000 training images, accuracies are lower than with all of them but rise
+        and fall alike, at a tenth of the cost. Prepared images are kept in memory up to 512 MiB.
 
-        Of tfds records too many for the memory the first ones are taken as they come, for to draw
-        from them all of them would have to be read. (tfds shuffles nearly all its data sets.)
+        If tfds records are too many for memory, the first ones are taken in their order, because
+        drawing at random would mean reading them all. (tfds shuffles nearly all its data sets.)
 
         Args:
-            train: `keras_bt.data.Source` with one label per image.
-            test: likewise.
+            train: images to fit on, one label each.
+            test: images to measure on, one label each.
             image_size: side of the images that the backbone takes, in pixels.
             resize: see `keras_bt.data.evaluation_batches`.
-            max_train: int, images to fit on. Of every class as many, or all there are.
-            max_test: int, images to measure on.
-            seed: int, of the draw.
-            batch_size: int, images per forward pass.
+            max_train: most images to fit on; the same number of each class, or all it has.
+            max_test: most images to measure on.
+            seed: seed of the draw.
+            batch_size: images per forward pass.
+
+        Returns:
+            The subsets, not yet read.
 
         Raises:
-            ValueError: if there are no labels, several per image, one class only, or no images
-                are wanted.
+            ValueError: if labels are missing, several per image or of a single class, or if
+                `max_train` or `max_test` is below one.
         """
-        parts = []
+        parts: list[tf.data.Dataset] = []
         for source, limit in ((train, max_train), (test, max_test)):
             if limit < 1:
                 raise ValueError(f"There must be at least one image. Received: {limit}.")
@@ -90,18 +100,21 @@ class LabelledSubset:
             parts.append(batches)
         return cls(*parts)
 
-    def forget(self):
-        """Lets go of the features: the backbone is about to change."""
+    def forget(self) -> None:
+        """Drops the features, because the backbone is about to change."""
         self._features = None
 
-    def features(self, backbone):
-        """Features of the backbone as it is, extracted anew only after `forget`.
+    def features(
+        self, backbone: keras.Model
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the features and labels of both parts, extracted anew only after `forget`.
 
         Args:
-            backbone: Keras model, images → (b, d).
+            backbone: images (b, h, w, c) → features (b, d).
 
         Returns:
-            (train features float32 (n, d), labels int64 (n,), test features (m, d), labels (m,)).
+            `(train_features, train_labels, test_features, test_labels)`: float32 (n, d), int64
+            (n,), float32 (m, d), int64 (m,).
         """
         if self._traced is None or self._traced[0] is not backbone:
             self._traced = backbone, inference_function(backbone)
@@ -113,7 +126,7 @@ class LabelledSubset:
 
 
 def _draw(source, limit, seed):
-    """A source that begins with the images to be taken, their labels, and their number."""
+    """Returns a source that begins with the images to use, their labels and their number."""
     if isinstance(source, RecordSource):
         source_labels = source.records.in_order().take(limit).map(source.records.parse_label)
         labels = np.array(list(source_labels.as_numpy_iterator()))

@@ -1,4 +1,4 @@
-"""A run's numbers as JSON lines, one object per logged step, and how to read them back."""
+"""A run's metrics as JSON lines, one object per logged step: writing and reading them."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_bt.files import whole
+from keras_bt.typing import Metrics, Path
 
 
 class MetricsLog(keras.callbacks.Callback):
@@ -18,63 +19,75 @@ class MetricsLog(keras.callbacks.Callback):
     A line is written at the first step at or after each multiple of `every`, and at the end of an
     epoch for the steps since the last line. It holds
 
-    - `step`: training steps done (one step takes one batch), also over earlier `fit` calls;
-    - `epoch`: number of the epoch, from 1 as the progress bar shows it;
+    - `step`: training steps done (one step takes one batch), including earlier `fit` calls;
+    - `epoch`: number of the epoch, from 1 as in the progress bar;
     - `time`: seconds since 1970 (UTC);
     - every single number in Keras' `logs`: `loss`, `on_diagonal`, `off_diagonal`, `excess`, ...;
-    - `learning_rate`: as the optimizer reports it after the step, so under a schedule the rate of
-      the step to come;
-    - `images_per_second`: source images per second since the line before, if `batch_size` is given.
+    - `learning_rate`: as the optimizer reports it after the step; under a schedule this is the
+      rate of the next step;
+    - `images_per_second`: source images per second since the previous line, if `batch_size` is
+      given.
 
-    A value that is not finite is written as null, for NaN is no JSON.
+    A value that is not finite is written as null, because JSON has no NaN.
 
-    **What the metrics are means of.** Keras' logs hold means over the epoch so far, which say
-    little about the present once an epoch is long. A line holds the mean over the steps *since the
-    line before it* (or since the epoch began): with m_j and m_k the epoch's means after j and k
-    steps, (k m_k - j m_j)/(k - j). That is done for the `keras.metrics.Mean` metrics of the model
-    and assumes that every step weighs the same, as it does with batches of one size; steps that a
-    `keras_bt.BarlowTwins(on_nonfinite="skip")` leaves out are no part of a mean. Anything else
-    is written as it stands in the logs, `skipped_steps` for one, which counts from the beginning of
-    the epoch. The logs being float32, the difference is good to about
-    k/(k - j) * 1e-7 of the mean.
+    **Means.** Keras' logs hold means over the epoch so far, which say little about the present once
+    an epoch is long. A line holds the mean over the steps *since the previous line* (or since the
+    epoch began): with m_j and m_k the epoch's means after j and k steps, (k m_k - j m_j)/(k - j).
+    This applies to the model's `keras.metrics.Mean` metrics and assumes that every step has the
+    same weight, as with batches of one size; steps skipped by
+    `keras_bt.BarlowTwins(on_nonfinite="skip")` do not count. Everything else is written as it is in
+    the logs, for example `skipped_steps`, which counts from the start of the epoch. As logs are
+    float32, the difference has an error of about k/(k - j) * 1e-7 of the mean.
 
-    **What is measured at the end of an epoch**, validation results (`val_...`) and what callbacks
-    earlier in the list have put into `logs`, stands on the line of the epoch's last step, or on a
-    line of its own, without a `loss`, if that step has been written already.
+    **Measurements at the end of an epoch**, validation results (`val_...`) and what callbacks
+    earlier in the list have added to `logs`, go on the line of the epoch's last step, or on a line
+    of their own, without a `loss`, if that step has already been written.
 
-    **Images per second.** `batch_size` source images per step (of all replicas together; each gives
-    two views), divided by the time between the lines. What is not training does not count: the
-    first execution of every `fit`, which compiles, and the time from the end of an epoch to the
-    beginning of the next (validation, checkpoints). null while nothing has been measured. The
-    latest value is also put into `logs` for the callbacks that follow. Keras appends its progress
-    bar after the user's callbacks, hands all of them the same dict, and shows the latest value of
-    each entry, so the bar shows it without further ado (a `ProgbarLogger` made by the user must
-    come after this callback).
+    **Images per second.** `batch_size` source images per step (over all replicas; each gives two
+    views), divided by the time between the lines. Only training counts: neither the first execution
+    of every `fit`, which compiles, nor the time from the end of an epoch to the beginning of the
+    next (validation, checkpoints). null until something has been measured. The latest value is
+    also added to `logs` for the callbacks that follow. Keras appends its progress bar after the
+    user's callbacks, hands all of them the same dict and shows the latest value of each entry, so
+    the bar shows it, too (a `ProgbarLogger` made by the user must come after this callback).
 
-    **Waiting.** In Keras 3 with TensorFlow `CallbackList` reads every metric of every step before
-    it calls the callbacks, so the host waits for each execution anyhow; this callback then reads
+    **Waiting.** In Keras 3 with TensorFlow, `CallbackList` reads every metric of every step before
+    it calls the callbacks, so the host waits for each execution anyway; this callback then reads
     the optimizer's step counter, which is ready. `steps_per_execution` makes the host wait less.
 
-    **Resuming.** When training begins, lines of an existing file beyond the step that training
-    starts from are removed, and so is a last line that was not written whole: the file of a resumed
-    run reads like that of a run never interrupted, but for the first line after a resumption within
-    an epoch, which is the mean over the steps since. A new run (step 0) empties it. An instance
-    belongs to one model; with several workers give it to one of them.
+    **Resuming.** When training begins, lines beyond the step it starts from are removed from an
+    existing file, as is an incomplete last line: the file of a resumed run reads like that of an
+    uninterrupted one, except that the first line after resuming within an epoch is the mean over
+    the steps since then. A new run (step 0) empties the file. An instance belongs to one model; of
+    several workers, give it to one.
+
+    >>> network = keras.Sequential([keras.Input((16,)), keras.layers.Dense(1)])
+    >>> network.compile("sgd", loss="mse")
+    >>> log = MetricsLog("metrics.jsonl", every=2)
+    >>> history = network.fit(features, labels, batch_size=3, callbacks=[log], verbose=0)
+    >>> [(line["step"], line["epoch"]) for line in read_metrics("metrics.jsonl")]
+    [(2, 1), (4, 1)]
 
     Args:
-        path: File to append to; its folder is made if need be.
-        every: Number of steps between lines.
-        initial_step: Steps done before the first `fit`. By default the optimizer's `iterations`,
+        path: file to append to; its folder is created if necessary.
+        every: number of steps between lines.
+        initial_step: steps done before the first `fit`. By default the optimizer's `iterations`,
             which is right unless a loss-scaling optimizer has skipped updates.
-        batch_size: Source images per step, for `images_per_second`; None leaves that out.
+        batch_size: source images per step, for `images_per_second`; None leaves that out.
 
     Raises:
-        ValueError: If `every`, `initial_step` or `batch_size` is out of range. When training
-            begins: if the file at `path` is something else.
-        OSError: While training, if a line cannot be written; nothing of it stays.
+        ValueError: if `every`, `initial_step` or `batch_size` is out of range; when training
+            begins, if the file at `path` is something else.
+        OSError: during training, if a line cannot be written; no part of it remains.
     """
 
-    def __init__(self, path, every=10, initial_step=None, batch_size=None):
+    def __init__(
+        self,
+        path: Path,
+        every: int = 10,
+        initial_step: int | None = None,
+        batch_size: int | None = None,
+    ):
         super().__init__()
         for name, value, least in (
             ("every", every, 1),
@@ -86,36 +99,37 @@ class MetricsLog(keras.callbacks.Callback):
         self.path = os.fspath(path)
         self.every = every
         self.batch_size = batch_size
-        self._step = initial_step
+        self._step = -1 if initial_step is None else initial_step  # -1: ask the optimizer
 
-    def on_train_begin(self, logs=None):
-        """Takes up the file where training starts from."""
-        if self._step is None:
+    def on_train_begin(self, logs: Metrics | None = None) -> None:
+        """Cuts the file to the step that training starts from."""
+        if self._step < 0:
             self._step = self._iterations()
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         _remove_after(self.path, self._step)
         self._written_step = self._step
         self._images_per_second = math.nan
-        self._clock = None  # started by the end of the first execution, which compiles
+        self._clock = math.nan  # starts after the first execution, which compiles
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Begins new means, as Keras does, and leaves out the time since the last epoch."""
+    def on_epoch_begin(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Starts new means, as Keras does, and excludes the time since the last epoch."""
         self._epoch = epoch + 1
         self._epoch_start = self._step
         self._epoch_start_iterations = self._iterations()
-        self._mean_steps, self._mean_totals = 0, {}
-        self._names_of_steps = set()
-        if self._clock is not None:
+        self._mean_steps = 0
+        self._mean_totals: Metrics = {}
+        self._names_of_steps: set[str] = set()
+        if not math.isnan(self._clock):
             self._now = time.perf_counter()
             self._start_clock()
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Writes a line if one is due and hands the speed on to the progress bar."""
+    def on_train_batch_end(self, batch: int, logs: Metrics | None = None) -> None:
+        """Writes a line if one is due, and passes the speed on to the progress bar."""
         logs = {} if logs is None else logs
         steps_before = self._step
         self._step = self._epoch_start + self._steps_in_epoch(batch)
         self._now = time.perf_counter()  # the epoch's last line comes later, after validation
-        if self._clock is None:
+        if math.isnan(self._clock):
             self._start_clock()
         self._names_of_steps = set(logs)
         if self._step // self.every > steps_before // self.every:
@@ -123,8 +137,8 @@ class MetricsLog(keras.callbacks.Callback):
         if math.isfinite(self._images_per_second):
             logs["images_per_second"] = self._images_per_second
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes what is left of the epoch, and what was measured at its end."""
+    def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Writes the rest of the epoch, and what was measured at its end."""
         logs = {} if logs is None else logs
         steps = self._names_of_steps | {"learning_rate", "images_per_second"}
         training = {name: value for name, value in logs.items() if name in steps}
@@ -134,7 +148,7 @@ class MetricsLog(keras.callbacks.Callback):
         elif _numbers(measured):
             self._write(measured)
         if self.batch_size is not None:
-            # Even if not measured yet: entries of Keras' history should be equally long.
+            # Even if not measured yet, so that all entries of Keras' history have the same length.
             logs["images_per_second"] = self._images_per_second
 
     def _iterations(self):
@@ -142,7 +156,7 @@ class MetricsLog(keras.callbacks.Callback):
 
     def _steps_in_epoch(self, batch):
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
-            return batch + 1  # `iterations` leaves out the steps with an overflow
+            return batch + 1  # `iterations` does not count steps with an overflow
         # The batch index would be too high after a last execution of fewer steps than
         # steps_per_execution: Keras counts it as a full one.
         return self._iterations() - self._epoch_start_iterations
@@ -165,7 +179,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._write({**entries, **(measured or {})})
 
     def _interval_means(self, logs):
-        """Replaces means since the beginning of the epoch by means since the last line."""
+        """Replaces means since the start of the epoch with means since the last line."""
         steps = self._step - self._epoch_start
         if getattr(self.model, "on_nonfinite", None) == "skip":
             steps -= round(logs["skipped_steps"])
@@ -179,10 +193,11 @@ class MetricsLog(keras.callbacks.Callback):
         return interval
 
     def _write(self, entries):
-        record = {"step": self._step, "epoch": self._epoch, "time": round(time.time(), 3)}
+        record: dict[str, float | None] = {"step": self._step, "epoch": self._epoch}
+        record["time"] = round(time.time(), 3)
         entries = _numbers(entries)
         if "loss" in entries:
-            record["loss"] = None  # holds the first place among the metrics, for human readers
+            record["loss"] = None  # reserves first place among the metrics, for human readers
         for name, number in entries.items():
             record[name] = number if math.isfinite(number) else None
         line = json.dumps(record, allow_nan=False) + "\n"
@@ -190,18 +205,18 @@ class MetricsLog(keras.callbacks.Callback):
         self._written_step = self._step
 
 
-def read_metrics(path):
+def read_metrics(path: Path) -> list[Metrics]:
     """Reads the lines that `MetricsLog` has written.
 
     Args:
-        path: The JSON lines file. A last line that was not written whole is left out.
+        path: the JSON lines file. An incomplete last line is left out.
 
     Returns:
-        List of dicts, one per line, in the order of the file. null is read as NaN.
+        One dict per line, in the order of the file. null is read as NaN.
 
     Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it holds anything but such lines.
+        OSError: if the file cannot be read.
+        ValueError: if it holds anything but such lines.
     """
     return [
         {name: math.nan if value is None else value for name, value in record.items()}
@@ -210,15 +225,15 @@ def read_metrics(path):
 
 
 def _append(path, line):
-    """Appends a line, or nothing of it and raises OSError.
+    """Appends a whole line, or raises OSError and leaves the file as it was.
 
-    Unbuffered, so that a line reaches the file in one write; closed at once, so that nothing is
-    left open when training ends with an error.
+    Unbuffered, so that a line reaches the file in one write; closed at once, so that no file stays
+    open when training ends with an error.
     """
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
         try:
-            while line:  # on a disk that gets full a part is written at first, without an error
+            while line:  # as a disk fills up, a part is written first, without an error
                 line = line[file.write(line) :]
         except OSError as error:
             file.truncate(end)
@@ -229,14 +244,14 @@ def _append(path, line):
 
 
 def _whole_lines(path):
-    """Returns `(line, record)` of every line but a half-written last one."""
+    """Returns `(line, record)` of every line but an incomplete last one."""
     with open(path, "rb") as file:
         lines = file.read().splitlines(keepends=True)
     whole = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            record["step"] + 0  # anything but an object with a number of steps is not ours
+            record["step"] + 0  # only objects with a numeric step are ours
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
@@ -249,7 +264,7 @@ def _whole_lines(path):
 
 
 def _remove_after(path, step):
-    """Removes later lines and a half-written last one, in one atomic exchange of the file."""
+    """Removes later lines and an incomplete last one, replacing the file atomically."""
     if not os.path.exists(path):
         return
     kept = b"".join(line for line, record in _whole_lines(path) if record["step"] <= step)
@@ -259,7 +274,7 @@ def _remove_after(path, step):
 
 
 def _names_of_means(metrics):
-    """Names of the metrics that Keras averages over the epoch, those given to compile included."""
+    """Returns the names of metrics averaged over the epoch, those given to compile included."""
     names = set()
     for metric in metrics:
         if isinstance(metric, keras.metrics.Mean):
@@ -269,7 +284,7 @@ def _names_of_means(metrics):
 
 
 def _numbers(logs):
-    """The entries that are one number, as floats; several workers log arrays of one element."""
+    """Returns the single numbers as floats; several workers log arrays of one element."""
     numbers = {}
     for name, value in logs.items():
         with contextlib.suppress(TypeError, ValueError):

@@ -1,13 +1,17 @@
-"""Pictures of a representation while it trains, for TensorBoard and as files."""
+"""Pictures of the representation while it trains, for TensorBoard and as files."""
 
 import os
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from keras_bt import plots
+from keras_bt.callbacks.diagnostics import Diagnostics
+from keras_bt.callbacks.labelled_subset import LabelledSubset
 from keras_bt.callbacks.periodic import Periodic
+from keras_bt.typing import Metrics, Path
 
 
 class Pictures(Periodic):
@@ -16,30 +20,41 @@ class Pictures(Periodic):
     - `correlation`: C before training and now;
     - `spectrum`: singular values of the embeddings before and now, and of the features now;
     - `features`: test features in two dimensions (principal components), colored by class, if
-      there is a `subset`.
+      `subset` is given.
 
-    They are of what `diagnostics` has measured last, which must come earlier in the list of
-    callbacks. In TensorBoard they are in the run `pictures`.
+    They show the latest look of `diagnostics`, which must come earlier in the list of callbacks. In
+    TensorBoard they belong to the run `pictures`.
 
-    >>> diagnostics = Diagnostics(pair)
-    >>> pictures = Pictures(diagnostics, log_dir="logs", every=10)
-    >>> model.fit(views, epochs=100, callbacks=[diagnostics, pictures])
+    >>> layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(16)]
+    >>> twins = keras_bt.BarlowTwins(keras.Sequential(layers), projector)
+    >>> twins.compile("sgd")
+    >>> diagnostics = Diagnostics(next(iter(views)))
+    >>> callbacks = [diagnostics, Pictures(diagnostics, folder="pictures")]
+    >>> history = twins.fit(views, epochs=2, callbacks=callbacks, shuffle=False, verbose=0)
+    >>> sorted(os.listdir("pictures"))  # after the last of two epochs
+    ['correlation-2.png', 'spectrum-2.png']
 
     Args:
-        diagnostics: `Diagnostics` of the same model.
+        diagnostics: the diagnostics of the same model.
         log_dir: folder of the TensorBoard logs, or None.
         folder: folder for PNG files `NAME-EPOCH.png`, or None.
-        every: int, epochs between pictures; a multiple of that of `diagnostics`, or they show an
-            older state.
-        subset: `LabelledSubset`, may be shared with other callbacks; None for no map.
+        every: epochs between pictures; a multiple of that of `diagnostics`, or they show an older
+            state.
+        subset: labeled images, may be shared with other callbacks; None for no map.
         class_names: name of each class, or None for numbers.
 
     Raises:
-        ValueError: if `every` is less than one, or the pictures have nowhere to go.
+        ValueError: if `every` is less than one, or neither `log_dir` nor `folder` is given.
     """
 
     def __init__(
-        self, diagnostics, log_dir=None, folder=None, every=10, subset=None, class_names=None
+        self,
+        diagnostics: Diagnostics,
+        log_dir: Path | None = None,
+        folder: Path | None = None,
+        every: int = 10,
+        subset: LabelledSubset | None = None,
+        class_names: Sequence[str] | None = None,
     ):
         super().__init__(every)
         if log_dir is None and folder is None:
@@ -50,20 +65,20 @@ class Pictures(Periodic):
         self._log_dir = log_dir
         self._folder = folder
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Metrics | None = None) -> None:
         """Opens the log."""
         self._writer = None
         if self._log_dir is not None:
             path = os.path.join(os.fspath(self._log_dir), "pictures")
             self._writer = tf.summary.create_file_writer(path)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """The features are going to change."""
+    def on_epoch_begin(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Drops the features, which training is about to change."""
         if self.subset is not None:
             self.subset.forget()
 
-    def look(self, epoch, logs):
-        """Draws."""
+    def look(self, epoch: int, logs: Metrics) -> None:
+        """Draws the pictures."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(self._folder or temporary)
             for name, draw in self._drawings().items():
@@ -76,13 +91,13 @@ class Pictures(Periodic):
         if self._writer is not None:
             self._writer.flush()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Metrics | None = None) -> None:
         """Closes the log."""
         if self._writer is not None:
             self._writer.close()
 
     def _drawings(self):
-        """From the name of each picture to the function that draws it to a path."""
+        """Returns a dict from each picture's name to the function that draws it to a path."""
         before, now = self.diagnostics.before, self.diagnostics.latest
         looks = {
             f"after epoch {look.epochs}" if look.epochs else "untrained": look
@@ -98,10 +113,12 @@ class Pictures(Periodic):
             named[f"features, after epoch {now.epochs}"] = now.features
             plots.spectrum(path, named, title="Spectrum of embeddings and features")
 
+        drawings = {"correlation": correlation, "spectrum": spectrum}
+        if (subset := self.subset) is None:
+            return drawings
+
         def features(path):
-            backbone = self.model.backbone
-            *_, test, labels = self.subset.features(backbone)
+            *_, test, labels = subset.features(self.model.backbone)
             plots.feature_map(path, test, labels, self.class_names, method="pca")
 
-        drawings = {"correlation": correlation, "spectrum": spectrum}
-        return drawings | ({"features": features} if self.subset is not None else {})
+        return drawings | {"features": features}

@@ -1,4 +1,4 @@
-"""Pictures of a training and of what it has learned."""
+"""Plots of training and of what it has learned."""
 
 from keras_bt.plots.evaluation import (
     NothingMeasuredError,

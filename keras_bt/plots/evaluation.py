@@ -1,9 +1,10 @@
-"""Pictures of what a network has learned: its spectrum, its neighbors, its mistakes.
+"""Plots of what a network has learned: its spectrum, its neighbors, its mistakes.
 
-As in `plots`, every function writes one file, atomically, and overwrites what was there.
+Every function writes one file, atomically, replacing an existing one.
 """
 
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -12,14 +13,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from keras_bt.evaluation.rankme import rankme_of_spectrum, singular_values
 from keras_bt.plots import figures
+from keras_bt.typing import Metrics, Path
 
 _MOST_CLASSES_WITH_NUMBERS = 20
 _MOST_CLASSES_WITH_NAMES = 60
-# Below this share of the largest singular value, float32 features hold nothing but rounding.
+# Below this share of the largest singular value, float32 features are nothing but rounding.
 _SMALLEST_SHARE = 1e-7
 _DASHES = ("-", "--", "-.", ":")
 _ACCURACY, _COUNT = "accuracy while training", "dead dimensions"
-# From the label of a panel to the measures in it: their names in the metrics, and in the legend.
+# Label of a panel → its measures: name in the metrics → name in the legend.
 _MEASURES = {
     _ACCURACY: {"knn_accuracy": "nearest neighbors", "linear_accuracy": "linear probe"},
     "RankMe (dimensions in use)": {
@@ -36,25 +38,27 @@ _KEYS = frozenset(key for keys in _MEASURES.values() for key in keys)
 
 
 class NothingMeasuredError(ValueError):
-    """No measure was taken during training, say because no callback did."""
+    """Raised if metrics hold no measures, for example because no callback took any."""
 
 
-def spectrum(path, named_z, title="Spectrum of the embeddings"):
-    """Draws the singular values of several matrices of features, and says their RankMe.
+def spectrum(
+    path: Path, named_z: Mapping[str, np.ndarray], title: str = "Spectrum of the embeddings"
+) -> None:
+    """Draws the singular values of several matrices of features, and states their RankMe.
 
-    A healthy spectrum falls slowly. One that drops to nothing early uses only so many of its
+    A healthy spectrum falls slowly. One that drops to nothing early uses only some of its
     dimensions: dimensional collapse (Jing et al. 2022, arXiv 2110.09348). RankMe, the exponential
-    of the entropy of the singular values, says how many they are, softly counted (Garrido et al.
-    2023, arXiv 2210.02885).
+    of the entropy of the singular values, is a smooth count of the dimensions in use (Garrido et
+    al. 2023, arXiv 2210.02885).
 
     Args:
-        path: File to write.
-        named_z: dict from a name, say `"trained"`, to features or embeddings, floats (n, d). Of n
-            images there are at most n singular values, so n should exceed d.
-        title: Title of the picture.
+        path: file to write.
+        named_z: features or embeddings, floats (n, d), by a name such as `"trained"`. n images have
+            at most n singular values, so n should exceed d.
+        title: title of the plot.
 
     Raises:
-        ValueError: If there is no matrix, or one is not of shape (n, d) or not finite.
+        ValueError: if there is no matrix, or one is not of shape (n, d) or not finite.
     """
     matrices = {name: np.asarray(z) for name, z in named_z.items()}
     if not matrices:
@@ -70,7 +74,7 @@ def spectrum(path, named_z, title="Spectrum of the embeddings"):
     for index, (name, z) in enumerate(matrices.items()):
         values = singular_values(z)
         share = values / values[0] if values[0] > 0 else np.zeros(len(values))
-        # Zeros have no place on a logarithmic axis: the curve ends.
+        # A logarithmic axis has no place for zeros: the curve ends there.
         share = np.where(share > _SMALLEST_SHARE, share, np.nan)
         label = f"{name}: RankMe {rankme_of_spectrum(values):.1f} of {min(z.shape):,}"
         if not np.isfinite(share).any():
@@ -91,24 +95,28 @@ def spectrum(path, named_z, title="Spectrum of the embeddings"):
     figures.save(figure, path)
 
 
-def measures(path, runs, title="Measures during training"):
-    """Draws the measures that callbacks have taken while one or several runs trained.
+def measures(
+    path: Path,
+    runs: list[Metrics] | dict[str, list[Metrics]],
+    title: str = "Measures during training",
+) -> list[str]:
+    """Draws the measures that callbacks took while one or several runs trained.
 
-    A panel for each kind of measure that any of the runs has; a run without it is missing there.
-    Colors are runs where there are several, and line styles are measures; with one run both are
+    Each kind of measure that any run has gets a panel; runs without it are missing there. With
+    several runs, colors stand for runs and line styles for measures; with one run, both stand for
     measures.
 
     Args:
-        path: File to write.
-        runs: Metrics as `read_metrics` returns them, or a dict from run name to such metrics. Of
-            each epoch the last value counts.
-        title: Title of the picture.
+        path: file to write.
+        runs: metrics as `read_metrics` returns them, or a dict from run name to such metrics. The
+            last value of each epoch counts.
+        title: title of the plot.
 
     Returns:
         Names of the measures drawn, as in the metrics.
 
     Raises:
-        NothingMeasuredError: If no run has any measure.
+        NothingMeasuredError: if no run has any measure.
     """
     runs = runs if isinstance(runs, dict) else {"": runs}
     curves = {name: _by_epoch(metrics) for name, metrics in runs.items()}
@@ -116,7 +124,7 @@ def measures(path, runs, title="Measures during training"):
     drawn = [(label, keys) for label, keys in _MEASURES.items() if known & keys.keys()]
     if not drawn:
         raise NothingMeasuredError(
-            "There must be a measure such as knn_accuracy in the metrics. Received: "
+            "The metrics must hold a measure such as knn_accuracy. Received: "
             f"{', '.join(sorted(known)) or 'none'}."
         )
     columns = 2 if len(drawn) > 1 else 1
@@ -148,7 +156,7 @@ def measures(path, runs, title="Measures during training"):
         axes.legend(fontsize=9)
     for axes in panels[len(drawn) :]:
         axes.set_axis_off()
-    for axes in panels[max(len(drawn) - columns, 0) : len(drawn)]:  # the lowest of each column
+    for axes in panels[max(len(drawn) - columns, 0) : len(drawn)]:  # bottom of each column
         axes.set_xlabel("epoch")
         axes.xaxis.set_tick_params(labelbottom=True)
     if several:
@@ -162,8 +170,8 @@ def measures(path, runs, title="Measures during training"):
 
 
 def _by_epoch(metrics):
-    """From each measure to (epochs, values), the last finite value of each epoch."""
-    found = {}
+    """Returns a dict from measure to (epochs, values), the last finite value of each epoch."""
+    found: dict[str, Metrics] = {}
     for entry in metrics:
         for key, value in entry.items():
             if key in _KEYS and "epoch" in entry and np.isfinite(value):
@@ -172,32 +180,32 @@ def _by_epoch(metrics):
 
 
 def neighbours(
-    path,
-    queries,
-    images,
-    similarities,
-    query_labels=None,
-    labels=None,
-    class_names=None,
-    title="Nearest neighbors by cosine similarity of features",
-):
+    path: Path,
+    queries: np.ndarray,
+    images: np.ndarray,
+    similarities: np.ndarray,
+    query_labels: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str = "Nearest neighbors by cosine similarity of features",
+) -> None:
     """Draws query images, each with its nearest neighbors to the right.
 
-    Under each neighbor stand its similarity and class. A tick and a solid blue frame mark one of
-    the query's class, a cross and a dashed orange frame one of another.
+    The similarity and class are below each neighbor. A check mark and a solid blue frame mark the
+    query's class, a cross and a dashed orange frame any other.
 
     Args:
-        path: File to write.
-        queries: Images (q, h, w, 3), floats 0..1 or uint8.
-        images: The neighbors of each query, most similar first, (q, k, h, w, 3) likewise.
-        similarities: Floats (q, k), -1 to 1.
-        query_labels: Integers (q,) from 0, or None for unlabeled images.
-        labels: Integers (q, k), or None likewise.
-        class_names: Name of each class; by default its number.
-        title: Title of the picture.
+        path: file to write.
+        queries: images (q, h, w, 3), floats 0 to 1 or uint8.
+        images: neighbors of each query, most similar first, (q, k, h, w, 3), of the same dtype.
+        similarities: floats (q, k), -1 to 1.
+        query_labels: integers (q,) from 0, or None for unlabeled images.
+        labels: integers (q, k) from 0, or None for unlabeled images.
+        class_names: name of each class; by default its number.
+        title: title of the plot.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: if the shapes do not fit together.
     """
     queries, images, similarities = map(np.asarray, (queries, images, similarities))
     shapes = f"{queries.shape}, {images.shape} and {similarities.shape}"
@@ -210,9 +218,9 @@ def neighbours(
             f"height, width, 3). Received: {shapes}."
         )
     labelled = query_labels is not None and labels is not None
+    query_labels, labels = np.asarray(query_labels), np.asarray(labels)
     if labelled:
-        title += " (✓ of the query's class, ✗ of another)"
-        query_labels, labels = np.asarray(query_labels), np.asarray(labels)
+        title += " (✓ the query's class, ✗ another)"
     if labelled and (query_labels.shape != (q,) or labels.shape != (q, k)):
         raise ValueError(
             f"labels must be of shape ({q},) for queries and ({q}, {k}) for neighbors. "
@@ -250,7 +258,7 @@ def neighbours(
                 caption = f"{'✓' if right else '✗'} {caption}\n{name(labels[row, rank])}"
                 dashes = "-" if right else (0, (3, 1.5))
                 axes.spines[:].set(visible=True, color=color, linewidth=2.5, linestyle=dashes)
-                axes.spines[:].set_capstyle("butt")  # projecting ones fill the gaps
+                axes.spines[:].set_capstyle("butt")  # projecting caps would fill the gaps
                 axes.xaxis.label.set_color(color)
             axes.set_xlabel(caption, fontsize=8, parse_math=False)
     panels[0, 0].set_title("query", fontsize=10)
@@ -258,49 +266,55 @@ def neighbours(
     figures.save(figure, path)
 
 
-def confusion_matrix(path, labels, predictions, class_names, title="Confusion matrix"):
-    """Draws which classes a classifier takes for which, in per cent of each true class.
+def confusion_matrix(
+    path: Path,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    class_names: Sequence[str],
+    title: str = "Confusion matrix",
+) -> None:
+    """Draws which classes a classifier confuses, in percent of each true class.
 
-    Up to 20 classes the numbers stand in the cells, up to 60 the names at the axes.
+    Cells show their numbers for up to 20 classes, axes the names for up to 60.
 
     Args:
-        path: File to write.
-        labels: Integers (n,), the true classes.
-        predictions: Integers (n,), the predicted ones.
-        class_names: Name of each class.
-        title: Title of the picture; the accuracy is added.
+        path: file to write.
+        labels: integers (n,), the true classes.
+        predictions: integers (n,), the predicted classes.
+        class_names: name of each class.
+        title: title of the plot; the accuracy is added.
 
     Raises:
-        ValueError: If the shapes do not fit, there is no image, or a class has no name.
+        ValueError: if the shapes do not fit, there is no image, or a class has no name.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.ndim != 1 or labels.shape != predictions.shape or not len(labels):
         raise ValueError(
-            "labels and predictions must be of one shape (n,), n >= 1. "
+            "labels and predictions must have the same shape (n,), n >= 1. "
             f"Received: {labels.shape} and {predictions.shape}."
         )
     c = len(class_names)
     lowest, highest = min(labels.min(), predictions.min()), max(labels.max(), predictions.max())
     if lowest < 0 or highest >= c:
         raise ValueError(
-            f"Classes must be 0 to {c - 1}, as there are {c} names. "
+            f"Classes must be 0 to {c - 1}, because there are {c} names. "
             f"Received: {lowest} to {highest}."
         )
     counts = np.zeros((c, c), np.int64)
     np.add.at(counts, (labels, predictions), 1)
     totals = counts.sum(axis=1, keepdims=True)
-    per_cent = np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
+    percent = np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
 
     numbers, names = c <= _MOST_CLASSES_WITH_NUMBERS, c <= _MOST_CLASSES_WITH_NAMES
     short = [figures.shortened(name, 30) for name in class_names]
     longest = max(map(len, short)) if names else 4
     side = max(4.5, c * (0.5 if numbers else 0.2)) if names else 7
     figure, (axes,) = figures.new(side + 1.6 + 0.08 * longest, side + 0.9 + 0.08 * longest)
-    # A scale of square roots, so that a few per cent of mistakes can be seen beside 100.
+    # A square-root scale, so that a few percent of mistakes are visible beside 100.
     scale = PowerNorm(0.5, vmin=0, vmax=100)
-    picture = axes.imshow(per_cent, cmap="Blues", norm=scale, interpolation="nearest")
+    picture = axes.imshow(percent, cmap="Blues", norm=scale, interpolation="nearest")
     accuracy = 100 * np.mean(labels == predictions)
-    caption = f"{title}\n{accuracy:.1f}% of {len(labels):,} images right"
+    caption = f"{title}\n{accuracy:.1f}% of {len(labels):,} images correct"
     axes.set_title(caption, fontsize=11, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
@@ -309,7 +323,7 @@ def confusion_matrix(path, labels, predictions, class_names, title="Confusion ma
         axes.set_xticks(range(c), short, rotation=90 if longest > 3 else 0, **style)
         axes.set_yticks(range(c), short, **style)
     if numbers:
-        for (row, column), value in np.ndenumerate(per_cent):
+        for (row, column), value in np.ndenumerate(percent):
             if counts[row, column]:
                 text = f"{value:.0f}" if value >= 0.5 else "<1"
                 color = "white" if scale(value) > 0.6 else "black"

@@ -1,19 +1,24 @@
-"""Figures without pyplot and without a display: made, given legends and saved as PNG files.
+"""Figures without pyplot and without a display: creates them, adds legends, saves PNG files.
 
-Colors are told apart by color-blind people. Names that users give (of classes, of runs) are drawn
-as they are, whatever script they are in and whatever signs they hold.
+Color-blind people can tell the colors apart. Names given by users (of classes, of runs) are drawn
+as they are, whatever script and characters they contain.
 """
 
 import pathlib
 import textwrap
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from keras_bt.files import whole
+from keras_bt.typing import Path
 
 # Ten colors of Paul Tol's "muted" scheme: https://personal.sron.nl/~pault/
 COLORS = (
@@ -21,60 +26,65 @@ COLORS = (
     *("#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777"),
 )
 MARKS = "os^DvPX*<>"
-# Blue and vermillion of Okabe and Ito's scheme, the pair told apart by everyone.
+# Blue and vermillion of Okabe and Ito's scheme, a pair that everyone can tell apart.
 RIGHT, WRONG = "#0072B2", "#D55E00"
 _DPI = 150
 
 
-def new(width, height, rows=1, columns=1, **kwargs):
-    """Returns a figure of so many inches and its panels, row after row.
+def new(
+    width: float, height: float, rows: int = 1, columns: int = 1, **kwargs: Any
+) -> tuple[Figure, np.ndarray]:
+    """Creates a figure.
 
     Args:
-        width: Inches.
-        height: Inches.
-        rows: Of panels.
-        columns: Of panels.
-        **kwargs: Those of `Figure.subplots`.
+        width: inches.
+        height: inches.
+        rows: rows of panels.
+        columns: columns of panels.
+        **kwargs: see `Figure.subplots`.
+
+    Returns:
+        The figure and its panels, (rows · columns,), row by row.
     """
-    # A Figure of its own, not pyplot's: no global list keeps it, so nothing has to be closed.
+    # Not pyplot's: no global list keeps this Figure, so nothing has to be closed.
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs).ravel()
 
 
-def save(figure, path):
-    """Writes the picture beside its place and moves it there, so that no half one is ever seen."""
+def save(figure: Figure, path: Path) -> None:
+    """Saves the figure as a PNG file, atomically: a partial one is never seen."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial, warnings.catch_warnings():
-        # Names of any script: a letter that the font lacks is a box, and no more than that.
+        # Names may be in any script: a letter that the font lacks becomes a box, nothing worse.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(partial, format="png")
 
 
-def shortened(text, most):
-    """The text, or where it is longer its first characters with an ellipsis."""
+def shortened(text: object, most: int) -> str:
+    """Returns a text, cut to at most `most` characters with an ellipsis."""
     text = str(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def legend(parent, *args, **kwargs):
-    """The legend of a figure or of axes, with names drawn as they are: `$x$` is no formula."""
+def legend(parent: Figure | Axes, *args: Any, **kwargs: Any) -> Legend:
+    """Adds a legend to a figure or axes, with names as they are: `$x$` is not a formula."""
     made = parent.legend(*args, **kwargs)
     for text in made.get_texts():
         text.set_parse_math(False)
     return made
 
 
-def legend_below(figure, handles, labels):
-    """A legend under all panels, which keep their size: the figure grows by what it needs.
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Adds a legend below all panels; the figure grows by its height, the panels keep theirs.
 
     Args:
-        figure: The figure.
-        handles: What the labels stand for.
-        labels: Texts of any length; long ones are broken.
+        figure: receives the legend.
+        handles: lines that the labels name.
+        labels: texts of any length; long ones are wrapped.
     """
-    width = int(11.5 * figure.get_figwidth())  # characters of this size that fit beside each other
+    width = int(11.5 * figure.get_figwidth())  # characters of this size in a line
     labels = [textwrap.fill(label, width, break_on_hyphens=False) for label in labels]
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = max(1, min(len(labels), width // (longest + 8)))
@@ -83,30 +93,30 @@ def legend_below(figure, handles, labels):
     legend(figure, handles, labels, loc="outside lower center", fontsize=9, ncols=columns)
 
 
-def run_style(index, points):
-    """Color and marks that tell one run's curve from those of others.
+def run_style(index: int, points: int) -> dict[str, Any]:
+    """Chooses the color and markers that tell one run's curve from others.
 
     Args:
-        index: Number of the run.
-        points: Number of points of its curve; a mark stands on about eight of them.
+        index: number of the run, from 0.
+        points: number of points of its curve; about eight of them get a marker.
 
     Returns:
-        dict, arguments of `Axes.plot`.
+        Arguments of `Axes.plot`.
     """
     every = max(points // 8, 1)
     return {
         "color": COLORS[index % len(COLORS)],
-        # Past ten runs, other pairs of color and mark.
+        # From the eleventh run on, colors pair with other markers.
         "marker": MARKS[(index + index // len(COLORS)) % len(MARKS)],
         "markersize": 5,
-        "markevery": (min(index * every // 8, max(points - 1, 0)), every),  # beside each other
+        "markevery": (min(index * every // 8, max(points - 1, 0)), every),  # side by side
     }
 
 
-def log_if_wide(axes):
+def log_if_wide(axes: Axes) -> None:
     """Makes the vertical axis logarithmic if its lines are positive and span a factor of ten."""
-    values = [np.asarray(line.get_ydata(), np.float64) for line in axes.lines]
-    values = np.concatenate([np.empty(0), *values])
+    lines = [np.asarray(line.get_ydata(), np.float64) for line in axes.lines]
+    values = np.concatenate([np.empty(0), *lines])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")

@@ -1,37 +1,45 @@
-"""Metrics and arrays as pictures: PNG files, drawn without pyplot and without a display.
+"""Plots of metrics and arrays: PNG files, drawn without pyplot and without a display.
 
-Every function writes one file, atomically, and overwrites what was there. Colors are told apart
-by color-blind people, and where colors mean classes the shape of the mark says it, too.
+Every function writes one file, atomically, replacing an existing one. Color-blind people can tell
+the colors apart, and where colors mean classes the shapes of the markers differ, too.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 from threadpoolctl import threadpool_limits
 
 from keras_bt.plots import figures
+from keras_bt.typing import Metrics, Path
 
 _MOST_CLASSES_IN_LEGEND = 40
 
 
-def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"):
+def loss_curve(
+    path: Path,
+    runs: list[Metrics] | dict[str, list[Metrics]],
+    floor: float | None = None,
+    against: str = "step",
+    title: str = "Barlow Twins loss",
+) -> None:
     """Draws the loss of one or several runs with its floor, and its two terms below.
 
-    The floor, the smallest loss possible for the batch size and width, is `loss - excess` of each
+    The floor, the smallest possible loss for the batch size and width, is `loss - excess` of each
     run. The redundancy term is drawn weighted, `loss - on_diagonal`, so that both terms are on the
     scale of the loss. Axes are logarithmic where values span more than a factor of ten.
 
     Args:
-        path: File to write.
-        runs: Metrics as `read_metrics` returns them, or a dict from run name to such metrics. Each
-            entry has `step` and `loss`, and `epoch`, `on_diagonal`, `excess` as far as known.
-        floor: Loss floor to draw if the metrics hold no `excess`.
-        against: `"step"`, or `"epoch"` for one point per epoch, its last.
-        title: Title of the picture.
+        path: file to write.
+        runs: metrics as `read_metrics` returns them, or a dict from run name to such metrics. Each
+            entry has `step` and `loss`, and `epoch`, `on_diagonal`, `excess` if known.
+        floor: loss floor to draw if the metrics hold no `excess`.
+        against: `"step"`, or `"epoch"` for one point per epoch, the last.
+        title: title of the plot.
 
     Raises:
-        ValueError: If there is no entry with a loss, or `against` is something else.
+        ValueError: if a run has no finite loss, or `against` is something else.
     """
     if against not in ("step", "epoch"):
         raise ValueError(f'against must be "step" or "epoch". Received: {against!r}.')
@@ -47,11 +55,12 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
 
     several = len(runs) > 1
     figure, panels = figures.new(8, 7.5 if with_terms else 4.5, 2 if with_terms else 1, sharex=True)
-    floors = {}  # by label, for runs of one batch size and width share theirs
+    # By label, because runs of one batch size and width share theirs: value, color, names.
+    floors: dict[str, tuple[float, str, list[str]]] = {}
     for index, (name, curve) in enumerate(curves.items()):
         x = curve[against]
         style = figures.run_style(index, len(x))
-        if not several:  # dots show single points
+        if not several:  # markers only where points are few
             style = {"color": style["color"]} | ({"marker": "o", "ms": 4} if len(x) < 20 else {})
         color = style.pop("color")
         panels[0].plot(x, curve["loss"], color=color, label=name or "loss", **style)
@@ -73,7 +82,7 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
         if several and len(floors) > 1:
             label = f"floor {text} ({', '.join(names)})"
         color = color if len(floors) > 1 else "black"
-        # On a logarithmic axis a tiny floor would leave the curves a strip at the top.
+        # On a logarithmic axis, a tiny floor would squeeze the curves into a strip at the top.
         if value < lowest / 50 and panels[0].get_yscale() == "log":
             panels[0].plot([], [], ":", color=color, label=f"{label}, below the picture")
         else:
@@ -88,32 +97,40 @@ def loss_curve(path, runs, floor=None, against="step", title="Barlow Twins loss"
     panels[0].set_ylabel("loss")
     panels[-1].set_xlabel("training step" if against == "step" else "epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    if several:  # names of runs may be long, and the curves lie close together
+    if several:  # names of runs may be long, and curves leave little room between them
         figures.legend_below(figure, *panels[0].get_legend_handles_labels())
     else:
         panels[0].legend(fontsize=9)
     figures.save(figure, path)
 
 
-def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the model sees"):
-    """Draws the two views of some images side by side, with the normalization undone.
+def view_pairs(
+    path: Path,
+    view_a: np.ndarray,
+    view_b: np.ndarray,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    max_pairs: int = 8,
+    title: str = "What the model sees",
+) -> None:
+    """Draws the two views of some images side by side, with normalization undone.
 
     Args:
-        path: File to write.
-        view_a: Floats (n, h, w, 3) or (n, h, w, 1), normalized.
-        view_b: The same images' other views, of the same shape.
-        mean: Mean of each channel on the scale 0 to 1 that was subtracted.
-        std: Deviation of each channel that was divided by.
-        max_pairs: Number of pairs drawn, the first ones.
-        title: Title of the picture.
+        path: file to write.
+        view_a: floats (n, h, w, 3) or (n, h, w, 1), normalized.
+        view_b: the same images' other views, of the same shape.
+        mean: mean that was subtracted from each channel, on the scale 0 to 1.
+        std: standard deviation that each channel was divided by.
+        max_pairs: most pairs drawn, the first ones.
+        title: title of the plot.
 
     Raises:
-        ValueError: If the shapes differ or are not those of images, or `max_pairs` is below 1.
+        ValueError: if the shapes differ or are not those of images, or `max_pairs` is below 1.
     """
     view_a, view_b = np.asarray(view_a, np.float32), np.asarray(view_b, np.float32)
     if view_a.shape != view_b.shape or view_a.ndim != 4 or view_a.shape[-1] not in (1, 3):
         raise ValueError(
-            "view_a and view_b must be of one shape (n, height, width, 3 or 1). "
+            "view_a and view_b must have the same shape (n, height, width, 3 or 1). "
             f"Received: {view_a.shape} and {view_b.shape}."
         )
     pairs = min(len(view_a), max_pairs)
@@ -122,7 +139,7 @@ def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the mod
             f"There must be at least one pair. Received: {len(view_a)} images, "
             f"max_pairs={max_pairs}."
         )
-    blocks = 1 if pairs < 4 else 2  # two pairs in a row, lest the picture become a tall strip
+    blocks = 1 if pairs < 4 else 2  # two pairs per row, to avoid a tall strip
     rows = -(-pairs // blocks)
     columns = ([1, 1, 0.25] * blocks)[:-1]  # an empty narrow column separates the pairs
     height, width = view_a.shape[1:3]
@@ -144,17 +161,21 @@ def view_pairs(path, view_a, view_b, mean, std, max_pairs=8, title="What the mod
     figures.save(figure, path)
 
 
-def correlation(path, matrices, title="Cross-correlation of the two views' embeddings"):
-    """Draws cross-correlation matrices, which training drives towards the identity.
+def correlation(
+    path: Path,
+    matrices: np.ndarray | dict[str, np.ndarray],
+    title: str = "Cross-correlation of the two views' embeddings",
+) -> None:
+    """Draws cross-correlation matrices, which training drives toward the identity.
 
     Args:
-        path: File to write.
-        matrices: C, floats (d, d) in -1 to 1, or a dict from name to such matrices, drawn side by
-            side, say `{"before": c0, "after": c1}`.
-        title: Title of the picture.
+        path: file to write.
+        matrices: C, floats (d, d), -1 to 1; or a dict from names to such matrices, drawn side by
+            side, such as `{"before": c0, "after": c1}`.
+        title: title of the plot.
 
     Raises:
-        ValueError: If a matrix is not square or not finite.
+        ValueError: if a matrix is not square or not finite.
     """
     matrices = matrices if isinstance(matrices, dict) else {"": matrices}
     matrices = {name: np.asarray(c, np.float32) for name, c in matrices.items()}
@@ -170,7 +191,7 @@ def correlation(path, matrices, title="Cross-correlation of the two views' embed
     for axes, (name, c) in zip(panels, matrices.items(), strict=True):
         d = len(c)
         diagonal = np.diagonal(c)
-        # The sum of squares without the diagonal, not their difference, which would lose digits.
+        # Sums squares without the diagonal: subtracting it afterward would lose digits.
         off_diagonal = np.where(np.eye(d, dtype=bool), 0, c)
         rms = np.sqrt(np.sum(off_diagonal**2, dtype=np.float64) / max(d * (d - 1), 1))
         reduced, block = _strongest_of_blocks(c, 1024)
@@ -190,31 +211,31 @@ def correlation(path, matrices, title="Cross-correlation of the two views' embed
 
 
 def feature_map(
-    path,
-    features,
-    labels=None,
-    class_names=None,
-    method="tsne",
-    max_points=2000,
-    seed=0,
-    title=None,
-):
+    path: Path,
+    features: np.ndarray,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    method: str = "tsne",
+    max_points: int = 2000,
+    seed: int = 0,
+    title: str | None = None,
+) -> None:
     """Draws features in two dimensions, colored by class.
 
     Args:
-        path: File to write.
-        features: Floats (n, d), n >= 3, d >= 2.
-        labels: Integers (n,) from 0, or None for one color.
-        class_names: Name of each class; by default its number.
+        path: file to write.
+        features: floats (n, d), n >= 3, d >= 2.
+        labels: integers (n,) from 0, or None for one color.
+        class_names: name of each class; by default its number.
         method: `"pca"`, the two directions of largest variance, or `"tsne"`, which keeps neighbors
-            together and whose axes and large distances mean nothing (van der Maaten and Hinton
+            together but whose axes and large distances mean nothing (van der Maaten and Hinton
             2008).
-        max_points: Number of points drawn, a random subset. t-SNE takes some 5 s for 2000.
-        seed: Seed of the subset and of t-SNE.
-        title: Title of the picture; by default it names the method and the number of images.
+        max_points: most points drawn, a random subset. t-SNE takes about 5 s for 2000.
+        seed: seed of the subset and of t-SNE.
+        title: title of the plot; by default the method and the number of images.
 
     Raises:
-        ValueError: If shapes do not fit, features are not finite, or the method is something else.
+        ValueError: if shapes do not fit, features are not finite, or `method` is something else.
     """
     features = np.asarray(features, np.float32)
     finite = np.isfinite(features).all()
@@ -231,7 +252,7 @@ def feature_map(
     if method not in ("pca", "tsne"):
         raise ValueError(f'method must be "pca" or "tsne". Received: {method!r}.')
     chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:max_points])
-    # One thread: several wait for each other where the cores have other work, 36 s against 5 s.
+    # One thread: several wait for each other on busy cores, 36 s against 5 s.
     with threadpool_limits(limits=1):
         points, axis_names = _project(features[chosen], method, seed)
 
@@ -249,11 +270,11 @@ def feature_map(
             *points[np.asarray(labels)[chosen] == label].T,
             s=22,
             color=figures.COLORS[ones],
-            marker=figures.MARKS[(ones + tens) % 10],  # other pairs of color and mark past ten
+            marker=figures.MARKS[(ones + tens) % 10],  # from ten on, colors pair with other markers
             alpha=0.8,
             edgecolors="white",
             linewidths=0.3,
-            label=name.replace("$", r"\$"),  # a class may be called so; no formula is meant
+            label=name.replace("$", r"\$"),  # part of a name, not a formula
         )
     if with_legend:
         style = {"title": "class", "fontsize": 9, "markerscale": 1.5, "ncols": legend_columns}
@@ -280,15 +301,15 @@ def _project(features, method, seed):
         share = 100 * s[:2] ** 2 / max(np.sum(s**2), np.finfo(np.float32).tiny)
         names = [f"principal component {i + 1} ({share[i]:.0f}% of the variance)" for i in (0, 1)]
         return u[:, :2] * s[:2], names
-    from sklearn.manifold import TSNE  # takes a second to import, and only this needs it
+    from sklearn.manifold import TSNE  # takes a second to import, needed only here
 
-    # The 50 strongest directions carry the neighborhoods, with less noise and in less time.
+    # The 50 strongest directions hold the neighborhoods, with less noise and in less time.
     tsne = TSNE(init="pca", perplexity=min(30.0, (len(centered) - 1) / 3), random_state=seed)
     return tsne.fit_transform((u * s)[:, :50]), ["t-SNE axis 1 (no unit)", "t-SNE axis 2 (no unit)"]
 
 
 def _columns(metrics, against):
-    """Turns a list of dicts into arrays by name, NaN where an entry has no such value."""
+    """Turns a list of dicts into arrays by name, NaN where an entry lacks the value."""
     metrics = [entry for entry in metrics if "loss" in entry]  # others hold validation results
     if against == "epoch":
         metrics = list({entry["epoch"]: entry for entry in metrics}.values())
@@ -299,7 +320,7 @@ def _columns(metrics, against):
 
 
 def _strongest_of_blocks(c, largest):
-    """Reduces a matrix to at most `largest` rows: of each block the entry of largest magnitude."""
+    """Reduces a matrix to at most `largest` rows: each block to its entry of largest magnitude."""
     block = -(-len(c) // largest)
     if block == 1:
         return c, 1

@@ -184,7 +184,7 @@ def test_neighbours_without_labels_have_no_marks(tmp_path, figures):
     assert_legible(figure)
 
 
-def test_confusion_is_per_cent_of_the_true_class(tmp_path, figures):
+def test_confusion_is_percent_of_the_true_class(tmp_path, figures):
     labels = np.array([0] * 4 + [1] * 5)
     predictions = np.array([0, 0, 0, 2, 1, 1, 1, 1, 0])
     plots.confusion_matrix(tmp_path / "c.png", labels, predictions, ["a", "b", "c"], "Probe")
@@ -194,7 +194,7 @@ def test_confusion_is_per_cent_of_the_true_class(tmp_path, figures):
     np.testing.assert_allclose(shown, [[75, 0, 25], [20, 80, 0], [np.nan] * 3])
     cells = {text.get_position(): text.get_text() for text in axes.texts}
     assert cells == {(0, 0): "75", (2, 0): "25", (0, 1): "20", (1, 1): "80"}
-    assert axes.get_title() == "Probe\n77.8% of 9 images right"
+    assert axes.get_title() == "Probe\n77.8% of 9 images correct"
     assert texts(axes.get_yticklabels()) == ["a", "b", "c"]
     assert axes.get_ylabel() == "true class"
     assert bar.get_ylabel() == "share of the true class"
