@@ -1,1 +1,1 @@
-"""Command-line scripts (absl flags)."""
+"""Commands: `python -m trainers.NAME`, with absl flags."""

@@ -1,10 +1,10 @@
-"""Runs experiments and draws what they found: python -m trainers.ablate --sweep=NAME.
+"""Runs sweeps of experiments and plots their results: python -m trainers.ablate --sweep=NAME.
 
-A sweep is a list of settings, see trainers/ablations/sweeps.py; NAME is one that comes with this
-package, several with commas between them, `all`, or the path of a .json file. Every setting is a
-run in its own folder in OUT/runs. Called again, what is done is skipped and what was begun goes on.
-Afterwards OUT/NAME.md holds the table, OUT/NAME.png the picture and OUT/NAME.results.json every
-figure.
+A sweep is a list of settings, described in trainers/ablations/sweeps.py. NAME is a sweep that comes
+with this package, several separated by commas, `all`, or the path of a .json file. Every setting is
+a run in its own folder in OUT/runs. The same command skips finished runs and continues interrupted
+ones. At the end OUT/NAME.md holds the table, OUT/NAME.png the plot and OUT/NAME.results.json all
+numbers.
 """
 
 import pathlib
@@ -16,18 +16,22 @@ from trainers.cli import command
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_list("sweep", None, f"Which: {', '.join(sweeps.names())}; all; or .json files.")
-flags.DEFINE_string(
-    "data", None, "Takes the place of {data} in sweeps that leave it open: see trainers.pretrain."
+flags.DEFINE_list(
+    "sweep", None, f"Sweeps to run: {', '.join(sweeps.names())}; all; or .json files."
 )
-flags.DEFINE_string("out", "runs/ablations", "Folder of runs, tables and pictures.")
-flags.DEFINE_integer("jobs", 1, "Runs at a time, which share the cores.", lower_bound=1)
-flags.DEFINE_bool("dry_run", False, "Whether only to print the commands of what is to be done.")
-flags.DEFINE_bool("report", False, "Whether only to write the tables and pictures of what is done.")
+flags.DEFINE_string(
+    "data",
+    None,
+    "Images to train on, as for trainers.pretrain, in sweeps that leave them open as {data}.",
+)
+flags.DEFINE_string("out", "runs/ablations", "Folder of the runs, tables and plots.")
+flags.DEFINE_integer("jobs", 1, "Number of concurrent runs, which share the cores.", lower_bound=1)
+flags.DEFINE_bool("dry_run", False, "Only print the commands of the runs that are not finished.")
+flags.DEFINE_bool("report", False, "Only write the tables and plots of the finished runs.")
 
 
 def main():
-    """Makes the runs, then writes tables and pictures."""
+    """Makes the runs, then writes tables and plots."""
     with command.mistakes:
         wanted = read_sweeps()
         runs = [run for sweep in wanted for run in (*sweep.references, *sweep.runs)]
@@ -45,7 +49,7 @@ def main():
             if not FLAGS.report:
                 work.work()
         except KeyboardInterrupt:
-            print("\nStopped. The same command goes on from here.")
+            print("\nStopped. The same command continues from here.")
             raise SystemExit(130) from None
         finally:
             for sweep in wanted:
@@ -55,13 +59,17 @@ def main():
             logs = [str(queue.log_file(run)) for run in work.failed if queue.log_file(run).exists()]
             more = ", …" if len(logs) > 3 else ""
             command.fail(
-                f"Runs that failed: {len(work.failed)}. The same command tries again. "
+                f"Failed runs: {len(work.failed)}. The same command tries them again. "
                 f"See {', '.join(logs[:3])}{more}"
             )
 
 
 def read_sweeps():
-    """The sweeps that the flags name."""
+    """Reads the sweeps that the flags name.
+
+    Raises:
+        ValueError: if there is no such sweep, two have the same name, or --data fits none.
+    """
     if not FLAGS.sweep:
         raise ValueError(f"--sweep is needed: {', '.join(sweeps.names())}, or all.")
     chosen = sweeps.names() if FLAGS.sweep == ["all"] else FLAGS.sweep
@@ -73,14 +81,14 @@ def read_sweeps():
     found = [sweeps.read(name, FLAGS.data, runs) for name in chosen]
     if FLAGS.data and not any(sweep.uses_data for sweep in found):
         raise ValueError(
-            f"--data is for sweeps that leave open what to train on. Received: --data={FLAGS.data} "
-            f"for {', '.join(chosen)}, which say it themselves."
+            "--data requires a sweep that leaves the images open. "
+            f"Received: --data={FLAGS.data} with {', '.join(chosen)}, which names its own."
         )
     return found
 
 
 def print_commands(runs):
-    """Prints the command of every run that is not done, each once."""
+    """Prints the command of every unfinished run, each once."""
     import shlex
 
     for run in {run.folder: run for run in runs}.values():

@@ -1,15 +1,15 @@
-"""Measures a backbone by its nearest neighbors: python -m trainers.knn --backbone=RUN.
+"""Measures a backbone with a k-nearest-neighbor classifier: python -m trainers.knn --backbone=RUN.
 
-Nothing is trained: an image gets the class that most of its k nearest training images have, by
-the cosine similarity of their features, each vote weighted by exp(similarity / temperature) (Wu et
-al. 2018, arXiv 1805.01978, section 3.4). One search serves all k.
+Nothing is trained: the k training images nearest to an image, by cosine similarity of features,
+vote for its class, each vote weighted by exp(similarity / temperature) (Wu et al. 2018, arXiv
+1805.01978, section 3.4). One search serves all k.
 
-Memory, beside Keras and TensorFlow themselves (about 1 GB): features are kept on disk and mapped
-into memory, where the system keeps of them what it has room for. The search needs 0.25 GB and the
-votes at most 0.6 GB for 50,000 queries of 1000 classes with k = 200, however many training images
-there are: see `keras_bt.evaluation.neighbours` and `keras_bt.evaluation.knn`, which state the
-formulas, and `benchmarks.knn`, which measures. `--raw_pixels` holds the pixels of all images in
-memory as well: 12 kB for each image, 16 GB for ImageNet.
+Memory, beyond the 1 GB or so of Keras and TensorFlow themselves: features are kept on disk and
+memory-mapped, so the system keeps as many of them in memory as fit. The search needs 0.25 GB and
+the votes at most 0.6 GB for 50,000 queries, 1000 classes and k = 200, however many training images
+there are; `keras_bt.evaluation.neighbours` and `keras_bt.evaluation.knn` state the formulas, and
+`benchmarks.knn` measures. `--raw_pixels` also holds the pixels of all images in memory: 12 kB per
+image, 16 GB for ImageNet.
 """
 
 import os
@@ -25,25 +25,27 @@ from trainers.cli import command, subject
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(subject)  # so that --help lists them
 
-flags.DEFINE_list("k", ["20", "200"], "Numbers of neighbors, with commas between them.")
-flags.DEFINE_float("temperature", 0.07, "The lower, the more the nearest neighbors count.")
-flags.DEFINE_integer("batch_size", 256, "Images per batch when features are extracted.", 1)
-flags.DEFINE_bool("raw_pixels", False, "Whether to measure the pixels themselves as well.")
+flags.DEFINE_list("k", ["20", "200"], "Numbers of neighbors that vote, separated by commas.")
+flags.DEFINE_float(
+    "temperature", 0.07, "Temperature of the votes; the lower, the more the nearest ones count."
+)
+flags.DEFINE_integer("batch_size", 256, "Images per batch during feature extraction.", 1)
+flags.DEFINE_bool("raw_pixels", False, "Measure raw pixels as well.")
 flags.DEFINE_string(
-    "out", None, "Where to write the figures. Default: evaluation/knn.json beside the backbone."
+    "out", None, "JSON file of the results. Default: evaluation/knn.json beside the backbone."
 )
 
 
 def main():
-    """Extracts features, searches, and writes and prints the accuracies."""
+    """Extracts features, finds their nearest neighbors, and writes and prints the accuracies."""
     started = time.time()
     with command.mistakes:
         ks = read_ks(FLAGS.k)
         if not 0 < FLAGS.temperature < float("inf"):
             raise ValueError(
-                f"temperature must be a number above 0. Received: --temperature={FLAGS.temperature}"
+                f"--temperature must be a number > 0. Received: --temperature={FLAGS.temperature}"
             )
-        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import data, workdir
             from keras_bt.evaluation.knn import knn_accuracies
@@ -55,7 +57,7 @@ def main():
         print(measured)
 
         def accuracies_of(train_features, test_features, name):
-            print(f"Neighbors by {name}:")
+            print(f"Nearest neighbors by {name}:")
             return knn_accuracies(
                 *train_features, *test_features, ks, FLAGS.temperature, progress=True
             )
@@ -103,42 +105,54 @@ def main():
 
 
 def read_ks(texts):
-    """Numbers of neighbors: texts → list of whole numbers from 1, each once, in their order."""
+    """Parses the numbers of neighbors: ["20", "3", "20"] → [20, 3].
+
+    Raises:
+        ValueError: if they are not whole numbers of 1 or more.
+    """
     given = ",".join(texts)
     try:
         ks = list(dict.fromkeys(int(text) for text in texts))
     except ValueError:
         ks = []
     if not ks or min(ks) < 1:
-        raise ValueError(f"k must be whole numbers from 1, such as 20,200. Received: --k={given}")
+        raise ValueError(f"--k must be whole numbers ≥ 1, such as 20,200. Received: --k={given}")
     return ks
 
 
 def writable(path):
-    """Makes the folder of a file; an error now is better than one after hours."""
+    """Returns the path of a file that can be written, having made its folder.
+
+    Raises:
+        ValueError: if it cannot be written; better now than after hours.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"out must be a file that can be written. Received: --out={path}")
+        raise ValueError(f"--out must be a writable file. Received: --out={path}")
     return path
 
 
 def check(ks, train, name):
-    """Refuses, before features are extracted, what cannot be measured by neighbors."""
+    """Refuses what neighbors cannot classify, before features are extracted.
+
+    Raises:
+        ValueError: if images have several labels, or a k exceeds the number of training images.
+    """
     if getattr(train, "multilabel", False):
         raise ValueError(
-            "For neighbors every image must have one class. "
-            f"Received: {name}, whose images have several; use trainers.linear_probe."
+            "Nearest neighbors need images with one label each. "
+            f"Received: {name}, whose images have several; use trainers.linear_probe --fast."
         )
     if max(ks) > train.num_examples:
         raise ValueError(
-            "k must be at most the number of training images. "
+            "--k must be at most the number of training images. "
             f"Received: --k={max(ks)} for {train.num_examples:,} training images of {name}."
         )
 
 
 def table(results):
-    """Formats a dict from name to the dict of `knn_accuracies`, in percent."""
+    """Formats a dict from names to the results of `knn_accuracies`, in percent."""
     lines = [f"{'':12}{'k':>6}{'top-1':>9}{'top-5':>9}"]
     for name, accuracies in results.items():
         for k, found in accuracies.items():

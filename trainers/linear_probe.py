@@ -1,13 +1,13 @@
-"""Measures a backbone by a linear classifier: python -m trainers.linear_probe --backbone=RUN.
+"""Measures a backbone with a linear probe: python -m trainers.linear_probe --backbone=RUN.
 
-The protocol of the paper: the backbone is frozen, and a linear classifier is trained on its
-features of randomly cropped and mirrored images, 100 epochs of SGD. Run again with the same flags,
-it continues where it stopped.
+By default this is the paper's protocol: the backbone is frozen, and a linear classifier is trained
+on its features of randomly cropped and flipped images for 100 epochs of SGD. The same command
+continues an interrupted run.
 
-With --fast, seconds instead of hours: features are extracted once, without augmentation, kept on
-disk, and classified by a multinomial logistic regression, whose regularization is searched on a
-part of the training images. For images with several labels (VOC07) it is a linear support vector
-machine per class and the mean average precision.
+With --fast it takes seconds instead of hours: features are extracted once, without augmentation,
+kept on disk and classified by multinomial logistic regression, whose regularization is tuned on
+part of the training images. Images with several labels (VOC07) get one linear support vector
+machine per class instead, and the mean average precision is reported.
 """
 
 import contextlib
@@ -26,36 +26,48 @@ flags.adopt_module_key_flags(subject)
 flags.DEFINE_string(
     "labels",
     "100%",
-    "How many labels to train with: a share such as 10%, or a number of images such as 600; as "
-    "many of each class.",
+    "Labels to train with: a share such as 10%, or a number of images such as 600; the same number "
+    "from each class.",
 )
-flags.DEFINE_integer("epochs", 100, "Epochs in all.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 256, "Images per step, on all replicas together.", 1)
-flags.DEFINE_float("rate", 0.3, "First learning rate, whatever the batch size.")
-flags.DEFINE_float("weight_decay", 1e-6, "Of kernel and bias.", 0)
-flags.DEFINE_enum("schedule", "cosine", ["cosine", "step"], "Of the rate, per epoch.")
-flags.DEFINE_list("milestones", [], "Epochs after which --schedule=step drops: 7,14,21, say.")
-flags.DEFINE_float("decay", 0.1, "By what the rate is multiplied then.", 0, 1)
+flags.DEFINE_integer("epochs", 100, "Total number of training epochs.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Images per step, over all replicas together.", 1)
+flags.DEFINE_float("rate", 0.3, "Initial learning rate, independent of the batch size.")
+flags.DEFINE_float("weight_decay", 1e-6, "Weight decay of the classifier's kernel and bias.", 0)
+flags.DEFINE_enum(
+    "schedule",
+    "cosine",
+    ["cosine", "step"],
+    "Schedule of the learning rate, which changes once per epoch.",
+)
+flags.DEFINE_list(
+    "milestones", [], "Epochs after which --schedule=step lowers the learning rate: 7,14,21, say."
+)
+flags.DEFINE_float("decay", 0.1, "Factor on the learning rate at each of the --milestones.", 0, 1)
 
-flags.DEFINE_bool("fast", False, "Whether to fit a logistic regression to features kept on disk.")
-flags.DEFINE_integer(
-    "draws", 1, "With --fast: how many times to draw the labels; mean and deviation are given.", 1
+flags.DEFINE_bool(
+    "fast", False, "Fit a logistic regression to features kept on disk instead of training by SGD."
 )
-flags.DEFINE_bool("raw_pixels", False, "With --fast: whether to measure raw pixels as well.")
+flags.DEFINE_integer(
+    "draws",
+    1,
+    "Random draws of the labels with --fast; their mean and standard deviation are reported.",
+    1,
+)
+flags.DEFINE_bool("raw_pixels", False, "Measure raw pixels as well, with --fast.")
 
 flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run. Default: linear_probe/ beside the backbone; with --fast evaluation/.",
+    "Folder of the run. Default: linear_probe/ beside the backbone, or evaluation/ with --fast.",
 )
 
 
 def main():
-    """Trains the classifier, measures it and writes everything into a folder."""
+    """Trains the classifier, measures it and writes everything to the workdir."""
     started = time.time()
     with command.mistakes, contextlib.ExitStack() as held:
         milestones = read_milestones()
-        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import workdir
             from trainers.runs import fast_probe, linear_probing, running, skipped_images
@@ -85,29 +97,37 @@ def main():
 
 
 def read_milestones():
-    """The epochs of --milestones, after a look at the flags that go together."""
+    """Returns the epochs of --milestones.
+
+    Raises:
+        ValueError: if they are not epochs, or flags do not go together.
+    """
     for name in ("draws", "raw_pixels"):
         if FLAGS[name].value != FLAGS[name].default and not FLAGS.fast:
-            raise ValueError(f"--{name} goes with --fast only.")
+            raise ValueError(f"--{name} requires --fast. Received: --{name} without it.")
     if not 0 < FLAGS.rate < float("inf"):
-        raise ValueError(f"rate must be a number > 0. Received: --rate={FLAGS.rate}")
+        raise ValueError(f"--rate must be a number > 0. Received: --rate={FLAGS.rate}")
     given = ",".join(FLAGS.milestones)
     if (FLAGS.schedule == "step") != bool(given):
         raise ValueError(
-            "--schedule=step and --milestones go together. "
+            "--schedule=step and --milestones must be given together. "
             f"Received: --schedule={FLAGS.schedule}, --milestones={given}"
         )
     if not re.fullmatch(r"(\d+(,\d+)*)?", given):
-        raise ValueError(f"milestones must be epochs such as 7,14,21. Received: {given}")
+        raise ValueError(f"--milestones must be epochs such as 7,14,21. Received: {given}")
     return [int(epoch) for epoch in FLAGS.milestones]
 
 
 def read_settings(measured, milestones):
-    """What determines the run, as JSON values."""
+    """Returns the settings that determine the run, as JSON values.
+
+    Raises:
+        ValueError: if images have several labels.
+    """
     if measured.train.multilabel:
         raise ValueError(
-            "Images with several labels are measured with --fast. "
-            f"Received: {measured.data} without it."
+            "Images with several labels require --fast. "
+            f"Received: --data={measured.data} without it."
         )
     names = ("labels", "epochs", "batch_size", "rate", "weight_decay", "schedule", "decay")
     names += ("min_area", "flip", "seed")
@@ -122,7 +142,7 @@ def read_settings(measured, milestones):
 
 
 def default_name():
-    """Name of the run's folder: linear_probe, with the labels if they are not all."""
+    """Returns the name of the run's folder: linear_probe, plus the labels unless all are used."""
     labels = re.sub(r"[^\w.-]+", "_", FLAGS.labels.replace("%", "pct"))
     return "linear_probe" if FLAGS.labels == "100%" else f"linear_probe_{labels}"
 

@@ -1,9 +1,9 @@
-"""Draws pictures of finished and unfinished runs: python -m trainers.plot RUN [RUN …] [--out=DIR].
+"""Plots finished and unfinished runs: python -m trainers.plot RUN [RUN …] [--out=DIR].
 
-RUN is a folder that trainers.pretrain writes to, its --workdir. Of one run everything is drawn:
-curves, C, spectra, maps of the features, neighbors, confusion matrix. Of several runs the curves
-are drawn together. Nothing else in the folders is changed, so this may be done while a run trains;
-if that leaves no memory on the GPU, put CUDA_VISIBLE_DEVICES= before the command.
+RUN is the --workdir of trainers.pretrain. One run gets all plots: curves, C, spectra, feature maps,
+neighbors and the confusion matrix. Several runs get their curves in common plots. Nothing else in
+the folders changes, so a run can be plotted while it trains; if it leaves no memory on the GPU, put
+CUDA_VISIBLE_DEVICES= before the command.
 """
 
 import os
@@ -16,24 +16,30 @@ from trainers.cli import command
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string(
-    "out", None, "Folder of the pictures. Default: plots/ in the run, or here for several runs."
+    "out",
+    None,
+    "Folder of the plots. Default: plots/ in the run, or in the current folder for several runs.",
 )
-flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
+flags.DEFINE_string("data_dir", None, "Folder where tfds keeps its data sets. Default: tfds's own.")
 flags.DEFINE_integer(
-    "max_images", 5000, "At most so many images are looked at, and as many to fit on.", 20
+    "max_images",
+    5000,
+    "Largest number of images to plot, and of further images for neighbors and the linear probe.",
+    20,
 )
 
 
 def main(folders):
-    """Draws what there is to draw and prints the path of each picture."""
+    """Draws every plot that can be drawn and prints its path."""
     with command.mistakes:
         if not folders:
             raise ValueError(
-                "Give the folder of at least one run: python -m trainers.plot RUN [RUN …]"
+                "Give the folder of at least one run: python -m trainers.plot RUN [RUN …]. "
+                "Received: none."
             )
-        # By what they are, for `runs/*` and `runs/a runs/b` may name one twice.
+        # By real path, as links and arguments such as `runs/* runs/a` may name one folder twice.
         folders = list({os.path.realpath(folder): folder for folder in folders}.values())
-        # Imported when the arguments are known to be right: TensorFlow takes seconds.
+        # Imported only once the arguments are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from trainers.runs import network_pictures, rebuilding
 
@@ -52,19 +58,19 @@ def main(folders):
 
 
 def writable(folder):
-    """The folder, if pictures can be written to it.
+    """Returns the folder, which need not exist yet, if it can be written to.
 
     Raises:
-        ValueError: if not.
+        ValueError: if it cannot.
     """
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--out must be a folder that can be written to. Received: {folder}")
+        raise ValueError(f"--out must be a writable folder. Received: --out={folder}")
     return folder
 
 
 def short_names(folders):
-    """The last parts of the paths, as many as it takes to tell them apart.
+    """Shortens paths to their last parts, as many as it takes to tell them apart.
 
     >>> short_names(["a/digits", "b/digits"])
     ['a/digits', 'b/digits']
@@ -78,11 +84,11 @@ def short_names(folders):
 
 
 def draw_curves(out, runs):
-    """Draws the loss, and what was measured while the runs trained.
+    """Draws the loss and what was measured during training.
 
     Args:
-        out: folder of the pictures.
-        runs: metrics of one run, or dict from name to them.
+        out: `pathlib.Path`, folder of the plots.
+        runs: the metrics of one run, or a dict from names to those of several.
     """
     from keras_bt import plots
 
@@ -91,7 +97,7 @@ def draw_curves(out, runs):
     try:
         plots.measures(out / "measures.png", runs)
     except plots.NothingMeasuredError:
-        print("Left out: measures.png, as no measures were taken during training.")
+        print("Not drawn: measures.png, as nothing was measured during training.")
     else:
         print(out / "measures.png")
 

@@ -1,7 +1,7 @@
 """Draws what the model will see: python -m trainers.preview_views --data=SOURCE --out=grid.png.
 
-Takes the flags and recipes of trainers.pretrain, so that its command line can be copied. Nothing
-is trained and nothing but the picture is written.
+It takes the flags and recipes of trainers.pretrain, so that command line can be copied. Nothing is
+trained, and only the picture is written.
 """
 
 import os
@@ -10,23 +10,23 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from trainers import pretrain  # the latter defines the flags of a run
-from trainers.cli import command  # the latter defines the flags of a run
+from trainers import pretrain  # which defines the flags of a run
+from trainers.cli import command
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("out", "views.png", "The picture to write, a PNG file.")
-flags.DEFINE_integer("images", 8, "Images to draw, chosen at random by --seed.", 1, 100)
-flags.DEFINE_integer("draws", 3, "Draws of each view.", 1, 20)
-flags.DEFINE_integer("sample", 1000, "Images to open for the figures on sizes.", 1)
+flags.DEFINE_string("out", "views.png", "PNG file to write.")
+flags.DEFINE_integer("images", 8, "Number of images to draw, chosen at random by --seed.", 1, 100)
+flags.DEFINE_integer("draws", 3, "Number of random draws of each view.", 1, 20)
+flags.DEFINE_integer("sample", 1000, "Number of images to open for statistics of their sizes.", 1)
 
 
 def main():
-    """Says what the data are and draws some images with several draws of both views."""
+    """Describes the data and draws some images, each with several draws of both views."""
     with command.mistakes:
         settings = pretrain.read_settings()
         out = writable(FLAGS.out)
-        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import data
             from trainers.runs import pretraining, preview_grid
@@ -41,7 +41,9 @@ def main():
         print(about_sizes(train, sizes, FLAGS.image_size))
         print(about_unreadable(train.unreadable), end="")
         if not shown:
-            raise data.DataError(f"There must be an image that can be read. Received: {FLAGS.data}")
+            raise data.DataError(
+                f"At least one image must be readable. Received: {FLAGS.data}, with none."
+            )
         drawn = [
             preview_grid.draw_views(views, image, FLAGS.draws, (FLAGS.seed, row))
             for row, (image, _) in enumerate(shown)
@@ -54,22 +56,22 @@ def main():
 
 
 def writable(path):
-    """The path of a picture that can be written.
+    """Returns the path of the picture, whose folder need not exist yet.
 
     Raises:
-        ValueError: if it cannot, or is no PNG.
+        ValueError: if it cannot be written, or is not a PNG file.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"out must end in .png. Received: --out={path}")
+        raise ValueError(f"--out must end in .png. Received: --out={path}")
     parent = next(p for p in path.absolute().parents if p.exists())
     if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"out must be a file that can be written. Received: --out={path}")
+        raise ValueError(f"--out must be a writable file. Received: --out={path}")
     return path
 
 
 def about(source, purpose):
-    """How many images and classes a source has."""
+    """Describes the number of images and classes of a source."""
     names = source.class_names
     if names is None:
         return f"{source.num_examples:,} images to {purpose}, without labels"
@@ -82,13 +84,13 @@ def look(source, count, sample, seed):
 
     Args:
         source: `keras_bt.data.Source`.
-        count: how many images to return.
-        sample: how many to open.
-        seed: of the choice.
+        count: int, number of images to return.
+        sample: int, number of images to open.
+        seed: int, determines the sample.
 
     Returns:
         list of up to `count` pairs (image uint8 (h, w, 3), class name or None).
-        list of (height, width) of all images opened that could be read.
+        list of (height, width), of every image in the sample that could be read.
     """
     import tensorflow as tf
 
@@ -98,7 +100,7 @@ def look(source, count, sample, seed):
         order = np.random.RandomState(seed).permutation(source.num_examples)[:sample]
         references = tf.data.Dataset.from_tensor_slices(order)
 
-        def decode(number):  # however many cannot be read: all of them are to be named
+        def decode(number):  # stop=False: all unreadable images are to be named, however many
             return *source.image(number, stop=False), source.label(number)
     else:
         references = source.in_order().take(sample)  # tfds has shuffled its records already
@@ -115,7 +117,7 @@ def look(source, count, sample, seed):
 
 
 def class_of(label, source):
-    """The name of an image's class, or of all its classes; None without labels."""
+    """Returns the name of an image's class, or of all its classes; None without labels."""
     if source.class_names is None:
         return None
     labels = np.flatnonzero(label == 1) if source.multilabel else [label]
@@ -123,7 +125,7 @@ def class_of(label, source):
 
 
 def about_sizes(source, sizes, image_size):
-    """The sizes of the images, and whether the views are larger."""
+    """Describes the sizes of the images, and how many are smaller than the views."""
     if not sizes:
         return "No image could be read"
     heights, widths = np.array(sizes).T
@@ -139,17 +141,17 @@ def about_sizes(source, sizes, image_size):
         )
     smaller = np.mean(np.minimum(heights, widths) < image_size)
     if smaller:
-        text += f"; {100 * smaller:.0f}% are smaller than the views and are enlarged"
+        text += f"; {100 * smaller:.0f}% are smaller than the views and get enlarged"
     return text
 
 
 def about_unreadable(unreadable):
-    """The images that could not be read, a line each; nothing if there are none."""
+    """Lists the images that could not be read, one per line; "" if there are none."""
     if not len(unreadable):
         return ""
     lines = [
         f"{len(unreadable):,} could not be read; training would "
-        + ("skip them:" if len(unreadable) <= unreadable.limit else "stop, as these are over 1%:")
+        + ("skip them:" if len(unreadable) <= unreadable.limit else "stop, as they exceed 1%:")
     ]
     lines += [f"  {name}: {reason}" for name, reason in sorted(unreadable.reasons.items())]
     return "\n".join(lines) + "\n"

@@ -400,7 +400,7 @@ def test_what_was_made_with_a_backbone_since_trained_anew_is_refused(write, tmp_
     os.utime(backbone, (now - 10, now - 10))
     sweeps.check_folders([run])
     os.utime(backbone, (now + 10, now + 10))
-    with pytest.raises(ValueError, match=r"trained anew since\. Delete it"):
+    with pytest.raises(ValueError, match=r"retrained since\. Delete it"):
         sweeps.check_folders([run])
 
 
@@ -585,9 +585,7 @@ def test_a_file_that_is_not_whole_is_no_result(write, tmp_path):
     (run.folder / "linear_probe_fast_600.json").write_text(json.dumps(found))
     assert run.measures() == {"accuracy": 0.5}
     (run.folder / "linear_probe_fast_600.json").write_text("{}")
-    with pytest.raises(
-        ValueError, match=r"linear_probe_fast_600\.json must hold what was measured"
-    ):
+    with pytest.raises(ValueError, match=r"linear_probe_fast_600\.json must hold the results"):
         run.measures()
 
 
@@ -654,7 +652,7 @@ def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path, 
     made = [{"at": 1, "flags": {"width": 1}}, {"at": 2, "flags": {"fails": "yes"}}]
     entries = [taking(3, "width=1"), taking(4, "fails=yes"), *made]
     sweep = read(write("a", runs=entries), tmp_path / "runs")
-    with pytest.raises(ValueError, match=r"width=1-seed0 must be done before"):
+    with pytest.raises(ValueError, match=r"width=1-seed0 must be run first"):
         sweeps.check_folders(sweep.runs[:1])
     sweeps.check_folders(sweep.runs)
     work = queue.Queue(list(sweep.runs), jobs=3)
@@ -665,7 +663,7 @@ def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path, 
     ended, began = notes(tmp_path, "ended"), notes(tmp_path, "began")
     assert began[names[0]] >= ended[names[2]]
     output = capsys.readouterr().out
-    assert f"{names[1]}: left out, without {names[3]}" in output
+    assert f"{names[1]}: skipped, as {names[3]} has no backbone" in output
     assert "4/4" in output.splitlines()[-1]
     # Trained, but for the measuring: that will do.
     sweep.runs[3].folder.mkdir()
@@ -890,7 +888,7 @@ def test_ctrl_c_in_a_terminal_lets_the_runs_save(write, fake_module, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "The same command goes on from here." in output
+    assert "The same command continues from here." in output
     assert "Traceback" not in errors
     assert not notes(out / "runs", "hurried")
     assert len(notes(out / "runs", "saved")) == 2

@@ -273,7 +273,10 @@ def test_imagenet_takes_the_official_subset(tmp_path, monkeypatch, capsys, backb
         (["--schedule=linear"], ["schedule must be one of cosine, step", "linear"]),
         (["--head_rate=0"], ["head_rate must be a number > 0", "--head_rate=0.0"]),
         (["--backbone_rate=nan"], ["backbone_rate", "nan"]),
-        (["--from_scratch", "--head_rate=1"], ["has one rate, --scratch_rate", "--head_rate=1.0"]),
+        (
+            ["--from_scratch", "--head_rate=1"],
+            ["takes a single rate, --scratch_rate", "--head_rate=1.0"],
+        ),
         (["--from_scratch", "--scratch_rate=-1"], ["scratch_rate must be a number > 0", "-1"]),
         (["--epochs=0"], ["epochs", "0"]),
         (["--backbone={tmp}/text.keras"], ["backbone must be a Keras model", "text.keras"]),

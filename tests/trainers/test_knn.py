@@ -153,14 +153,14 @@ def test_few_classes_have_no_top5_and_a_fifth_is_held_out(backbone, tmp_path, ca
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--k=0"], r"k must be whole numbers from 1, such as 20,200. Received: --k=0"),
+        (["--k=0"], r"k must be whole numbers ≥ 1, such as 20,200. Received: --k=0"),
         (["--k=a"], "Received: --k=a"),
         (["--k=20,,3"], "Received: --k=20,,3"),
         (["--k="], "Received: --k="),
         (["--k=2.5"], "Received: --k=2.5"),
-        (["--temperature=0"], "temperature must be a number above 0. Received: --temperature=0"),
-        (["--temperature=nan"], "temperature must be a number above 0"),
-        (["--temperature=inf"], "temperature must be a number above 0"),
+        (["--temperature=0"], "temperature must be a number > 0. Received: --temperature=0"),
+        (["--temperature=nan"], "temperature must be a number > 0"),
+        (["--temperature=inf"], "temperature must be a number > 0"),
         (["--batch_size=0"], "batch_size"),
         (["--k=20,1298"], "number of training images. Received: --k=1298 for 1,297"),
         (["--data=nothing"], "nothing"),
@@ -201,7 +201,7 @@ def test_places_that_cannot_be_written_to(backbone, tmp_path, capsys):
     for flag in (f"--out={tmp_path / 'file' / 'knn.json'}", f"--cache_dir={tmp_path / 'file'}"):
         assert str(tmp_path / "file") in script.mistake(capsys, "knn", *good, flag)
     line = script.mistake(capsys, "knn", *good, f"--out={tmp_path}")
-    assert f"out must be a file that can be written. Received: --out={tmp_path}" in line
+    assert f"out must be a writable file. Received: --out={tmp_path}" in line
     assert not list(tmp_path.parent.glob("*partial*"))
 
 

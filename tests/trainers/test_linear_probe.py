@@ -162,7 +162,7 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
         assert word in output
     common = [f"--backbone={backbone}", "--data=pets", "--image_size=16", *flags]
     line = script.mistake(capsys, "linear_probe", *common)
-    assert "several labels are measured with --fast" in line
+    assert "several labels require --fast" in line
     line = script.mistake(capsys, "linear_probe", *common, "--fast", "--labels=10%")
     assert "one label per image" in line
 
@@ -176,17 +176,17 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
         (["--labels=0", "--fast"], ["not of 0 images", "labels=0"]),
         (["--labels=200%", "--fast"], ["at most", "labels=200%"]),
         (["--labels=abc", "--fast"], ["such as 1%", "labels=abc"]),
-        (["--data=folder:{tmp}/flat"], ["flat", "abelled images"]),
+        (["--data=folder:{tmp}/flat"], ["flat", "Labeled images"]),
         (["--data=folder:{tmp}/one"], ["two classes"]),
         (["--backbone={tmp}/text.keras"], ["Keras model", "text.keras"]),
         (["--backbone={tmp}/nothing"], ["nothing"]),
         (["--rate=0"], ["rate must be a number > 0"]),
-        (["--schedule=step"], ["go together"]),
+        (["--schedule=step"], ["given together"]),
         (["--schedule=step", "--milestones=a"], ["milestones must be epochs", "a"]),
         (["--schedule=step", "--milestones=7", "--epochs=7"], ["from 1 to 6", "7"]),
-        (["--draws=10"], ["--draws goes with --fast"]),
+        (["--draws=10"], ["--draws requires --fast"]),
         (["--draws=10", "--fast"], ["needs a part of the labels"]),
-        (["--raw_pixels"], ["--raw_pixels goes with --fast"]),
+        (["--raw_pixels"], ["--raw_pixels requires --fast"]),
         (["--strategy=mirrored", "--batch_size=33"], ["divide evenly", "33"]),
         (["--workdir={tmp}/flat"], ["holds other files"]),
     ],

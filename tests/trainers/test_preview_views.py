@@ -124,12 +124,12 @@ def test_class_names_of_any_script_are_drawn(tmp_path):
     [
         (["--data=imagenot"], ["Data must be one of", "imagenot"]),
         (["--data=folder:{tmp}/none"], ["none"]),
-        (["--data=folder:{tmp}/broken"], ["must be an image that can be read", "broken"]),
-        (["--out={tmp}/file.png/grid.png"], ["out must be a file that can be written"]),
-        (["--out={tmp}/folder.png"], ["out must be a file that can be written"]),
+        (["--data=folder:{tmp}/broken"], ["one image must be readable", "broken"]),
+        (["--out={tmp}/file.png/grid.png"], ["--out must be a writable file"]),
+        (["--out={tmp}/folder.png"], ["--out must be a writable file"]),
         (["--out={tmp}/grid.jpg"], ["out must end in .png", "grid.jpg"]),
         (["--images=0"], ["images", "0"]),
-        (["--projector=8x"], ["projector must be widths"]),
+        (["--projector=8x"], ["projector must be layer widths"]),
         (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
     ],
 )

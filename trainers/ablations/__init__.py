@@ -1,1 +1,1 @@
-"""Experiments: sweeps over settings, objectives other than the paper's, tables and pictures."""
+"""Experiments: sweeps over settings, objectives other than the paper's, tables and plots."""

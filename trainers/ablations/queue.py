@@ -1,4 +1,4 @@
-"""Makes the runs of sweeps, some at a time, and says how far it has come."""
+"""Makes the runs of sweeps, several at a time, and reports progress."""
 
 import contextlib
 import dataclasses
@@ -20,11 +20,11 @@ _PAUSE = 0.2  # seconds between looks at the processes
 
 @dataclasses.dataclass
 class Queue:
-    """What is to be run.
+    """A queue of runs.
 
     Args:
-        runs: list of `trainers.ablations.sweeps.Run`.
-        jobs: int, processes at a time; the cores are divided among them.
+        runs: list of `trainers.ablations.sweeps.Run`s.
+        jobs: int, concurrent processes, which the cores are divided among.
 
     Attributes:
         failed: list of runs that ended with an error.
@@ -38,10 +38,10 @@ class Queue:
         self._running = {}  # place among the jobs → Job
 
     def work(self):
-        """Makes all runs that are not finished.
+        """Makes all unfinished runs.
 
         Raises:
-            KeyboardInterrupt: it was interrupted or terminated; the processes have saved and ended.
+            KeyboardInterrupt: if interrupted or terminated, once the processes have saved.
         """
         self.failed.clear()
         unique = {run.folder: run for run in self.runs}
@@ -68,7 +68,7 @@ class Queue:
                 self._stop()
 
     def _next(self, waiting):
-        """The first run that need not wait for the backbone of another, or None."""
+        """Returns the first run that need not wait for another's backbone, or None."""
         unfinished = {run.folder for run in waiting}
         unfinished |= {job.run.folder for job in self._running.values()}
         return next((run for run in waiting if run.needs not in unfinished), None)
@@ -76,7 +76,9 @@ class Queue:
     def _start(self, place, run, bar):
         if run.needs and not run.backbone_file.exists():
             self.failed.append(run)
-            tqdm.write(f"{run.folder.name}: left out, without {run.needs.name}", file=sys.stdout)
+            tqdm.write(
+                f"{run.folder.name}: skipped, as {run.needs.name} has no backbone", file=sys.stdout
+            )
             bar.update()
             return
         run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,18 +90,18 @@ class Queue:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt from the keyboard reaches it through `_stop`
+                start_new_session=True,  # a keyboard interrupt reaches it through `_stop`
             )
         self._running[place] = Job(run, process, time.time())
         if sys.stdout.isatty():
-            tqdm.write(f"{run.folder.name}: begun, tail -f {shlex.quote(str(log_file(run)))}")
+            tqdm.write(f"{run.folder.name}: started; tail -f {shlex.quote(str(log_file(run)))}")
         if self.jobs > 1 and hasattr(os, "sched_setaffinity"):
             cores = sorted(os.sched_getaffinity(0))[place :: self.jobs]
             if cores:
                 os.sched_setaffinity(process.pid, cores)
 
     def _look(self, bar):
-        """Takes note of the processes that have ended."""
+        """Reports the processes that have ended."""
         for place, job in list(self._running.items()):
             if job.process.poll() is None:
                 continue
@@ -118,7 +120,7 @@ class Queue:
             bar.refresh()  # its clock
 
     def _stop(self):
-        """Ends what still runs, and waits until it has saved its state."""
+        """Terminates what still runs, and waits until it has saved its state."""
         for job in self._running.values():
             job.process.terminate()
         for job in self._running.values():
@@ -128,14 +130,14 @@ class Queue:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run and the process that makes it, since when in seconds since 1970."""
+    """A run, the process that makes it, and when that began, in seconds since 1970."""
 
     run: sweeps.Run
     process: subprocess.Popen
     began: float
 
     def note_time(self):
-        """Adds the time of the process to the run's, which is returned, in seconds."""
+        """Adds the time of the process to that of the run, and returns the sum in seconds."""
         record = self.run.record()
         record["seconds"] = round(record["seconds"] + time.time() - self.began, 1)
         workdir.write_json(self.run.record_file, record)
@@ -144,7 +146,7 @@ class Job:
 
 @contextlib.contextmanager
 def _signals_interrupt():
-    """Treats the end of the terminal, unless that is ignored, and SIGTERM like Ctrl-C."""
+    """Treats SIGTERM, and SIGHUP unless it is ignored, like Ctrl-C."""
     numbers = [signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -157,11 +159,11 @@ def _signals_interrupt():
 
 
 def last_line(run):
-    """What a run said last: why it failed, most likely."""
+    """Returns the last line that a run printed, most likely why it failed."""
     lines = log_file(run).read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def log_file(run):
-    """Where a run's output goes: beside its folder, which is not there yet when it begins."""
+    """Returns the file of a run's output, beside its folder, which does not exist at the start."""
     return pathlib.Path(f"{run.folder}.log")

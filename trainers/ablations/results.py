@@ -1,4 +1,4 @@
-"""What sweeps have found: a table and a picture of each."""
+"""Results of sweeps: a table and a plot of each."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ from trainers.ablations.sweeps import MEASURES
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the runs of one setting reached.
+    """The results of one setting.
 
     Attributes:
         at: number or string, place on the horizontal axis.
-        series: string, the curve.
-        values: dict from a measure to its values, a float 0 to 1 for each seed that is done.
-        wanted: int, how many seeds there are to be.
+        series: string, the curve that it belongs to.
+        values: dict from measures to lists of floats 0 to 1, one for each finished seed.
+        wanted: int, number of seeds in the sweep.
     """
 
     at: int | float | str
@@ -27,7 +27,7 @@ class Row:
 
 
 def rows(runs):
-    """Collects the results of runs by their settings: a list of `Row`."""
+    """Groups the results of runs by setting: a list of `Row`s."""
     groups = {}
     for run in runs:
         groups.setdefault((run.series, run.at), {})[run.folder] = run  # each seed once
@@ -45,14 +45,14 @@ def rows(runs):
 
 
 def mean_and_deviation(values):
-    """The mean and the standard deviation over seeds (n − 1), NaN where it is unknown."""
+    """Computes mean and standard deviation (n − 1) over seeds, NaN where unknown."""
     values = np.asarray(values, float)
     mean = values.mean() if values.size else np.nan
     return mean, values.std(ddof=1) if values.size > 1 else np.nan
 
 
 def table(sweep):
-    """The table of a sweep in Markdown, in percent: mean ± deviation over the seeds."""
+    """Formats a sweep as a Markdown table, in percent: mean ± deviation over the seeds."""
     own, references = rows(sweep.runs), rows(sweep.references)
     found = own + references
     measures = [name for name in MEASURES if any(name in row.values for row in found)]
@@ -80,16 +80,17 @@ def table(sweep):
 
 
 def picture(path, sweep):
-    """Draws a sweep: a panel for every measure, a curve for every series, bars over the seeds.
+    """Draws a sweep: a panel per measure, a curve per series, error bars over the seeds.
 
-    Numbers lie on the horizontal axis. Categories lie below each other, for their names are long.
+    Numbers lie along the horizontal axis. Categories are listed down the vertical axis, as their
+    names are long.
 
     Args:
         path: file to write.
-        sweep: `trainers.ablations.sweeps.Sweep`; settings without a result are left out.
+        sweep: `trainers.ablations.sweeps.Sweep`; settings without results are left out.
 
     Returns:
-        Whether there was something to draw.
+        bool, False if there is nothing to draw.
     """
     found = [row for row in rows(sweep.runs) if row.values]
     measures = [name for name in MEASURES if any(name in row.values for row in found)]
@@ -123,7 +124,7 @@ def picture(path, sweep):
 
 
 def label(sweep, measure):
-    """What a measure is called in a table or picture."""
+    """Returns the name of a measure in tables and plots."""
     if measure != "few_labels":
         return MEASURES[measure]
     return f"linear probe, {sweep.runs[0].flags.get('few_labels', 600)} labels"
@@ -146,7 +147,7 @@ def _curves(panel, places, found, measure, references, log):
 
 
 def _list(panel, places, found, measure, references):
-    """Draws accuracy beside categories."""
+    """Draws accuracy by category."""
     for index, (name, own) in enumerate(_by_series(found).items()):
         means, deviations = _percent(own, measure)
         at = [places.index(row.at) for row in own]
@@ -162,25 +163,25 @@ _REFERENCE_STYLES = [{"color": "#777777", "linestyle": style} for style in ("--"
 
 
 def _by_series(found):
-    """Rows by the names of their curves."""
+    """Groups rows by the names of their curves."""
     names = dict.fromkeys(row.series for row in found)
     return {name or "Barlow Twins": [r for r in found if r.series == name] for name in names}
 
 
 def _percent(found, measure):
-    """Means and deviations in percent, the latter NaN, which is no bar, where they are unknown."""
+    """Returns means and deviations in percent; unknown deviations are NaN, drawn as no bar."""
     pairs = [mean_and_deviation(row.values[measure]) for row in found]
     return 100 * np.array(pairs).T
 
 
 def _style(index):
-    """Color and mark of a curve."""
+    """Returns color and marker of a curve."""
     color = figures.COLORS[index % len(figures.COLORS)]
     return {"color": color, "marker": figures.MARKS[index % len(figures.MARKS)]}
 
 
 def write(folder, sweep):
-    """Writes table, picture and figures of a sweep into a folder; returns the table and times."""
+    """Writes a sweep's table, plot and numbers into a folder; returns the table and times."""
     text = f"{table(sweep)}\n\n{times(sweep)}"
     (folder / f"{sweep.name}.md").write_text(
         f"# {sweep.title}\n\n{sweep.finding}\n\n{text}\n", encoding="utf-8"
@@ -195,7 +196,7 @@ def write(folder, sweep):
 
 
 def times(sweep):
-    """How long the runs took, in words."""
+    """Describes how long the runs took."""
     done = {run.folder: run.record()["seconds"] for run in sweep.runs if run.measures() is not None}
     if not done:
         return "No run is finished."

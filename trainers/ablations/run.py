@@ -1,10 +1,10 @@
 """One run of a sweep: python -m trainers.ablations.run --workdir=DIR [flags of trainers.pretrain].
 
-Trains as trainers.pretrain does, if wanted with another objective (--variant), and measures the
-backbone into DIR/measured.json: nearest neighbors (k = 20), a linear probe with all labels, and
-the mean over ten draws of one with --few_labels labels, as many of each class. With
---measure=untrained or =pixels nothing is trained, and the backbone as it starts, or the images
-themselves, are measured instead. Run again, it continues where it stopped.
+Pretrains as trainers.pretrain does, optionally with another objective (--variant), and measures the
+backbone. DIR/measured.json gets the accuracy of nearest neighbors (k = 20), of a linear probe with
+all labels, and of one with --few_labels labels, the same number from each class, averaged over ten
+draws. With --measure=untrained or --measure=pixels nothing is trained: the untrained backbone or
+the raw pixels are measured instead. The same command continues an interrupted run.
 """
 
 import pathlib
@@ -21,19 +21,24 @@ flags.DEFINE_enum(
     "variant",
     "published",
     ["published", "invariance", "redundancy", "features", "unnormalised"],
-    "Objective, or projector: see trainers.ablations.variants.",
-    module_name=pretrain.__name__,  # among the settings that a workdir keeps
+    "Variant of the objective or projector; see trainers.ablations.variants.",
+    module_name=pretrain.__name__,  # so that it is among the settings that a workdir keeps
 )
 flags.DEFINE_enum(
-    "measure", "trained", ["trained", "untrained", "pixels"], "What to train and measure."
+    "measure",
+    "trained",
+    ["trained", "untrained", "pixels"],
+    "Features to measure: of the trained or the untrained backbone, or raw pixels.",
 )
-flags.DEFINE_integer("few_labels", 600, "Labels for the probe with few, of all classes.", 1)
+flags.DEFINE_integer(
+    "few_labels", 600, "Labels of the few-label probe, all classes together.", lower_bound=1
+)
 MEASURED = "measured.json"
 DRAWS = 10
 
 
 def main():
-    """Trains what is not trained yet, and measures it."""
+    """Trains the backbone, unless that is done or not wanted, and measures it."""
     started = time.time()
     with command.mistakes:
         if not FLAGS.workdir:
@@ -43,11 +48,11 @@ def main():
             from trainers.runs.labelled import labelled_halves
 
         train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
-        # The same images for all seeds, or their spread would be that of the images too.
+        # The same images for all seeds, or their spread would include that of the images.
         train, test, where = labelled_halves(train, test, seed=0)
         if train is None or train.multilabel:
             raise ValueError(
-                f"A sweep needs images with one label each. Received: {FLAGS.data}, {where}."
+                f"A sweep requires images with one label each. Received: {FLAGS.data}, {where}."
             )
     FLAGS.evaluate = False
     if FLAGS.measure == "trained":
@@ -70,7 +75,7 @@ def main():
 
 
 def measure(train_features, labels, test_features, test_labels):
-    """Measures features by the three protocols.
+    """Measures features by nearest neighbors and by linear probes with all and with few labels.
 
     Args:
         train_features: float array (n, d).
@@ -79,8 +84,8 @@ def measure(train_features, labels, test_features, test_labels):
         test_labels: int array (m,).
 
     Returns:
-        dict of accuracies, 0 to 1; `few`, the number of few labels, and the deviation over their
-        draws.
+        dict of the accuracies `knn`, `probe` and `few_labels`, 0 to 1; `few`, the number of few
+        labels; and `few_labels_deviation`, the standard deviation over their draws.
     """
     from keras_bt.evaluation.knn import knn_accuracy
     from trainers.runs import fast_probe
@@ -99,14 +104,14 @@ def measure(train_features, labels, test_features, test_labels):
 
 
 def variants():
-    """The classes by the name of the variant."""
+    """Returns the classes by the names of their variants."""
     from trainers.ablations.variants import VARIANTS
 
     return VARIANTS
 
 
 def features(train, test):
-    """Features and labels of both sources, by the trained backbone or one that is not."""
+    """Extracts both sources' features and labels, by the trained or the untrained backbone."""
     import tensorflow as tf
 
     from keras_bt import data, workdir

@@ -1,13 +1,13 @@
-"""Objectives and projectors that the paper compares its own with, in its table 5.
+"""Objectives and projectors that the paper compares with its own in table 5.
 
-None of them is for use: they show what the parts of the method are for.
+They are not meant for use, but show what each part of the method is for.
 
 published     Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²
-invariance    its first term alone
-redundancy    its second term alone
-features      each embedding is standardized over its d features instead of each feature over the
-              n images, and C = z_Aᵀ z_B / n of these
-unnormalised  the published objective after a projector without BatchNormalization
+invariance    the first term alone
+redundancy    the second term alone
+features      C = z_Aᵀ z_B / n with each embedding standardized over its d features instead of each
+              feature over the n images
+unnormalised  the published objective on a projector without BatchNormalization
 """
 
 import keras
@@ -19,7 +19,7 @@ from trainers.runs.pretraining import Pretraining
 
 
 class Invariance(BarlowTwins):
-    """Only the invariance term is minimized; the other is still reported."""
+    """Barlow Twins that minimizes the invariance term only; the other is still reported."""
 
     def terms(self, za, zb, replicas):
         """See `BarlowTwins.terms`."""
@@ -28,7 +28,7 @@ class Invariance(BarlowTwins):
 
 
 class Redundancy(BarlowTwins):
-    """Only the redundancy term is minimized; the other is still reported."""
+    """Barlow Twins that minimizes the redundancy term only; the other is still reported."""
 
     def terms(self, za, zb, replicas):
         """See `BarlowTwins.terms`."""
@@ -37,13 +37,13 @@ class Redundancy(BarlowTwins):
 
 
 class Features(BarlowTwins):
-    """Embeddings are normalized along their features. On one replica."""
+    """Barlow Twins with embeddings normalized along their features, on one replica."""
 
     def terms(self, za, zb, replicas):
         """See `BarlowTwins.terms`."""
         if replicas.count > 1:
             raise ValueError(
-                "Normalization along features is for one device: --strategy=one. "
+                "Normalization along features requires one device: --strategy=one. "
                 f"Received: {replicas.count} replicas."
             )
         za, zb = (_standardized_along_features(z) for z in (za, zb))
@@ -56,14 +56,14 @@ class Features(BarlowTwins):
 
 
 def _standardized_along_features(z):
-    """(n, d) → float32 (n, d), each row with mean 0 and deviation 1."""
+    """Standardizes each row: (n, d) → float32 (n, d) with mean 0 and deviation 1."""
     return ops.transpose(standardize(ops.transpose(z)))
 
 
 def unnormalised_projector(widths, input_dim, name="projector"):
-    """The projector without BatchNormalization; arguments and result as `projector`'s.
+    """Builds the projector without BatchNormalization; arguments and result are `projector`'s.
 
-    What is left are linear layers, whose biases BatchNormalization had made needless, and ReLUs.
+    This leaves ReLUs and linear layers with biases, which BatchNormalization would make redundant.
     """
     inputs = x = keras.Input((input_dim,))
     for layer in projector(tuple(widths), input_dim).layers:

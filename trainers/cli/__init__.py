@@ -1,1 +1,1 @@
-"""How a script starts and ends, and the flags that several share."""
+"""How commands start and end, and the flags that several of them share."""

@@ -1,4 +1,4 @@
-"""How a script starts and how it ends: flags in, one clear line for a mistake."""
+"""How a command starts and ends: flags in, one clear line for a mistake."""
 
 import contextlib
 import os
@@ -12,23 +12,24 @@ RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 
 
 def run(main, default_recipe=None, positional=False):
-    """Parses the flags and runs `main()`; a user's mistake ends with one line and status 1.
+    """Parses the flags and runs `main()`; a user's mistake ends in one line and status 1.
 
-    A mistake is a `ValueError` or `OSError` raised by the parsing, or by what `main` does inside
+    A mistake is an error of the flags, or a `ValueError` or `OSError` that `main` raises inside
     `with mistakes:`.
 
     Args:
-        main: function without arguments, or of the list of the arguments that are no flags.
-        default_recipe: function from the arguments of the command line to the name of a recipe,
-            or None; asked if there is no `--flagfile`.
-        positional: whether there may be arguments that are no flags.
+        main: function without arguments or, if `positional`, of the list of arguments that are not
+            flags.
+        default_recipe: function from the command line's arguments to the name of a recipe or None,
+            called if there is no `--flagfile`.
+        positional: bool, whether arguments other than flags are allowed.
     """
 
     def parse(argv):
         given = any(argument.lstrip("-").startswith("flagfile") for argument in argv[1:])
         recipe = None if given or default_recipe is None else default_recipe(argv[1:])
         if recipe:
-            # First, so that the flags of the command line have the last word.
+            # First, so that flags on the command line override it.
             argv = [argv[0], f"--flagfile={RECIPES / recipe}.flags", *argv[1:]]
         try:
             rest = flags.FLAGS(argv)
@@ -47,15 +48,15 @@ def run(main, default_recipe=None, positional=False):
 
 @contextlib.contextmanager
 def quiet_start():
-    """Around `import tensorflow`: hides what it notes on starting, unless it fails.
+    """Hides what TensorFlow logs when it is imported inside this context, unless that fails.
 
-    Its first lines obey no setting, and it looks for GPUs only when asked. With
-    TF_CPP_MIN_LOG_LEVEL in the environment all are shown.
+    No setting silences its first lines, and it looks for GPUs only when asked to. If
+    TF_CPP_MIN_LOG_LEVEL is set in the environment, everything is shown.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # from here on warnings and errors alone
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # from here on, only errors
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as hidden:
@@ -75,10 +76,9 @@ def quiet_start():
 
 
 class Mistakes:
-    """`with mistakes:` reports a `ValueError` or `OSError` as a user's mistake.
+    """A context, `with mistakes:`, that reports a `ValueError` or `OSError` as a user's mistake.
 
-    Those of training are the user's as well: a loss that is no number, a disk that is full, images
-    that cannot be read.
+    Those of training count too: a loss that is not finite, a full disk, unreadable images.
     """
 
     def __enter__(self):
@@ -88,7 +88,7 @@ class Mistakes:
         full = error is not None and "No space left on device" in str(error)
         if isinstance(error, (ValueError, OSError)):
             fail(error)
-        if full and isinstance(error, Exception):  # as TensorFlow says it
+        if full and isinstance(error, Exception):  # as TensorFlow reports it
             fail(str(error).strip().splitlines()[0])
 
 
@@ -96,7 +96,7 @@ mistakes = Mistakes()
 
 
 def fail(message):
-    """Ends the program with one line and status 1."""
+    """Ends the program with a one-line error message and status 1."""
     sys.stdout.flush()
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(1)

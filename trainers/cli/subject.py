@@ -1,7 +1,7 @@
-"""What is measured: a backbone and labeled images, by the flags that the measuring scripts share.
+"""The backbone and labeled images to measure, from flags that the measuring commands share.
 
-`--backbone=RUN` takes the backbone of a run of `trainers.pretrain`, and its data and image size
-where no others are given.
+`--backbone=RUN` takes the backbone of a `trainers.pretrain` run, along with its data and image size
+unless others are given.
 """
 
 import dataclasses
@@ -13,27 +13,39 @@ from absl import flags
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string(
-    "backbone", None, "What to measure: the folder of a run of trainers.pretrain, or a .keras file."
+    "backbone",
+    None,
+    "Pretrained backbone: the folder of a trainers.pretrain run, or a .keras file.",
 )
 flags.DEFINE_string(
     "data",
     None,
-    "Labeled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: the run's.",
+    "Labeled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: those of the "
+    "backbone's run.",
 )
-flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
+flags.DEFINE_string("data_dir", None, "Folder where tfds keeps its data sets. Default: tfds's own.")
 flags.DEFINE_integer(
-    "image_size", None, "Side of the images in pixels. Default: the run's.", lower_bound=1
+    "image_size",
+    None,
+    "Side of the square images in pixels. Default: that of the backbone's run.",
+    lower_bound=1,
 )
 flags.DEFINE_integer(
     "resize",
     None,
-    "Shorter side of an image before the center is cut out. Default: 256/224 of image_size; "
-    "image_size where all images are alike and no larger.",
+    "Shorter side in pixels to which images are resized before the center crop. Default: 256/224 "
+    "of --image_size, or --image_size if all images have the same size and are no larger.",
     lower_bound=1,
 )
-flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", 0, 2**31 - 1)
+flags.DEFINE_integer(
+    "seed",
+    0,
+    "Seed for all random choices: held-out images, labels, weights, data order and crops.",
+    0,
+    2**31 - 1,
+)
 flags.DEFINE_string(
-    "cache_dir", None, "Where features are kept. Default: features/ beside the backbone."
+    "cache_dir", None, "Folder that caches features. Default: features/ beside the backbone."
 )
 
 
@@ -43,15 +55,16 @@ class Subject:
 
     Attributes:
         backbone: `keras.Model`, (b, h, w, 3) → (b, features).
-        file: path of its .keras file.
-        folder: where results go unless the user says otherwise: the run's, or the file's.
-        data: what the user calls the images.
-        train: labeled `keras_bt.data.Source`, to fit on.
-        test: labeled `keras_bt.data.Source`, to measure on.
-        where: what is measured on, in words.
-        image_size: int, pixels.
-        resize: int or None, see `keras_bt.data.evaluation_batches`.
-        cache: folder of the features.
+        file: its .keras file.
+        folder: folder of the run or of the file, where results go by default.
+        data: specification of the images, as in `--data`.
+        train: labeled `keras_bt.data.Source` to fit on.
+        test: labeled `keras_bt.data.Source` to measure on.
+        where: description of the images that are measured on.
+        image_size: side in pixels.
+        resize: shorter side in pixels before the center crop, or None for the default of
+            `keras_bt.data.evaluation_batches`.
+        cache: folder that caches features.
     """
 
     backbone: object
@@ -66,7 +79,7 @@ class Subject:
     cache: pathlib.Path
 
     def __str__(self):
-        """What is measured, for the terminal."""
+        """Describes backbone and data for the terminal."""
         return (
             f"Backbone: {self.file}, {self.backbone.output_shape[-1]:,} features\n"
             f"Data: {self.data}, {self.train.num_examples:,} images to fit on; measured on "
@@ -75,19 +88,19 @@ class Subject:
 
     @property
     def digest(self):
-        """SHA-256 of the backbone's file, to tell one from another wherever they lie."""
+        """SHA-256 of the backbone's file, which identifies it wherever the file is."""
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
     def features(self, source, name, batch_size=256):
-        """Features and labels of `train` or `test`, from the cache or else extracted into it.
+        """Reads the features and labels of a source from the cache, or extracts them into it.
 
         Args:
-            source: one of the two.
-            name: string, what to call its images above the progress bar.
+            source: `train` or `test`.
+            name: string, the kind of images that the line above the progress bar names.
             batch_size: int.
 
         Returns:
-            See `keras_bt.evaluation.feature_cache.cached_features`.
+            Features and labels; see `keras_bt.evaluation.feature_cache.cached_features`.
         """
         from keras_bt.evaluation.feature_cache import cached_features
 
@@ -103,14 +116,14 @@ class Subject:
 
 
 def read():
-    """Opens what the flags name.
+    """Opens the backbone and the images that the flags name.
 
     Returns:
         A `Subject`.
 
     Raises:
-        ValueError, OSError: the backbone is none, the images cannot be opened, have no labels or
-            one class only, or a setting is missing.
+        ValueError, OSError: if the backbone or the images cannot be opened, the images have no
+            labels or a single class, or a flag is missing.
     """
     import numpy as np
 
@@ -128,12 +141,12 @@ def read():
     train, test = data.open_source(spec, FLAGS.data_dir)
     halves = labelled_halves(train, test, FLAGS.seed)
     if halves[0] is None:
-        raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}.")
+        raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}")
     labels = halves[0].labels()
     if labels.ndim == 1 and len(np.unique(labels)) < 2:
         raise ValueError(
             "Images of two classes or more are needed. "
-            f"Received: {spec}, which has images of one class only."
+            f"Received: {spec}, whose images are all of one class."
         )
     cache = pathlib.Path(FLAGS.cache_dir) if FLAGS.cache_dir else file.parent / "features"
     return Subject(backbone, file, file.parent, spec, *halves, image_size, FLAGS.resize, cache)

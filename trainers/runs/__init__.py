@@ -1,1 +1,1 @@
-"""What the scripts run: trainings, measurements, and what watches them."""
+"""Runs: the training, measuring and monitoring behind the commands."""

@@ -1,4 +1,4 @@
-"""Backbones for the scripts: a ResNet by its name, or a model from a file."""
+"""Backbones for the commands: a ResNet by name or a model from a file."""
 
 import pathlib
 
@@ -32,13 +32,16 @@ def build(name, stem, width, image_size):
 
 
 def find(name):
-    """The file of a backbone, and the settings of its run, {} if it belongs to none.
+    """Finds the file of a backbone, and the settings of its run.
 
     Args:
-        name: folder of a run or path of a .keras file.
+        name: folder of a run, or path of a .keras file.
+
+    Returns:
+        `pathlib.Path` of the file, and the settings, a dict that is empty outside a run.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: if there is no such file.
     """
     if not name:
         raise ValueError(
@@ -49,7 +52,7 @@ def find(name):
     if not file.is_file():
         hint = ""
         if Workdir(path).config.is_file():
-            hint = ", for this run is not finished: the same trainers.pretrain command continues it"
+            hint = ", as this run is not finished; the same trainers.pretrain command continues it"
         raise ValueError(
             "--backbone must be the folder of a run or a .keras file. "
             f"Received: {name}, but there is no {file}{hint}."
@@ -59,7 +62,11 @@ def find(name):
 
 
 def load(path, image_size):
-    """Loads a `.keras` file and tries it on one image."""
+    """Loads a backbone from a `.keras` file and tries it on one image.
+
+    Raises:
+        ValueError: if it is not a Keras model from images of this size to vectors.
+    """
     try:
         backbone = keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises nearly anything for a file that is not one
@@ -68,7 +75,7 @@ def load(path, image_size):
         len(backbone.output_shape) != 2
     ):
         raise ValueError(
-            "backbone must return one vector per image, a shape (None, length). Received: "
+            "backbone must return one vector per image, of shape (None, length). Received: "
             f"{path}, whose output shape is {getattr(backbone, 'output_shape', None)}."
         )
     try:
@@ -82,10 +89,10 @@ def load(path, image_size):
 
 
 def switch_blocks_on(backbone):
-    """Sets to one each gamma that starts at zero, so that an untrained backbone is a fair rival.
+    """Sets every γ that starts at zero to one, which makes an untrained backbone a fair baseline.
 
-    At the start every residual block is the identity, and all that is left of the network is a
-    few strided pixels: 17% on the digits with 5 labels per class, against 55% with random blocks.
+    With γ = 0 every residual block is the identity, and all that is left of the network is a few
+    strided pixels: 17% on the digits with 5 labels per class, against 55% with random blocks.
     """
     for layer in backbone._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:

@@ -1,4 +1,4 @@
-"""Probes on features kept on disk: what `trainers.linear_probe --fast` does."""
+"""Probes on features kept on disk, behind `trainers.linear_probe --fast`."""
 
 import dataclasses
 import pathlib
@@ -13,37 +13,39 @@ from keras_bt.evaluation.linear import FEW_LABEL_C, logistic_probe
 from keras_bt.evaluation.report import percent
 from keras_bt.evaluation.svm import svm_probe
 
-# With fewer labels of a class the search for C would rest on one or two images of it.
+# With fewer labels in a class, the search for C would rest on one or two of its images.
 _LEAST_TO_SEARCH = 10
 _BACKBONE, _PIXELS = "backbone", "raw pixels"
 
 
 def run(subject, settings, raw_pixels, folder, started):
-    """Extracts features or takes those on disk, fits the probe, and writes what it reached.
+    """Extracts features or reads those on disk, fits the probe and writes its accuracies.
 
-    Writes `linear_probe_fast.json` and, where every image has one label,
-    `linear_probe_fast.npz`: the labels and the predictions for the backbone (of the first draw).
-    With a part of the labels, their number is part of the names.
+    Writes `linear_probe_fast.json` and, if every image has one label, `linear_probe_fast.npz` with
+    the labels and the backbone's predictions (of the first draw). With part of the labels, the file
+    names contain how many.
 
     Args:
         subject: `trainers.cli.subject.Subject`.
-        settings: dict with `labels`, `draws` and `seed`.
-        raw_pixels: whether to measure the pixels themselves as well.
+        settings: dict of `labels`, `draws` and `seed`.
+        raw_pixels: bool, whether to measure raw pixels as well.
         folder: where to write.
-        started: seconds since 1970.
+        started: float, when the command started, in seconds since 1970.
 
     Returns:
-        What to tell the user.
+        string, the report for the terminal.
 
     Raises:
-        ValueError: labels and settings do not go together.
+        ValueError: if labels and settings do not go together.
     """
     train, test = subject.train, subject.test
     if settings["draws"] > 1 and settings["labels"] == "100%":
-        raise ValueError("--draws needs a part of the labels. Received: --labels=100%")
+        raise ValueError(
+            "--draws needs a part of the labels, such as --labels=10%. Received: --labels=100%"
+        )
     if train.multilabel and settings["labels"] != "100%":
         raise ValueError(
-            "A part of the labels is drawn class by class and needs one label per image. "
+            "A part of the labels is drawn class by class, which needs one label per image. "
             f"Received: --labels={settings['labels']} for {subject.data}."
         )
     if not train.multilabel:
@@ -91,7 +93,7 @@ def single(arrays, settings):
 
     Args:
         arrays: features and labels to fit on, features and labels to measure on.
-        settings: dict with `labels`, `draws` and `seed`.
+        settings: dict of `labels`, `draws` and `seed`.
 
     Returns:
         dict of JSON values, accuracies 0 to 1, and the `predictions` of the first draw.
@@ -126,7 +128,7 @@ def single(arrays, settings):
 
 
 def single_report(rows, settings, subject):
-    """What `single` found, as lines for the terminal."""
+    """Formats the results of `single` as lines for the terminal."""
     images = next(iter(rows.values()))["images"]
     draws = f", mean of {settings['draws']} draws" if settings["draws"] > 1 else ""
     lines = [
@@ -145,22 +147,22 @@ def single_report(rows, settings, subject):
         top5 = percent(row["top5"])
         lines.append(f"{name:12}{top1:>14}{top5:>8}{c:>14}{row['seconds']:10.1f}")
         if not row["converged"]:
-            lines.append(f"{'':12}(not fitted to the end: a little more may be possible)")
+            lines.append(f"{'':12}(not converged: slightly more may be possible)")
     return lines
 
 
 def several(arrays, settings):
-    """Fits a support vector machine per class; arguments and result as `single`'s."""
+    """Fits a support vector machine per class; arguments and result are those of `single`."""
     result = svm_probe(*arrays, seed=settings["seed"], progress=True)
     return {"images": len(arrays[0]), **dataclasses.asdict(result)}
 
 
 def several_report(rows, settings, subject):
-    """What `several` found, as lines for the terminal: one per class, and the mean."""
+    """Formats the results of `several` as lines for the terminal: each class, then the means."""
     lines = [
         "",
-        "A linear support vector machine per class; average precision in percent, as VOC 2007 "
-        f"defines it, on {subject.where}:",
+        "One linear support vector machine per class; average precision in percent, as defined by "
+        f"VOC 2007, on {subject.where}:",
         "",
         "".join([f"{'':24}", *(f"{name:>14}{'C':>8}" for name in rows)]),
     ]
@@ -174,7 +176,7 @@ def several_report(rows, settings, subject):
     for name, key in (("mean", "mean_average_precision"), ("mean, area under curve", "mean_area")):
         means = (f"{percent(row[key]):>14}{'':8}" for row in rows.values())
         lines.append("".join([f"{name:24}", *means]).rstrip())
-    lines.append("Published figures are mostly areas under the curve.")
+    lines.append("Most published results are areas under the curve.")
     if any(None in row["average_precisions"] for row in rows.values()):
-        lines.append("A dash: too few images of the class to fit or to measure.")
+        lines.append("A dash means too few images of the class to fit or to measure.")
     return lines

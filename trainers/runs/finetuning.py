@@ -1,4 +1,4 @@
-"""A fine-tuning run: what `trainers.finetune` does with its flags."""
+"""The fine-tuning run behind `trainers.finetune`."""
 
 import json
 import math
@@ -16,16 +16,16 @@ from trainers.runs import running, skipped_images
 
 EVALUATION_BATCH = 256
 _FROM_SCRATCH = "_from_scratch"
-# What two runs must have in common to be compared: the same labels, the same work.
+# Settings that two runs must share to be compared: the same labels and the same work.
 BUDGET = ("data", "labels", "seed", "epochs", "batch_size", "image_size", "resize", "min_area")
 BUDGET += ("flip", "backbone_sha256")
 
 
 class Finetuning(running.ClassifierRun):
-    """One run: classifier, data, training, and what is reported of it.
+    """A fine-tuning run: classifier, data, training and report.
 
     Args:
-        settings: dict, what determines the run, see `trainers.finetune.read_settings`.
+        settings: dict from `trainers.finetune.read_settings`, which determines the run.
         subject: `trainers.cli.subject.Subject`.
         train: `keras_bt.data.Source`, the labeled images to train on.
         strategy: `tf.distribute.Strategy`.
@@ -51,7 +51,11 @@ class Finetuning(running.ClassifierRun):
         self.model = self.build()
 
     def even(self, count, name):
-        """The greatest number up to `count` that divides evenly across replicas."""
+        """Rounds `count` down to a number that divides evenly across replicas.
+
+        Raises:
+            ValueError: if there are fewer than replicas.
+        """
         replicas = self.strategy.num_replicas_in_sync
         if count < replicas:
             raise ValueError(
@@ -61,7 +65,7 @@ class Finetuning(running.ClassifierRun):
         return count - count % replicas
 
     def build(self):
-        """The compiled classifier at the start of training."""
+        """Builds the compiled classifier at the start of training."""
         s = self.settings
         keras.utils.set_random_seed(s["seed"])
         with self.strategy.scope():
@@ -75,7 +79,7 @@ class Finetuning(running.ClassifierRun):
         return model
 
     def description(self):
-        """What is going to happen, for the terminal."""
+        """Describes the run before it starts, for the terminal."""
         s = self.settings
         replicas = self.strategy.num_replicas_in_sync
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
@@ -94,17 +98,17 @@ class Finetuning(running.ClassifierRun):
         ]
         if self.batch_size < s["batch_size"]:
             lines.append(
-                f"A batch is cut to {self.batch_size} images, from {s['batch_size']}: more of them "
+                f"The batch size is cut to {self.batch_size} images, from {s['batch_size']}: "
                 + (
-                    "there are not."
+                    "there are no more images."
                     if s["batch_size"] > self.train.num_examples
-                    else "would not divide evenly across replicas."
+                    else "more would not divide evenly across replicas."
                 )
             )
         return "\n".join([*lines, f"Everything is written to {self.run.path}"])
 
     def fit(self, first_epoch, log_every, measure_every, verbose):
-        """Trains to the last epoch; measures after it, and after every so many."""
+        """Trains to the last epoch; measures every `measure_every` epochs and after the last."""
         s, run = self.settings, self.run
         if first_epoch:
             print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
@@ -120,7 +124,7 @@ class Finetuning(running.ClassifierRun):
             validation_data=data.evaluation_batches(
                 self.test, s["image_size"], self.test_batch_size, s["resize"]
             ),
-            # The data set does not know its length, and Keras would warn of its end.
+            # The data set does not know its length, and Keras would warn at its end.
             validation_steps=math.ceil(self.test.num_examples / self.test_batch_size),
             validation_freq=[*range(measure_every, s["epochs"], measure_every), s["epochs"]],
             callbacks=running.callbacks(
@@ -145,8 +149,8 @@ class Finetuning(running.ClassifierRun):
         seconds = time.time() - started
         summary = {
             "last": accuracies[-1],
-            # The best of each over the epochs, as the published code reports them. Chosen on the
-            # test images, hence a little flattering.
+            # The best of each over the epochs, as the published code reports them. Being chosen on
+            # the test images, they are slightly flattering.
             "best": {k: best_of(accuracies, k) for k in ("top1", "top5")}
             | {"epoch": max(accuracies, key=lambda epoch: epoch["top1"])["epoch"]},
             "measured_on": self.subject.where,
@@ -163,14 +167,14 @@ class Finetuning(running.ClassifierRun):
 
 
 class WarnOfRates(keras.callbacks.Callback):
-    """Says after the first epoch if the loss is far above that of guessing.
+    """Warns after the first epoch if the loss is far above that of guessing.
 
-    The rate that a head bears falls with the square of its features, and these grow with the rates
-    of the pretraining, above all with that of biases and γ (docs/experiments.md).
+    The rate that a head tolerates falls with the square of its features' size, which grows with the
+    rates of pretraining, above all with that of biases and γ (docs/experiments.md).
 
     Args:
         guessing: float, the loss of guessing, log(classes).
-        settings: dict, of the run.
+        settings: dict, those of the run.
     """
 
     def __init__(self, guessing, settings):
@@ -180,25 +184,25 @@ class WarnOfRates(keras.callbacks.Callback):
         self.flag, self.rate = f"--{name}", settings["head_rate"]
 
     def on_epoch_end(self, epoch, logs=None):
-        """Looks at the first epoch's loss."""
+        """Checks the first epoch's loss."""
         loss = logs["loss"]
         if epoch == 0 and loss > 10 * self.guessing:
             print(
-                f"\nwarning: The loss is {loss:.0f}, where guessing has {self.guessing:.1f}: "
-                f"{self.flag}={self.rate:g} is too high for these features, and the backbone may "
-                f"be spoilt. Try {self.flag}={self.rate / 100:g}, in another --workdir."
+                f"\nwarning: The loss is {loss:.0f}, but guessing gives {self.guessing:.1f}: "
+                f"{self.flag}={self.rate:g} is too high for these features and may have ruined the "
+                f"backbone. Try {self.flag}={self.rate / 100:g}, in another --workdir."
             )
 
 
 def accuracy_per_epoch(metrics):
-    """The accuracies on the test images after each epoch that was measured.
+    """Extracts the accuracies on the test images after each measured epoch.
 
     Args:
-        metrics: list of dicts, see `keras_bt.callbacks.metrics_log.read_metrics`.
+        metrics: list of dicts from `keras_bt.callbacks.metrics_log.read_metrics`.
 
     Returns:
-        list of dicts with `epoch`, from 1, `top1`, and `top5`, None where there are five classes
-        or fewer; 0 to 1.
+        list of dicts of `epoch`, from 1, `top1`, 0 to 1, and `top5`, which is None for five classes
+        or fewer.
     """
     return [
         {"epoch": line["epoch"], "top1": line["val_top1"], "top5": line.get("val_top5")}
@@ -208,20 +212,20 @@ def accuracy_per_epoch(metrics):
 
 
 def best_of(accuracies, name):
-    """The highest accuracy of that name over the epochs, None if it was not measured."""
+    """Returns the highest accuracy of that name over the epochs, None if it was not measured."""
     values = [epoch[name] for epoch in accuracies]
     return None if None in values else max(values)
 
 
 def sibling_summary(path, settings):
-    """The summary of the run beside this one that started otherwise, from scratch or pretrained.
+    """Reads the summary of this run's counterpart: from scratch if it is pretrained, or vice versa.
 
     Args:
-        path: `pathlib.Path`, folder of this run; the other has or has not `_from_scratch` added.
-        settings: dict, of this run.
+        path: `pathlib.Path`, folder of this run; the other's differs by `_from_scratch` at its end.
+        settings: dict, those of this run.
 
     Returns:
-        dict, or None where there is no such run, it is not finished, or it had another budget.
+        dict, or None if there is no such run, it is not finished, or its budget differs.
     """
     name = path.absolute().name
     other = name.removesuffix(_FROM_SCRATCH) if settings["from_scratch"] else name + _FROM_SCRATCH
@@ -234,18 +238,18 @@ def sibling_summary(path, settings):
         comparable = all(theirs[key] == settings[key] for key in BUDGET)
         comparable &= theirs["from_scratch"] != settings["from_scratch"]
         return summary if comparable and summary["last"]["top1"] is not None else None
-    except (ValueError, KeyError, TypeError):  # another program's, or of another version
+    except (ValueError, KeyError, TypeError):  # from another program or version
         return None
 
 
 def closing_message(run, summary, other, seconds):
-    """What a person wants to know at the end.
+    """Returns the report that ends the run.
 
     Args:
         run: `keras_bt.workdir.Workdir`.
-        summary: dict of this run.
-        other: dict of the run to compare with, or None.
-        seconds: float.
+        summary: dict, that of this run.
+        other: dict, that of the run to compare with, or None.
+        seconds: float, duration of this call.
     """
     from_scratch = summary["settings"]["from_scratch"]
     names = ["pretrained", "from scratch"]
@@ -266,16 +270,16 @@ def closing_message(run, summary, other, seconds):
             for name in sorted(rows, key=names.index, reverse=True)
         ),
         "",
-        f"Best after an epoch: top-1 {percent(best['top1'])} (epoch {best['epoch']}), top-5 "
-        f"{percent(best['top5'])}. That epoch was chosen on the images measured on; the last "
-        "epoch was not.",
+        f"Best over the epochs: top-1 {percent(best['top1'])} (epoch {best['epoch']}), top-5 "
+        f"{percent(best['top5'])}. The best epoch is chosen on the images measured on, which "
+        "flatters it; the last is not.",
     ]
     if other is not None:
         gain = rows["pretrained"]["last"]["top1"] - rows["from scratch"]["last"]["top1"]
-        worth = "Pretraining is worth" if gain >= 0 else "Pretraining did harm:"
-        lines.append(f"{worth} {100 * gain:+.1f} points of top-1 here.")
+        effect = "Pretraining gains" if gain >= 0 else "Pretraining hurts:"
+        lines.append(f"{effect} {100 * gain:+.1f} points of top-1 here.")
     elif from_scratch:
         lines.append("The same command without --from_scratch shows what pretraining is worth.")
     else:
-        lines.append("To see what pretraining is worth: the same command with --from_scratch.")
-    return "\n".join([*lines, f"The classifier: {run.path / 'classifier.keras'}"])
+        lines.append("The same command with --from_scratch shows what pretraining is worth.")
+    return "\n".join([*lines, f"The classifier is in {run.path / 'classifier.keras'}"])

@@ -1,4 +1,4 @@
-"""Labeled images to fit a probe on, and others to measure it on."""
+"""Labeled images to fit a probe on and others to measure it on."""
 
 import re
 
@@ -8,15 +8,15 @@ from keras_bt import data
 
 
 def labelled_halves(train, test, seed):
-    """The labeled sources to fit and to measure on.
+    """Chooses the labeled sources to fit on and to measure on.
 
     Args:
         train: `keras_bt.data.Source`.
-        test: likewise, or None: then a fifth of `train` is held out.
-        seed: int, of the choice of that fifth.
+        test: `keras_bt.data.Source`, or None to hold out a fifth of `train`.
+        seed: int, determines that fifth.
 
     Returns:
-        (train, test, what is measured on in words), or (None, None, why nothing can be measured).
+        (train, test, description of `test`), or (None, None, why nothing can be measured).
     """
     if train.class_names is None or (test is not None and test.class_names is None):
         return None, None, "not measured: the images have no labels"
@@ -28,31 +28,31 @@ def labelled_halves(train, test, seed):
     if len(np.unique(labels[rest])) < 2 or not len(held_out):
         return None, None, "not measured: too few images or only one class"
     where = (
-        f"{len(held_out):,} of the training images, for there is no test set: held out from the "
+        f"{len(held_out):,} of the training images, as there is no test set: held out from the "
         "probes, but not from pretraining"
     )
     return train.subset(rest), train.subset(held_out), where
 
 
 def labelled_part(subject, labels, seed, data_dir):
-    """The images to train on.
+    """Chooses the images to train a classifier on.
 
     Args:
         subject: `trainers.cli.subject.Subject`.
-        labels: a share such as "1%" or a number of images.
+        labels: string, a share such as "1%" or a number of images.
         seed: int, of the draw.
-        data_dir: where the data sets of tfds lie, or None.
+        data_dir: folder where tfds keeps its data sets, or None for its own.
 
     Returns:
-        A `keras_bt.data.Source`: of ImageNet, for 1% and 10%, the official subset; else as many
-        images of each class, drawn from `subject.train`.
+        A `keras_bt.data.Source`: the official subset for 1% and 10% of ImageNet, otherwise the same
+        number of images from each class, drawn from `subject.train`.
 
     Raises:
-        ValueError: there is no such part, or images have several labels.
+        ValueError: if there is no such part, or images have several labels.
     """
     if subject.train.multilabel:
         raise ValueError(
-            "Training a classifier needs images with one label each. "
+            "Training a classifier requires images with one label each. "
             f"Received: {subject.data}, whose images have several."
         )
     official = {"1%": "1pct", "10%": "10pct"}.get(labels)
@@ -61,7 +61,7 @@ def labelled_part(subject, labels, seed, data_dir):
     share = re.fullmatch(r"(\d+(?:\.\d+)?)%", labels)
     if share and float(share[1]) / 100 * subject.train.num_examples < 0.5:
         raise ValueError(
-            "labels must be at least one image. "
+            "--labels must be at least one image. "
             f"Received: --labels={labels} of {subject.train.num_examples:,} images."
         )
     return data.labelled_subset(subject.train, labels, seed)

@@ -1,4 +1,4 @@
-"""A run of the linear protocol: what `trainers.linear_probe` does without --fast."""
+"""The run of the linear protocol behind `trainers.linear_probe` without --fast."""
 
 import math
 import time
@@ -17,14 +17,14 @@ EVALUATION_BATCH = 256
 
 
 class LinearProbing(running.ClassifierRun):
-    """One run: classifier, data, training, and what is reported of it.
+    """A run of the linear protocol: classifier, data, training and report.
 
     Args:
-        settings: dict, what determines the run, see `trainers.linear_probe.read_settings`.
+        settings: dict from `trainers.linear_probe.read_settings`, which determines the run.
         subject: `trainers.cli.subject.Subject`.
-        strategy: name of the strategy.
+        strategy: string, name of the strategy.
         run: `keras_bt.workdir.Workdir`.
-        data_dir: where the data sets of tfds lie, or None.
+        data_dir: folder where tfds keeps its data sets, or None for its own.
 
     Raises:
         ValueError: if settings and data do not go together.
@@ -56,7 +56,7 @@ class LinearProbing(running.ClassifierRun):
             )
 
     def __str__(self):
-        """What is going to happen, for the terminal."""
+        """Describes the run before it starts, for the terminal."""
         s = self.settings
         steps = f" at epochs {', '.join(map(str, s['milestones']))}" if s["milestones"] else ""
         devices = f"{self.replicas} replicas" if self.replicas > 1 else "one device"
@@ -68,13 +68,13 @@ class LinearProbing(running.ClassifierRun):
         )
 
     def fit(self, first_epoch, log_every, verbose):
-        """Trains to the last epoch, measuring after each."""
+        """Trains to the last epoch and measures after each."""
         s, run = self.settings, self.run
         if first_epoch:
             print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
         if first_epoch >= s["epochs"]:
             return
-        # Under several replicas the first test batch must divide evenly.
+        # On several replicas the first test batch must divide evenly.
         test_batch = min(EVALUATION_BATCH, self.subject.test.num_examples)
         test_batch = max(1, test_batch - test_batch % self.replicas)
         linear_protocol.train(
@@ -90,8 +90,8 @@ class LinearProbing(running.ClassifierRun):
                 log_every,
                 first_epoch * self.steps_per_epoch,
                 self.batch_size,
-                advice="Try a lower --rate; if that does not help, the backbone's features are no "
-                "numbers.",
+                advice="Try a lower --rate; if that does not help, the backbone's features are not "
+                "finite.",
             ),
             verbose=verbose,
         )
@@ -127,8 +127,8 @@ class LinearProbing(running.ClassifierRun):
             f"{'last epoch':24}{percent(summary['top1']):>8}{percent(summary['top5']):>8}",
             f"{'best of all epochs':24}{percent(summary['best_top1']):>8}"
             f"{percent(summary['best_top5']):>8}",
-            f"\nTop-1 was best after epoch {summary['best_epoch']}; that epoch was chosen on the "
-            "images measured on, the last was not.",
-            f"These figures: {run.summary}; those of every epoch: {run.metrics}",
+            f"\nTop-1 was best after epoch {summary['best_epoch']}. The best epoch is chosen on "
+            "the images measured on, which flatters it; the last is not.",
+            f"These results: {run.summary}; those of every epoch: {run.metrics}",
         ]
         return "\n".join([*lines, *skipped_images.closing_lines(run.path, skipped)])

@@ -1,4 +1,4 @@
-"""What watches a pretraining run: callbacks that measure the representation as it is trained."""
+"""Callbacks that measure the representation while it is being trained."""
 
 from keras_bt.callbacks.diagnostics import Diagnostics
 from keras_bt.callbacks.labelled_subset import LabelledSubset
@@ -8,19 +8,19 @@ from keras_bt.callbacks.pictures import Pictures
 from keras_bt.data.tfds import RecordSource
 from trainers.runs.labelled import labelled_halves
 
-PICTURES = 3  # of each kind, over a run
+PICTURES = 3  # of each kind over a run
 
 
 def monitors(job, every, max_images):
-    """The callbacks, for `job.fit`.
+    """Returns the monitoring callbacks for `job.fit`.
 
     Args:
         job: `trainers.runs.pretraining.Pretraining`.
-        every: int, epochs between looks; 0 for no callbacks.
-        max_images: int, labeled training images to measure accuracy with, 0 for none.
+        every: int, epochs between measurements; 0 for no callbacks.
+        max_images: int, labeled training images to measure accuracy with; 0 for none.
 
     Returns:
-        List of Keras callbacks. None of them changes the training.
+        List of Keras callbacks. Training is unaffected by all of them.
 
     Raises:
         ValueError: if too many images cannot be read.
@@ -42,12 +42,12 @@ def monitors(job, every, max_images):
 
 
 def labelled_subset(job, max_images):
-    """Labeled images of the run's sources, or None where there are none to compare with."""
+    """Draws labeled images from the run's sources; None if they cannot give an accuracy."""
     train, test = job.train, job.test
     if max_images == 0 or train.class_names is None or len(train.class_names) < 2:
         return None
     if train.multilabel or (test is None and isinstance(train, RecordSource)):
-        return None  # a part of records can only be held out by reading all of them
+        return None  # holding out part of the records would take reading all of them
     train, test, _ = labelled_halves(train, test, job.settings["seed"])
     if train is None:
         return None

@@ -1,4 +1,4 @@
-"""Pictures of what the network of a run has learned, beside the network that it began as."""
+"""Plots of what a run's network has learned, beside those of the untrained network."""
 
 import numpy as np
 
@@ -16,13 +16,14 @@ _QUERIES, _NEIGHBOURS = 8, 8
 
 
 def draw(out, job, epochs, max_images):
-    """Draws C, spectra, maps, neighbors and the confusion matrix, and prints their paths.
+    """Draws C, spectra, feature maps, neighbors and the confusion matrix, and prints their paths.
 
     Args:
-        out: `pathlib.Path`, folder of the pictures.
-        job: `trainers.runs.pretraining.Pretraining`, its model restored.
-        epochs: int, how many epochs the model has trained.
-        max_images: int, how many images are looked at, and how many more for neighbors and probe.
+        out: `pathlib.Path`, folder of the plots.
+        job: `trainers.runs.pretraining.Pretraining` with its model restored.
+        epochs: int, number of epochs that the model has trained.
+        max_images: int, largest number of images to plot, and of further ones for neighbors and the
+            linear probe.
     """
     seed, image_size = job.settings["seed"], job.settings["image_size"]
     after = f"after epoch {epochs}"
@@ -50,7 +51,7 @@ def draw(out, job, epochs, max_images):
         found = seen, features[after]
         if not train:
             drawn("neighbours", draw_neighbours, *found, *found, None, seed)
-            print(f"Left out: the colors of classes, and confusion.png ({why_not}).")
+            print(f"Not drawn: the colors of classes and confusion.png ({why_not}).")
             return
         fitted = Sample(train, image_size, max_images, seed)
         known = fitted, fitted.features(job.model.backbone)
@@ -60,19 +61,19 @@ def draw(out, job, epochs, max_images):
 
 
 def labels_or_reason(job):
-    """Labeled sources to fit on and to look at, as `labelled_halves`, one class per image."""
+    """Returns labeled sources to fit on and to plot, as `labelled_halves`, one class per image."""
     train, test, why_not = labelled_halves(job.train, job.test, job.settings["seed"])
     if train is None:
         return None, None, why_not.removeprefix("not measured: ")
     if getattr(train, "multilabel", False):
         return None, None, "the images have several labels each"
     if len(np.unique(train.labels())) < 2:
-        return None, None, "the images are of one class only"
+        return None, None, "all images are of one class"
     return train, test, None
 
 
 def correlations(models, view_a, view_b):
-    """C of each network for the first views of the run, in inference mode."""
+    """Computes C of each network for the first views of the run, in inference mode."""
     view_a, view_b = view_a[:_BATCH], view_b[:_BATCH]
     return {
         name: np.asarray(cross_correlation(model.embed(view_a), model.embed(view_b)))
@@ -81,13 +82,13 @@ def correlations(models, view_a, view_b):
 
 
 class Sample:
-    """Some images of a source, the same whenever they are asked for.
+    """A fixed sample of the images of a source.
 
     Args:
         source: `keras_bt.data.Source`.
         image_size: int, side in pixels.
-        most: int, how many images at most.
-        seed: int, of the choice.
+        most: int, largest number of images.
+        seed: int, determines the sample.
     """
 
     def __init__(self, source, image_size, most, seed):
@@ -101,22 +102,22 @@ class Sample:
         self._source, self.labels = source, None
 
     def __len__(self):
-        """How many images there are, known once they have been read."""
+        """Returns the number of images, known once they have been read."""
         return len(self.labels)
 
     def batches(self, **normalization):
-        """Batches (images, labels) as a network is to see them."""
+        """Returns batches (images, labels), prepared for a network."""
         size = self._image_size
         batches = data.evaluation_batches(self._source, size, _BATCH, **normalization)
         return batches if self._batches is None else batches.take(self._batches)
 
     def features(self, backbone):
-        """Features float32 (n, d) of the images; their labels are kept."""
+        """Extracts the images' features, float32 (n, d), and keeps their labels in `labels`."""
         features, self.labels = extract_features(backbone, self.batches())
         return features
 
     def images(self, numbers):
-        """The images with these numbers, as cut for the network, floats (len(numbers), s, s, 3)."""
+        """Returns the images with these numbers, as cropped for the network, (count, s, s, 3)."""
         wanted, found, start = set(numbers), {}, 0
         for images, _ in self.batches(mean=(0, 0, 0), std=(1, 1, 1)).as_numpy_iterator():
             for number in wanted & set(range(start, start + len(images))):
@@ -126,54 +127,54 @@ class Sample:
 
 
 def project(projector, features):
-    """Embeddings float32 (n, d) of features, in inference mode."""
+    """Projects features to embeddings, float32 (n, d), in inference mode."""
     embed = inference_function(projector)
     parts = [embed(features[i : i + _BATCH]).numpy() for i in range(0, len(features), _BATCH)]
     return np.concatenate(parts)
 
 
 def choose_queries(labels, count, seed):
-    """Numbers of some random images, of as many classes as possible.
+    """Chooses random images from as many classes as possible.
 
     Args:
-        labels: int array (n,); all alike where there are none.
-        count: int.
+        labels: int array (n,); all equal for images without labels.
+        count: int, number of images to choose.
         seed: int.
 
     Returns:
-        list of up to `count` numbers, by class.
+        list of up to `count` image numbers, ordered by class.
     """
     order = np.random.RandomState(seed).permutation(len(labels))
-    turn = {}  # how many of its class came before an image
+    turn = {}  # class → number of its images so far, less one
     rank = [turn.update({label: turn.get(label, -1) + 1}) or turn[label] for label in labels[order]]
     chosen = order[np.argsort(rank, kind="stable")][:count]
     return sorted(chosen.tolist(), key=lambda number: (labels[number], number))
 
 
 def draw_neighbours(path, queried, query_features, searched, features, class_names, seed):
-    """Draws some images of one sample with their nearest neighbors in another, or in itself.
+    """Draws some images of one sample with their nearest neighbors in another, or in the same.
 
     Args:
-        path: the picture.
+        path: file to write.
         queried: `Sample` of the queries.
         query_features: float32 (m, d), those of `queried`.
-        searched: `Sample` that neighbors are taken from.
+        searched: `Sample` that holds the neighbors.
         features: float32 (n, d), those of `searched`.
-        class_names: or None for images without labels.
-        seed: int, of the choice of queries.
+        class_names: list of strings, or None for images without labels.
+        seed: int, determines the queries.
     """
     classes = queried.labels if class_names else np.zeros(len(query_features), int)
     chosen = choose_queries(classes, _QUERIES, seed)
     itself = searched is queried
     k = min(_NEIGHBOURS, len(features) - itself)
     similarities, found = nearest_neighbours(features, query_features[chosen], k + itself)
-    if itself:  # every image is its own nearest neighbor; of equal ones another may come first
+    if itself:  # an image is its own nearest neighbor, but a duplicate may come first
         others = found != np.array(chosen)[:, None]
         others[others.all(axis=1), -1] = False
         similarities, found = (part[others].reshape(-1, k) for part in (similarities, found))
     images = searched.images(found.ravel().tolist())
     labels = (queried.labels[chosen], searched.labels[found]) if class_names else (None, None)
-    where = "the other images" if itself else f"{len(features):,} images of the training set"
+    where = "the other images" if itself else f"{len(features):,} training images"
     plots.neighbours(
         path,
         queried.images(chosen),
@@ -181,20 +182,20 @@ def draw_neighbours(path, queried, query_features, searched, features, class_nam
         similarities,
         *labels,
         class_names,
-        f"Nearest among {where}, by cosine similarity of features",
+        f"Nearest neighbors among {where}, by cosine similarity of features",
     )
 
 
 def fit_probe(fitted, fitted_features, seen, features, seed):
-    """Labels, predictions and title of a linear probe fitted on one sample, used on another."""
+    """Fits a linear probe on one sample; returns labels, predictions and title for another."""
     result = logistic_probe(fitted_features, fitted.labels, features, seen.labels, seed=seed)
     return seen.labels, result.predictions, f"Linear probe with {len(fitted):,} labels"
 
 
 def probe_of(run, test):
-    """Labels, predictions and title of what `trainers.linear_probe --fast` has left, or None.
+    """Reads labels, predictions and title from this run's `trainers.linear_probe --fast`, if any.
 
-    What belongs to other images or to an earlier state of the network does not count.
+    Returns None also if they belong to other images or to an earlier state of the network.
     """
     path = run.path / "evaluation" / "linear_probe_fast.npz"
     if not path.is_file() or path.stat().st_mtime < newest_checkpoint(run).stat().st_mtime:

@@ -1,4 +1,4 @@
-"""A pretraining run: what `trainers.pretrain` does with its flags."""
+"""The pretraining run behind `trainers.pretrain`."""
 
 import dataclasses
 import functools
@@ -30,17 +30,17 @@ from trainers.runs import backbones, running, skipped_images
 from trainers.runs.labelled import labelled_halves
 
 EVALUATION_BATCH = 256
-# Pairs of views that are looked at before, while and after the run trains: as many as in a batch,
-# up to here. Of 8192 dimensions the singular values of the monitors then take about a second.
+# Largest number of view pairs examined before, during and after training, out of one batch. In 8192
+# dimensions the singular values for the monitors then take about a second.
 FIRST_PAIRS = 512
 CAUSES = (
     "Most likely the rate is too high (--rate) or the warm-up too short (--warmup_epochs); with "
-    "float16 try bfloat16."
+    "float16, try bfloat16."
 )
 
 
 class Pretraining:
-    """One run: model, data, training, and what is reported of it.
+    """A pretraining run: model, data, training and report.
 
     Args:
         settings: dict, the flags of `trainers.pretrain` that determine the run.
@@ -48,14 +48,14 @@ class Pretraining:
         test: labeled source to measure on, or None.
         strategy: `tf.distribute.Strategy`.
         run: `keras_bt.workdir.Workdir`.
-        on_nonfinite: see `BarlowTwins`.
-        remat: see `BarlowTwins`.
+        on_nonfinite: as in `BarlowTwins`.
+        remat: as in `BarlowTwins`.
 
     Raises:
         ValueError: if settings and data do not go together.
     """
 
-    # Other ones are experiments: see trainers.ablations.
+    # Overridden in experiments: see trainers.ablations.
     model_class = BarlowTwins
     projector = staticmethod(projector)
 
@@ -65,7 +65,7 @@ class Pretraining:
         self.train, self.test = train, test
         self.sources = [source for source in (train, test) if source is not None]
         self.strategy = strategy
-        self.leads = is_chief(strategy)  # of several workers, one writes and speaks
+        self.leads = is_chief(strategy)  # of several workers, only one writes and prints
         self.run = run
         batch_size, replicas = settings["batch_size"], strategy.num_replicas_in_sync
         if batch_size % replicas:
@@ -79,7 +79,7 @@ class Pretraining:
         self.model = self.build(strategy)
 
     def build(self, strategy):
-        """The model at the start of training: the same each time that it is called."""
+        """Builds the compiled model at the start of training, the same on every call."""
         s = self.settings
         keras.utils.set_random_seed(s["seed"])
         with strategy.scope():
@@ -104,7 +104,7 @@ class Pretraining:
         return model
 
     def batches(self, first_step, shard_index=0, num_shards=1):
-        """The run's batches of view pairs, or of crops for the device, from a step on."""
+        """Returns the run's batches from a step on: view pairs, or crops for the device."""
         s = self.settings
         placement = {name: s[name] for name in ("augment_on", "compile_views")}
         return data.pretraining_views(
@@ -120,16 +120,20 @@ class Pretraining:
 
     @functools.cached_property
     def first_views(self):
-        """The first pairs of views of the first step, (view_a, view_b) as NumPy arrays.
+        """The first view pairs of the first step, (view_a, view_b) as NumPy arrays.
 
-        Of its first replica's seed for augmentation on the device. Made once: to open the
-        pipeline may take XLA seconds.
+        Augmentation on the device uses the first replica's seed. Made once, as opening the pipeline
+        may take XLA seconds.
         """
         views = self.model.two_views(next(iter(self.batches(first_step=0))))
         return tuple(np.array(view[:FIRST_PAIRS]) for view in views)
 
     def restore(self, checkpoint_every=1, checkpoint_minutes=None):
-        """Takes up the newest checkpoint and returns the number of steps that are done.
+        """Restores the newest checkpoint and returns the number of steps done.
+
+        Args:
+            checkpoint_every: int, epochs between checkpoints.
+            checkpoint_minutes: float, minutes between checkpoints within an epoch, or None.
 
         Raises:
             ValueError: if the checkpoint is not of this model, or workers found different ones.
@@ -152,15 +156,15 @@ class Pretraining:
         if sum_over_workers(self.strategy, steps) != steps * worker_count(self.strategy):
             raise ValueError(
                 "All workers must see the same workdir, on a file system that they share. "
-                f"Received: {self.run.checkpoints} with different checkpoints; here step {steps}."
+                f"Received: {self.run.checkpoints} with different checkpoints, here step {steps}."
             )
         return steps
 
     def description(self):
-        """What is going to happen, for the terminal."""
+        """Describes the run before it starts, for the terminal."""
         s = self.settings
         if not self.leads:
-            return f"One of {describe(self.strategy)}; the first worker tells the rest"
+            return f"One of {describe(self.strategy)}; the first worker reports the rest"
         d, n = self.model.embedding_dim, s["batch_size"]
         parameters = sum(math.prod(v.shape) for v in self.model.backbone.trainable_variables)
         return (
@@ -168,23 +172,23 @@ class Pretraining:
             f"Backbone: {self.model.backbone.name}, {parameters / 1e6:.2f} million parameters; "
             f"projector {s['projector']}\n"
             f"Training: {s['epochs']} epochs of {self.steps_per_epoch} steps, batch size {n}, on "
-            f"{describe(self.strategy)} in {s['precision']}; the smallest loss possible is "
+            f"{describe(self.strategy)} in {s['precision']}; the smallest possible loss is "
             f"{loss_floor(n, d, s['redundancy_weight']):.1f}\n"
             f"Everything is written to {self.run.path}"
         )
 
     def wait_for_the_others(self):
-        """Lets no worker leave while another still works: that would look like a failure."""
+        """Waits until every worker gets here: one that leaves early looks as if it had failed."""
         sum_over_workers(self.strategy, 0)
 
     def fit(self, steps, log_every, steps_per_execution=1, monitors=()):
-        """Trains to the last epoch, watched by callbacks that put what they measure into logs.
+        """Trains to the last epoch.
 
         Args:
-            steps: int, steps that are done.
+            steps: int, steps already done.
             log_every: int, steps between lines of metrics.jsonl.
-            steps_per_execution: int, at most so many steps between looks at the metrics.
-            monitors: Keras callbacks.
+            steps_per_execution: int, largest number of steps per compiled call.
+            monitors: Keras callbacks that add what they measure to `logs`.
         """
         s, run = self.settings, self.run
         epoch, done = divmod(steps, self.steps_per_epoch)
@@ -195,11 +199,11 @@ class Pretraining:
             return
         if steps == 0 and self.leads:
             self.draw_views()
-        # Keras executes as many steps at once in any case: they must fill what is left.
+        # Keras always executes exactly this many steps at once, so they must divide what is left.
         at_once = keras_fixes.steps_per_execution(steps_per_execution, self.strategy)
         at_once = largest_divisor(math.gcd(self.steps_per_epoch, done), at_once)
         if at_once < steps_per_execution and self.leads:
-            print(f"Steps per execution: {at_once}, instead of {steps_per_execution}")
+            print(f"Steps per execution: {at_once} instead of {steps_per_execution}")
         self.model.compile(self.model.optimizer, steps_per_execution=at_once)
         callbacks = running.callbacks(
             run,
@@ -215,7 +219,7 @@ class Pretraining:
         batches = distribute_batches(
             self.strategy, functools.partial(self.batches, steps), s["batch_size"]
         )
-        if done:  # the rest of an epoch first
+        if done:  # first the rest of the epoch
             self._fit(batches, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
             epoch += 1
             batches = distribute_batches(
@@ -227,7 +231,7 @@ class Pretraining:
             self._fit(batches, epoch, s["epochs"], self.steps_per_epoch, callbacks)
 
     def _fit(self, batches, first_epoch, last_epoch, steps, callbacks):
-        """Trains some epochs of so many steps."""
+        """Trains the epochs from `first_epoch` to `last_epoch`, of `steps` steps each."""
         verbose = (1 if sys.stdout.isatty() else 2) if self.leads else 0
         self.model.fit(
             batches,
@@ -235,7 +239,7 @@ class Pretraining:
             epochs=last_epoch,
             steps_per_epoch=steps,
             shuffle=False,  # the batches are shuffled already
-            # Made here, so that they are told of all epochs of the run.
+            # Made here, so that callbacks are told the number of epochs of the whole run.
             callbacks=keras.callbacks.CallbackList(
                 callbacks,
                 add_history=True,
@@ -248,9 +252,9 @@ class Pretraining:
         )
 
     def finish(self, evaluate, started):
-        """Writes the backbone, the plots and the summary, and returns the closing message."""
+        """Writes backbone, plots, SavedModel and summary, and returns the closing message."""
         run = self.run
-        # What is measured is what is handed on: in float32, for one device.
+        # Measured is exactly what is exported: in float32, for one device.
         backbone = saved_model.plain_copy(self.model.backbone)
         workdir.save_model(backbone, run.backbone)
         metrics = metrics_of_steps(run)
@@ -290,7 +294,7 @@ class Pretraining:
         return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
     def export(self, backbone, summary):
-        """Writes the SavedModel, unless a call that was stopped later has done so."""
+        """Writes the SavedModel, unless an earlier call did before it was stopped."""
         if (self.run.saved_model / "1").exists():
             return
         image_size = self.settings["image_size"]
@@ -303,12 +307,12 @@ class Pretraining:
         )
 
     def measure(self, untrained, trained):
-        """Accuracies of raw pixels and of both backbones, if there are labels to compare with."""
+        """Measures the accuracies of raw pixels and both backbones, or says why it cannot."""
         train, test, where = labelled_halves(self.train, self.test, self.settings["seed"])
         if train is None:
             return None, where
         if train.multilabel:
-            return None, "not measured: several labels per image (trainers.linear_probe --fast)"
+            return None, "not measured: several labels per image (use trainers.linear_probe --fast)"
         image_size = self.settings["image_size"]
         backbones.switch_blocks_on(untrained)
         rows, mapped = {}, None
@@ -335,7 +339,7 @@ class Pretraining:
         return rows, where
 
     def draw_views(self):
-        """Draws some pairs of views, to be looked at while training runs."""
+        """Draws some view pairs, to inspect while training runs."""
         view_a, view_b = self.first_views
         path = self.run.plots / "views.png"
         plots.view_pairs(path, view_a, view_b, data.IMAGENET_MEAN, data.IMAGENET_STD)
@@ -343,9 +347,9 @@ class Pretraining:
 
 
 def metrics_of_steps(run):
-    """The lines of metrics.jsonl about training steps; none if somebody has removed it.
+    """Reads the lines of metrics.jsonl about training steps; none if the file has been removed.
 
-    Not those of what was measured at the end of an epoch whose steps were written already.
+    Lines that hold only what was measured at the end of an epoch are left out.
     """
     if not run.metrics.exists():
         return []
@@ -353,18 +357,18 @@ def metrics_of_steps(run):
 
 
 def finite_or_none(metrics, name):
-    """The last entry of that name, or None if it is not known."""
+    """Returns the last value of a metric, or None if it is unknown or not finite."""
     value = metrics[-1].get(name, math.nan) if metrics else math.nan
     return value if math.isfinite(value) else None
 
 
 def largest_divisor(number, most):
-    """The largest divisor of `number` that is at most `most`."""
+    """Returns the largest divisor of `number` that is at most `most`."""
     return next(k for k in range(min(number, most), 0, -1) if number % k == 0)
 
 
 def make_views(settings):
-    """The two views with the settings' probabilities and strengths."""
+    """Returns the two views with the settings' probabilities and strengths."""
     s = settings
     same = ("flip", "jitter", "brightness", "contrast", "saturation", "hue", "grayscale")
     same += ("rotation", "shear")
@@ -379,12 +383,20 @@ def make_views(settings):
 
 
 def closing_message(run, final, accuracies, where, seconds):
-    """What a person wants to know at the end."""
+    """Returns the report that ends the run.
+
+    Args:
+        run: `keras_bt.workdir.Workdir`.
+        final: dict of the last `loss` and `excess`, None where unknown.
+        accuracies: dict from names to `keras_bt.evaluation.report` rows, or None.
+        where: string, what was measured on, or why nothing was.
+        seconds: float, duration of this call.
+    """
     lines = [
         "",
         f"Finished in {seconds:.0f} s. "
         + (
-            f"The loss is not known: {run.metrics} does not tell."
+            f"The loss is not known: {run.metrics} does not hold it."
             if None in final.values()
             else f"Loss {final['loss']:.2f}, {final['excess']:.2f} above the smallest possible."
         ),
@@ -397,23 +409,23 @@ def closing_message(run, final, accuracies, where, seconds):
             gain = 100 * (ours.few_labels - pixels.few_labels)
             over_untrained = 100 * (ours.few_labels - untrained.few_labels)
             lines.append(
-                f"With 5 labels per class the pretrained backbone is right for "
-                f"{100 * ours.few_labels:.1f}% of the images, {abs(gain):.1f} points "
-                f"{'more' if gain >= 0 else 'fewer'} than raw pixels and "
-                f"{abs(over_untrained):.1f} {'more' if over_untrained >= 0 else 'fewer'} than "
+                f"With 5 labels per class the pretrained backbone classifies "
+                f"{100 * ours.few_labels:.1f}% of the images correctly, {abs(gain):.1f} points "
+                f"{'more' if gain >= 0 else 'less'} than raw pixels and "
+                f"{abs(over_untrained):.1f} {'more' if over_untrained >= 0 else 'less'} than "
                 "before training."
             )
             if gain <= 0 or over_untrained <= 0:
-                lines.append("It has learned little yet: train longer, or look at the views.")
+                lines.append("It has not learned much yet: train longer, or check the views.")
     else:
         lines.append(f"Accuracy: {where}.")
     pictures = ", ".join(sorted(path.stem for path in run.plots.glob("*.png")))
     lines += [
         "",
-        f"  {run.backbone}    the backbone: keras.models.load_model, to fine-tune",
-        f"  {run.saved_model / '1'}    the same with its preprocessing, to serve",
-        f"  {run.plots}/    pictures: {pictures}",
-        f"  {run.summary}    these figures;  {run.metrics}  those of every step",
+        f"  {run.backbone}    the backbone, for fine-tuning: keras.models.load_model",
+        f"  {run.saved_model / '1'}    the backbone with its preprocessing, for serving",
+        f"  {run.plots}/    plots: {pictures}",
+        f"  {run.summary}    these results;  {run.metrics}  those of every step",
         f"  tensorboard --logdir={run.tensorboard}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A picture of images, each with several draws of both views."""
+"""A grid of images, each with several draws of both views."""
 
 import textwrap
 
@@ -14,18 +14,18 @@ from keras_bt.randomness import fold_in
 
 
 def draw_views(views, image, draws, seed):
-    """Several draws of each view of one image.
+    """Draws each view of one image several times.
 
     Args:
-        views: the two `keras_bt.augmentations.View`.
+        views: the two `keras_bt.augmentations.View`s.
         image: uint8 (h, w, 3).
-        draws: how many of each.
+        draws: int, number of draws of each view.
         seed: two integers.
 
     Returns:
-        for view A and for view B a list of `draws` float images (s, s, 3), 0..1.
+        float array (2, draws, s, s, 3), views A and B in 0..1.
     """
-    with tf.device("CPU:0"):  # no accelerator is needed for a few images
+    with tf.device("CPU:0"):  # a few images need no accelerator
         normalized = [
             [view(image, fold_in(seed, 2 * draw + which)) for draw in range(draws)]
             for which, view in enumerate(views)
@@ -34,13 +34,13 @@ def draw_views(views, image, draws, seed):
 
 
 def draw_grid(path, shown, drawn, title):
-    """Draws a row for each image: the image itself, draws of view A, draws of view B.
+    """Draws one row per image: the image itself, draws of view A, draws of view B.
 
     Args:
-        path: the PNG file to write.
-        shown: pairs (image uint8 (h, w, 3), class name or None).
-        drawn: for each of them (2, draws, s, s, 3), 0..1.
-        title: of the picture.
+        path: PNG file to write.
+        shown: list of pairs (image uint8 (h, w, 3), class name or None).
+        drawn: the views of each, (2, draws, s, s, 3) in 0..1.
+        title: string, above the grid.
     """
     draws = len(drawn[0][0])
     widths = [1, 0.15, *[1] * draws, 0.15, *[1] * draws]  # the narrow ones are gaps
@@ -77,13 +77,13 @@ def draw_grid(path, shown, drawn, title):
 
 
 def show(axes, picture):
-    """Draws one picture in a panel; the pixels of a small one stay visible."""
+    """Draws an image in a panel; the pixels of a small one stay visible."""
     smooth = "nearest" if max(picture.shape[:2]) < 100 else "antialiased"
     axes.imshow(picture, interpolation=smooth)
 
 
 def framed(image):
-    """An image (h, w, 3) in the middle of a transparent square of at most 512 pixels, RGBA."""
+    """Centers an image (h, w, 3) in a transparent RGBA square of at most 512 × 512 pixels."""
     picture = Image.fromarray(image)
     picture.thumbnail((512, 512))  # enough for a panel
     side = max(picture.size)

@@ -1,38 +1,38 @@
-"""A run read back from its folder: settings, metrics, and the model of the newest checkpoint."""
+"""A run read back from its folder: settings, metrics and the model of the newest checkpoint."""
 
 from keras_bt import workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 
-# Settings that runs have not always had, and what it was like without them.
+# Settings that older runs lack, with the values that those runs effectively had.
 _FORMERLY = {"augment_on": "host", "compile_views": None, "rotation": 0.0, "shear": 0.0}
 
 
 def read_run(folder):
-    """Finds a run.
+    """Opens a run and reads its settings.
 
     Args:
-        folder: that of the run, its `--workdir`.
+        folder: the run's `--workdir`.
 
     Returns:
-        `keras_bt.workdir.Workdir`, and the run's settings, a dict.
+        `keras_bt.workdir.Workdir`, and the settings, a dict.
 
     Raises:
-        ValueError: if it is no folder, no run, or its settings are broken.
+        ValueError: if it is not a folder or not a run, or its settings cannot be read.
     """
     run = workdir.Workdir(folder)
     if not run.path.is_dir():
         raise ValueError(
-            f"A run is a folder, the --workdir of trainers.pretrain. Received: {folder}"
+            f"A run must be a folder, the --workdir of trainers.pretrain. Received: {folder}"
         )
     if not run.config.is_file():
         raise ValueError(
-            f"A run must hold {run.config.name}, as trainers.pretrain writes it. Received: {folder}"
+            f"A run must hold {run.config.name}, written by trainers.pretrain. Received: {folder}"
         )
     return run, _FORMERLY | run.read_settings()
 
 
 def logged(run):
-    """The metrics of a run that has trained at least until its first line of them.
+    """Reads the metrics that a run has logged.
 
     Raises:
         ValueError: if there are none yet, or the file holds something else.
@@ -40,27 +40,27 @@ def logged(run):
     metrics = read_metrics(run.metrics) if run.metrics.is_file() else []
     if not any("loss" in entry for entry in metrics):
         raise ValueError(
-            f"Nothing has been logged yet in {run.metrics}: the run has hardly begun. Try again "
+            f"Nothing has been logged yet in {run.metrics}: the run has only just begun. Try again "
             "after some steps."
         )
     return metrics
 
 
 def rebuild(run, settings, data_dir=None):
-    """Builds the model and opens the data of a run, and restores its newest checkpoint.
+    """Builds the model of a run, opens its data and restores the newest checkpoint.
 
-    Nothing in the folder is changed, so this may be done while the run trains.
+    Nothing in the folder changes, so this is safe while the run trains.
 
     Args:
         run: `keras_bt.workdir.Workdir`.
-        settings: its settings, as `read_run` returns them.
-        data_dir: where the data sets of tfds lie, which the settings do not tell.
+        settings: its settings, as returned by `read_run`.
+        data_dir: folder of the tfds data sets, which is not among the settings, or None.
 
     Returns:
         `trainers.runs.pretraining.Pretraining`, and the number of epochs its model has trained.
 
     Raises:
-        ValueError: if there is no checkpoint, or settings, data and checkpoint do not fit.
+        ValueError: if there is no checkpoint, or settings, data and checkpoint do not match.
     """
     import keras
 
@@ -84,7 +84,7 @@ def rebuild(run, settings, data_dir=None):
 
 
 def newest_checkpoint(run):
-    """`pathlib.Path` of the newest checkpoint, or None where there is none."""
+    """Returns the `pathlib.Path` of the newest checkpoint, or None if there is none."""
     from keras_bt.checkpoint import checkpoints
 
     return next(iter(checkpoints(run.checkpoints)), None)

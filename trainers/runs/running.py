@@ -1,4 +1,4 @@
-"""What the scripts that train have in common: how a run begins, and what accompanies it."""
+"""Parts that all training runs share: how a run begins, and the callbacks that accompany it."""
 
 import keras
 import numpy as np
@@ -11,38 +11,38 @@ from keras_bt.strategy import resolved_name
 
 
 def is_finished(run):
-    """Whether a workdir holds a finished run; if so, says it."""
+    """Checks whether a workdir holds a finished run, and says so if it does."""
     if not run.summary.exists():
         return False
-    print(f"{run.path} holds a finished run; nothing is left to do. See {run.summary}.")
-    print("For another run choose another --workdir.")
+    print(f"{run.path} holds a finished run; there is nothing left to do. See {run.summary}.")
+    print("For another run, choose another --workdir.")
     return True
 
 
 def make_deterministic(wanted, strategy):
-    """Makes operations deterministic, in this process for good.
+    """Makes operations deterministic for the rest of this process.
 
     Args:
-        wanted: bool, or None for whether that is free: on CPUs.
-        strategy: name of the strategy.
+        wanted: bool, or None for only where it is free: on CPUs.
+        strategy: string, name of the strategy.
     """
     tpu = resolved_name(strategy) == "tpu"
     on_cpu = not tf.config.list_physical_devices("GPU") and not tpu
     if on_cpu if wanted is None else wanted:
         tf.config.experimental.enable_op_determinism()
-        # AddN begins with whichever of its inputs nothing else holds at that moment, so the last
-        # bits of three or more addends depend on what happened to run before. The arithmetic
-        # optimizer makes such sums: of a momentum and the gradients of a variable's two uses.
+        # AddN starts with whichever input nothing else holds at that moment, so the last bits of a
+        # sum of three or more depend on what happened to run before. The arithmetic optimizer
+        # creates such sums, of a momentum and the gradients of a variable's two uses.
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 
 def training_view(image_size, min_area, flip):
-    """The view that classifiers are trained on: a random crop, resized bilinearly, and a flip.
+    """Returns the view that classifiers train on: a random crop, resized bilinearly, and a flip.
 
     Args:
         image_size: int, side of the view in pixels.
-        min_area: float, the least part of the image that a crop takes.
-        flip: float, probability of mirroring left to right.
+        min_area: float, smallest fraction of the image's area that a crop takes.
+        flip: float, probability of a horizontal flip.
     """
     return augmentations.View(
         [
@@ -66,21 +66,21 @@ def callbacks(
     writes=True,
     guards=None,
 ):
-    """The callbacks of a run.
+    """Returns the callbacks of a run.
 
     Args:
         run: `keras_bt.workdir.Workdir`.
         checkpoint: `keras_bt.checkpoint.RunCheckpoint`.
         log_every: int, steps between lines of metrics.jsonl.
-        first_step: int, steps that are done.
+        first_step: int, steps already done.
         batch_size: int, images per step.
-        advice: string, the probable causes of a loss that is not finite.
-        monitors: callbacks that watch the training; what they put into the logs the others write.
-        writes: whether this process writes; of several workers one does.
-        guards: callbacks that end a run which has gone wrong; default: `StopOnNonFinite`.
+        advice: string, probable causes of a loss that is not finite.
+        monitors: callbacks whose measurements in `logs` the other callbacks write.
+        writes: bool, whether this process writes; only one of several workers does.
+        guards: callbacks that end a run gone wrong; None for `StopOnNonFinite`.
 
     Returns:
-        List of Keras callbacks. The guards come before the checkpoint, which is to be good.
+        List of Keras callbacks. The guards precede the checkpoint, so that no bad state is saved.
     """
     guards = [StopOnNonFinite(advice, run.checkpoints)] if guards is None else guards
     if not writes:
@@ -95,16 +95,16 @@ def callbacks(
 
 
 class ClassifierRun:
-    """What runs that train a classifier share; theirs are the settings, the model and `fit`."""
+    """Base of runs that train a classifier; subclasses add the settings, the model and `fit`."""
 
     def batches(self, first_epoch):
-        """The run's training batches from an epoch on."""
+        """Returns the run's training batches from an epoch on."""
         s = self.settings
         view = training_view(s["image_size"], s["min_area"], s["flip"])
         return data.labelled_views(self.train, view, self.batch_size, s["seed"], first_epoch)
 
     def restore(self):
-        """Takes up the newest checkpoint and returns the number of finished epochs."""
+        """Restores the newest checkpoint and returns the number of finished epochs."""
         self.interruption = Interruption()
         with self.strategy.scope():
             self.checkpoint = RunCheckpoint(
@@ -117,11 +117,11 @@ class ClassifierRun:
 
 
 def pretraining_guards(job, causes):
-    """The callbacks that end a pretraining run which has gone wrong.
+    """Returns the callbacks that end a pretraining run gone wrong.
 
     Args:
         job: `trainers.runs.pretraining.Pretraining`.
-        causes: string, the probable ones.
+        causes: string, probable causes of a loss that is not finite.
 
     Returns:
         List of Keras callbacks.
@@ -130,11 +130,11 @@ def pretraining_guards(job, causes):
     float16 = job.settings["precision"] == "float16"
     guards = []
     if job.on_nonfinite == "stop":
-        remedy = "The same command with --on_nonfinite=skip goes on and leaves such steps out."
+        remedy = "The same command with --on_nonfinite=skip continues and skips such steps."
         guards = [StopOnNonFinite(f"{causes} {remedy}", folder)]
     if job.on_nonfinite == "skip" or float16:
-        # In float16 a skipped step halves the scale of the loss, which begins at 2^15 and doubles
-        # every 2000 steps: some are always skipped, 40 in a row never.
+        # In float16 a skipped step halves the loss scale, which starts at 2^15 and doubles every
+        # 2000 steps: some steps are always skipped, but never 40 in a row.
         normal = 20 + job.steps_per_epoch // 1000 if float16 else 0
         in_a_row = max(job.steps_per_epoch, 40 if float16 else 1)
         guards.append(NoteSkippedSteps(causes, folder, in_a_row, normal, speaks=job.leads))
@@ -142,10 +142,10 @@ def pretraining_guards(job, causes):
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends training with an explanation when the loss, or what reports itself as one, is no number.
+    """Ends training with an explanation when the logged loss is not finite.
 
     Args:
-        advice: string, the probable causes and what to do.
+        advice: string, probable causes and what to do.
         checkpoints: folder of the checkpoints.
     """
 
@@ -154,7 +154,11 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._advice, self._checkpoints = advice, checkpoints
 
     def on_train_batch_end(self, batch, logs=None):
-        """Raises ValueError for a loss that is not finite."""
+        """Checks the loss.
+
+        Raises:
+            ValueError: if it is not finite.
+        """
         loss = _number(logs["loss"])
         if not np.isfinite(loss):
             raise ValueError(
@@ -164,38 +168,42 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
 
 class NoteSkippedSteps(keras.callbacks.Callback):
-    """Tells how many steps of an epoch were left out, and ends a run of which nothing is left.
+    """Reports the skipped steps of each epoch, and ends a run that skips too many in a row.
 
     For models that skip steps and count them in the metric `skipped_steps`.
 
     Args:
-        advice: string, the probable causes and what to do.
+        advice: string, probable causes and what to do.
         checkpoints: folder of the checkpoints.
-        in_a_row: int, so many skipped steps one after the other end the run.
-        normal: int, skipped steps of an epoch that are not worth a word.
-        speaks: whether this process prints; of several workers one does.
+        in_a_row: int, number of consecutive skipped steps that ends the run.
+        normal: int, number of skipped steps per epoch not worth reporting.
+        speaks: bool, whether this process prints; only one of several workers does.
     """
 
     def __init__(self, advice, checkpoints, in_a_row, normal=0, speaks=True):
         super().__init__()
         self._advice, self._checkpoints = advice, checkpoints
         self._most_in_a_row, self._normal, self._speaks = in_a_row, normal, speaks
-        self._in_a_row = 0  # also over the end of an epoch, which may have begun with its last step
+        self._in_a_row = 0  # across epochs: the row may have begun at the end of the last
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Begins to count anew, as the metric does."""
+        """Restarts the count, as the metric does."""
         self._steps = self._skipped = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        """Raises ValueError when too many steps in a row were skipped."""
+        """Counts the skipped steps.
+
+        Raises:
+            ValueError: if too many in a row were skipped.
+        """
         steps, skipped = batch + 1, round(_number(logs["skipped_steps"]))
         newly = skipped - self._skipped
         self._in_a_row = self._in_a_row + newly if newly == steps - self._steps else 0
         self._steps, self._skipped = steps, skipped
         if self._in_a_row >= self._most_in_a_row:
             raise ValueError(
-                f"The last {self._in_a_row:,} steps were all skipped, for their loss or gradient "
-                f"was not finite: nothing is learned any more. {self._advice} "
+                f"The last {self._in_a_row:,} steps were all skipped because their loss or "
+                f"gradient was not finite: nothing is being learned. {self._advice} "
                 f"{_what_is_kept(self._checkpoints)}"
             )
 
@@ -204,17 +212,17 @@ class NoteSkippedSteps(keras.callbacks.Callback):
         if self._skipped > self._normal and self._speaks:
             print(
                 f"\nWarning: {self._skipped:,} of the {self._steps:,} steps of epoch {epoch + 1} "
-                f"were skipped, for their loss or gradient was not finite. A few do no harm, many "
-                f"do. {self._advice}",
+                f"were skipped because their loss or gradient was not finite. A few do no harm, "
+                f"many do. {self._advice}",
                 flush=True,
             )
 
 
 def _number(entry):
-    """An entry of Keras' logs as a float; several workers log arrays of one element."""
+    """Converts an entry of Keras' logs to a float; several workers log arrays of one element."""
     return float(np.asarray(entry).item())
 
 
 def _what_is_kept(folder):
     kept = checkpoints(folder)
-    return f"The last good checkpoint is kept: {kept[0]}." if kept else "No checkpoint is kept yet."
+    return f"The last good checkpoint is kept: {kept[0]}." if kept else "No checkpoint exists yet."

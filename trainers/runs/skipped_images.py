@@ -1,4 +1,4 @@
-"""The images that a run could not read: a list in its workdir, and a line in the terminal."""
+"""The images that a run could not read: a list in its workdir and a line in the terminal."""
 
 import contextlib
 import pathlib
@@ -11,18 +11,18 @@ _IN_ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def write(folder, *sources, worker=0):
-    """Adds the unreadable images met so far to the list; a continued run keeps the earlier ones.
+    """Adds the unreadable images found so far to the list; a continued run keeps the earlier ones.
 
-    There is no file as long as there is no such image.
+    There is no file until there is such an image.
 
     Args:
         folder: `pathlib.Path`, the workdir.
         *sources: `keras_bt.data.Source`s.
-        worker: int, this worker's number; others than the first have files of their own, which
-            the first adds to its own.
+        worker: int, this worker's number. Workers other than the first have files of their own,
+            which the first merges into its list.
 
     Returns:
-        list of lines, sorted: name of the source, name of the image and reason, with tabs between.
+        Sorted list of lines: name of the source, name of the image and reason, separated by tabs.
     """
     path = pathlib.Path(folder) / (f"skipped_images.worker{worker}.txt" if worker else FILE)
     known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
@@ -43,7 +43,7 @@ def write(folder, *sources, worker=0):
 
 @contextlib.contextmanager
 def noted(folder, *sources, worker=0):
-    """Around reading images: those that cannot be read are listed, also where they are too many.
+    """Lists the images that cannot be read inside this context, even if they end the run.
 
     Args:
         folder: `pathlib.Path`, the workdir.
@@ -56,14 +56,14 @@ def noted(folder, *sources, worker=0):
     try:
         with data.reading(*sources):
             yield
-    finally:  # after the error has named them, for images are still being read: none is missing
+    finally:  # last, as images are still being read until the error has named them
         write(folder, *sources, worker=worker)
 
 
 def closing_lines(folder, lines):
-    """What the end of a run says about them: a list of lines, empty where all could be read."""
+    """Returns the lines about them for the end of a run; none if all images could be read."""
     if not lines:
         return []
     images = "1 image" if len(lines) == 1 else f"{len(lines):,} images"
     path = pathlib.Path(folder) / FILE
-    return [f"Skipped {images} that could not be read: {path} names them, with the reasons."]
+    return [f"Skipped {images} that could not be read; {path} lists them with the reasons."]
