@@ -2,9 +2,28 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-Tensor: TypeAlias = Any  # of the backend, or what it converts to one; docstrings give the shape
+Tensor: TypeAlias = Any  # of the backend, or anything it converts; docstrings give the shape
 Path: TypeAlias = str | os.PathLike[str]
 Metrics: TypeAlias = dict[str, float]  # by name, as `fit` logs them
 View: TypeAlias = Callable[..., Tensor]  # images (b, h, w, 3), seed → images (b, h', w', 3)
+
+
+class Collectives(Protocol):
+    """The operations that replicas perform together.
+
+    `keras_bt.objectives.OneReplica` has them for a single replica, `keras_bt.strategy.Replicas`
+    for `tf.distribute`.
+
+    Attributes:
+        count: the number of replicas.
+    """
+
+    count: int
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Returns the sum of `x` over all replicas; same shape as `x`."""
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Returns the rows of `x` of all replicas, in replica order."""

@@ -1,4 +1,4 @@
-"""Objectives: what the embeddings of two views are pushed towards."""
+"""Self-supervised objectives on the embeddings of two views."""
 
 from keras_bt.objectives.barlow_twins import (
     OneReplica,

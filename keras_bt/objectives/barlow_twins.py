@@ -5,68 +5,73 @@ C = z_Aᵀ z_B / n,
 
     loss = Σ_i (1 − C_ii)²  +  λ Σ_{i≠j} C_ij².
 
-The sum over the whole matrix has a second form without the matrix, since
+The sum over the whole matrix can also be computed without forming C, since
 tr(CᵀC) = tr(z_A z_Aᵀ z_B z_Bᵀ) / n²:
 
-    Σ_ij C_ij²  =  ‖z_Aᵀ z_B‖² / n²           "correlation":  n·d² multiply-adds, d² numbers
-                =  ⟨z_A z_Aᵀ, z_B z_Bᵀ⟩ / n²   "gram":       2·n²·d multiply-adds, n² numbers
+    Σ_ij C_ij²  =  ‖z_Aᵀ z_B‖² / n²           "correlation":  n·d² multiply-adds, d² values
+                =  ⟨z_A z_Aᵀ, z_B z_Bᵀ⟩ / n²   "gram":       2·n²·d multiply-adds, n² values
 
-and both have gradients that need no second d×d or n×n array, written out below together with that
-of the standardization.
+Neither form's gradient needs a second d×d or n×n array. Both gradients are written out below,
+together with that of the standardization.
 
-Over R replicas every function returns this replica's *share*: the shares of all replicas sum to
-the value for the global batch, and the gradient of that sum arrives at each replica's own rows.
-This is what Keras expects, whose optimizers sum gradients over replicas.
+On R replicas every function returns this replica's *share*: the shares sum to the value for the
+global batch, and each replica's own rows receive the gradient of that sum. Keras expects just
+this, because its optimizers sum gradients over replicas.
 """
 
 import keras
 from keras import ops
 
 from keras_bt.objectives import costs
+from keras_bt.typing import Collectives, Tensor
 
-EPSILON = 1e-5  # of the standardization; torch.nn.BatchNorm1d's default, as published
+EPSILON = 1e-5  # in the standardization; the default of torch.nn.BatchNorm1d, as published
 FORMS = ("auto", "correlation", "gram")
 
 
 class OneReplica:
-    """The collectives of a single replica, where there is nothing to communicate.
+    """The collectives of a single replica, which has nothing to communicate.
 
     `keras_bt.strategy.Replicas` has the same three members for `tf.distribute`.
     """
 
     count = 1
 
-    def sum(self, x):
+    def sum(self, x: Tensor) -> Tensor:
         """Returns the sum of `x` over all replicas; same shape as `x`."""
         return x
 
-    def gather(self, x):
+    def gather(self, x: Tensor) -> Tensor:
         """Returns the rows of `x` of all replicas, in replica order."""
         return x
 
 
-def barlow_twins_loss(za, zb, redundancy_weight=5.1e-3, form="auto"):
-    """The Barlow Twins loss of two batches of embeddings on one device.
+def barlow_twins_loss(
+    za: Tensor, zb: Tensor, redundancy_weight: float = 5.1e-3, form: str = "auto"
+) -> Tensor:
+    """Returns the Barlow Twins loss of two batches of embeddings on one device.
+
+        loss = Σ_i (1 − C_ii)²  +  λ Σ_{i≠j} C_ij²
 
     >>> za = zb = keras.random.normal((256, 8192), seed=0)
     >>> round(float(barlow_twins_loss(za, zb)))  # identical views: only the redundancy remains
     1342
-    >>> round(loss_floor(256, 8192))  # and no embeddings of this shape can do better than this
+    >>> round(loss_floor(256, 8192))  # no embeddings of this shape can do better
     1122
 
     Args:
-        za: float tensor (n, d), the embeddings of one view of n images. Half
-            precision is computed in float32.
-        zb: float tensor (n, d), the embeddings of the other view of the same images.
-        redundancy_weight: float ≥ 0, the λ of equation 1.
+        za: float (n, d), the embeddings of one view of n images. Half precision is computed in
+            float32.
+        zb: float (n, d), the embeddings of the other view of the same images.
+        redundancy_weight: λ ≥ 0.
         form: `"correlation"` (d×d), `"gram"` (n×n) or `"auto"`, the cheaper of the two.
 
     Returns:
-        float32 scalar tensor.
+        float32 scalar.
 
     Raises:
-        ValueError: if the shapes are not two equal (n, d) with n ≥ 2, or an argument is out of
-            range.
+        ValueError: if the embeddings do not have the same shape (n, d) with n ≥ 2, or an argument
+            is out of range.
 
     Source: equations 1 and 2 of the paper.
     """
@@ -75,35 +80,41 @@ def barlow_twins_loss(za, zb, redundancy_weight=5.1e-3, form="auto"):
     return on_diagonal + redundancy_weight * off_diagonal
 
 
-def barlow_twins_terms(za, zb, form="auto", replicas=None):
-    """The two terms of the loss, unweighted: Σ_i (1 − C_ii)² and Σ_{i≠j} C_ij².
+def barlow_twins_terms(
+    za: Tensor, zb: Tensor, form: str = "auto", replicas: Collectives | None = None
+) -> tuple[Tensor, Tensor]:
+    """Returns the two terms of the loss, unweighted: Σ_i (1 − C_ii)² and Σ_{i≠j} C_ij².
 
     Args:
-        za: float tensor (n_r, d): this replica's rows of the embeddings of one view.
-        zb: float tensor (n_r, d): the same of the other view.
+        za: float (n_r, d), this replica's rows of the embeddings of one view.
+        zb: float (n_r, d), the same rows for the other view.
         form: as in `barlow_twins_loss`.
         replicas: the collectives; `OneReplica()` if None.
 
     Returns:
         Two float32 scalars, this replica's shares of the two terms.
+
+    Raises:
+        ValueError: as `barlow_twins_loss`.
     """
     replicas = replicas or OneReplica()
     check_embeddings(za, zb, replicas.count)
-    form = choose_form(*za.shape, form, replicas.count)
+    rows, d = za.shape  # rows: None where the batch size is open
+    form = choose_form(rows, d, form, replicas.count)
     za, zb = _at_least_float32(za, zb)
-    # Replicas may hold different numbers of rows, so the global batch has to be counted.
+    # Replicas may hold different numbers of rows, so the images of the global batch are counted.
     n = replicas.sum(ops.cast(ops.shape(za)[0], za.dtype))
     return _terms(za, zb, n, form, replicas)
 
 
-def standardize(z):
+def standardize(z: Tensor) -> Tensor:
     """Standardizes each feature over the batch: (z − mean) / √(variance + 1e-5).
 
     Args:
-        z: float tensor (n, d).
+        z: float (n, d).
 
     Returns:
-        float32 tensor (n, d). A constant feature becomes zero.
+        float32 (n, d). A constant feature becomes zero.
 
     Source: the last layer of the published model, `BatchNorm1d(d, affine=False)`.
     """
@@ -112,16 +123,17 @@ def standardize(z):
 
 
 def _at_least_float32(*tensors):
-    """Half precision has too few digits for statistics; float64, if somebody wants it, stays."""
-    tensors = [ops.convert_to_tensor(tensor) for tensor in tensors]
-    dtype = keras.backend.result_type("float32", *(tensor.dtype for tensor in tensors))
-    return [ops.cast(tensor, dtype) for tensor in tensors]
+    """Casts half precision, too coarse for statistics, to float32; float64 is kept."""
+    converted = [ops.convert_to_tensor(tensor) for tensor in tensors]
+    dtype = keras.backend.result_type("float32", *(tensor.dtype for tensor in converted))
+    return [ops.cast(tensor, dtype) for tensor in converted]
 
 
 def _standardized(z, n, replicas):
-    """The standardized embeddings, and the factor 1 / √(variance + 1e-5) of each feature."""
-    # Two passes: E[z²] − E[z]² loses every digit where a mean is large beside its deviation. There
-    # the first mean is itself too coarse for the gradient; the second pass finds what is left.
+    """Returns standardized embeddings and the scale 1 / √(variance + 1e-5) of each feature."""
+    # Two passes: E[z²] − E[z]² loses every digit where the mean is large compared with the standard
+    # deviation. There even the first mean is too coarse for the gradient; the second pass removes
+    # what it leaves.
     centered = z - replicas.sum(_sum_of_rows(z)) / n
     sums = ops.stack([_sum_of_rows(centered), _sum_of_rows(ops.square(centered))])
     left, square = ops.unstack(replicas.sum(sums) / n)
@@ -130,30 +142,41 @@ def _standardized(z, n, replicas):
 
 
 def _sum_of_rows(x):
-    """Σ_n x_ni as a product with ones: on CPUs it takes a third of the time of a reduction."""
+    """Returns Σ_n x_ni as a product with ones: on CPUs a third of the time of a reduction."""
     return ops.matmul(ops.ones((1, ops.shape(x)[0]), x.dtype), x)[0]
 
 
-def cross_correlation(za, zb):
-    """The matrix C of equation 2, for looking at.
+def cross_correlation(za: Tensor, zb: Tensor) -> Tensor:
+    """Returns the matrix C of equation 2, for inspection: C = z_Aᵀ z_B / n.
+
+    >>> za = keras.random.normal((1000, 3), seed=0)
+    >>> c = cross_correlation(za, za * [1.0, 2.0, -1.0])
+    >>> print(ops.diagonal(c).numpy().round(2))  # the scale has no effect, the sign does
+    [ 1.  1. -1.]
 
     Args:
-        za: float tensor (n, d).
-        zb: float tensor (n, d).
+        za: float (n, d), the embeddings of one view.
+        zb: float (n, d), the embeddings of the other view.
 
     Returns:
-        float32 tensor (d, d).
+        float32 (d, d): C_ij is the correlation of feature i in one view with feature j in the
+        other.
+
+    Raises:
+        ValueError: if the embeddings do not have the same shape (n, d) with n ≥ 2.
     """
     check_embeddings(za, zb)
     za, zb = (standardize(z) for z in _at_least_float32(za, zb))
     return ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
 
 
-def loss_floor(batch_size, dim, redundancy_weight=5.1e-3):
-    """The smallest value that the loss can take for n images and d features.
+def loss_floor(
+    batch_size: int | Tensor, dim: int, redundancy_weight: float = 5.1e-3
+) -> float | Tensor:
+    """Returns the smallest value that the loss can take for n images and d features.
 
-    Centered embeddings make rank(C) ≤ r = n − 1, so C cannot be the identity when d > r. Among
-    matrices with trace d·t, ‖C‖² ≥ (d·t)²/r, hence
+    Embeddings are centered, so rank(C) ≤ r = n − 1, and C cannot be the identity when d > r. Among
+    matrices of rank ≤ r with trace d·t, ‖C‖² ≥ (d·t)²/r, hence
 
         loss ≥ d (1 − t)² + λ (d²t²/r − d·t²) = d [(1 − t)² + a t²],   a = λ (d/r − 1),
 
@@ -163,12 +186,12 @@ def loss_floor(batch_size, dim, redundancy_weight=5.1e-3):
     (1122.3, 123.5)
 
     Args:
-        batch_size: n, images in the global batch: an int, or a float32 scalar tensor.
-        dim: int d, the projector's width.
-        redundancy_weight: float λ.
+        batch_size: n ≥ 2, images in the global batch: an int, or a float32 scalar tensor.
+        dim: d, the projector's output width.
+        redundancy_weight: λ ≥ 0.
 
     Returns:
-        float, or a float32 scalar tensor if `batch_size` is one. Zero where d < n.
+        A float, or a float32 scalar tensor if `batch_size` is one. Zero where d < n.
     """
     smaller = min if isinstance(batch_size, int) else ops.minimum
     rank = smaller(batch_size - 1, dim)
@@ -176,23 +199,26 @@ def loss_floor(batch_size, dim, redundancy_weight=5.1e-3):
     return dim * a / (1 + a)
 
 
-def choose_form(n, d, form="auto", replica_count=1):
-    """Chooses the cheaper form, from static shapes.
+def choose_form(n: int | None, d: int, form: str = "auto", replica_count: int = 1) -> str:
+    """Chooses the cheaper form from static shapes.
 
     With n_g images in the global batch on R replicas, each form takes
 
         time = flops / speed + bytes / bandwidth,   speed / bandwidth = 100 flops per byte
 
     by the formulas of `keras_bt.objectives.costs`: the matrix products, forward and backward, and
-    what a replica sends. On one replica the n×n form wins for 4·n_g < 3d and, from 256 images on,
-    where it makes use of symmetry, up to 7·n_g < 6d and more. With many replicas, whose work is
-    divided while their communication is not, the border rises towards n_g < d.
+    the bytes that a replica sends. On one replica the n×n form wins for 4·n_g < 3d and, from 256
+    images on, where it exploits symmetry, up to 7·n_g < 6d and beyond. On many replicas, which
+    share the work but not the communication, the break-even point rises towards n_g = d.
+
+    >>> choose_form(1024, 8192), choose_form(1024, 512)
+    ('gram', 'correlation')
 
     Args:
-        n: int or None, the rows on this replica.
-        d: int, the projector's width.
-        form: `"auto"`, or a form to be returned as it is.
-        replica_count: int, replicas that share the global batch.
+        n: rows on this replica; None if the batch size is open.
+        d: the projector's output width.
+        form: `"auto"`, or a form, which is returned unchanged.
+        replica_count: replicas that share the global batch.
 
     Returns:
         `"correlation"` or `"gram"`.
@@ -204,12 +230,12 @@ def choose_form(n, d, form="auto", replica_count=1):
         raise ValueError(f"form must be one of {', '.join(FORMS)}. Received: form={form!r}.")
     if form != "auto":
         return form
-    if n is None:  # any batch size may come: keep the array of the common ones small
+    if n is None:  # any batch size is possible: keep the array small for common ones
         return "correlation" if d <= 512 else "gram"
     return costs.cheaper_form(n * replica_count, d, replica_count)
 
 
-def check_redundancy_weight(redundancy_weight):
+def check_redundancy_weight(redundancy_weight: float) -> None:
     """Raises ValueError unless λ is a finite number ≥ 0."""
     if not 0 <= redundancy_weight < float("inf"):
         raise ValueError(
@@ -218,11 +244,11 @@ def check_redundancy_weight(redundancy_weight):
         )
 
 
-def check_embeddings(za, zb, replica_count=1):
-    """Raises ValueError unless both are (n, d) with a global batch of at least two images."""
+def check_embeddings(za: Tensor, zb: Tensor, replica_count: int = 1) -> None:
+    """Raises ValueError unless both are (n, d) and the global batch holds at least two images."""
     if len(za.shape) != 2 or tuple(za.shape) != tuple(zb.shape):
         raise ValueError(
-            "The embeddings of the two views must have one shape (batch, features). "
+            "The embeddings of the two views must have the same shape (batch, features). "
             f"Received: {tuple(za.shape)} and {tuple(zb.shape)}."
         )
     if za.shape[0] is not None and za.shape[0] * replica_count < 2:
@@ -233,23 +259,28 @@ def check_embeddings(za, zb, replica_count=1):
 
 
 def _terms(za, zb, n, form, replicas):
-    """Shares of both terms, with their gradients written out.
+    """Computes this replica's shares of both terms, with their gradients written out.
 
-    With c the diagonal of C and P = z_B Cᵀ, or in the other form z_B z_Bᵀ z_A / n, the gradient of
-    the first term with respect to z_A is −2 (1 − c) ∘ z_B / n, of the second 2 (P − c ∘ z_B) / n.
+    With c = diag C and P = z_B Cᵀ = z_B z_Bᵀ z_A / n, the gradients with respect to z_A are
 
-    From a gradient g with respect to z the standardization, z = scale ∘ (x − mean(x)), makes
-    scale ∘ (g − mean(g) − mean(g ∘ z) ∘ z). Here mean(g) = 0, because the columns of P and of z_B
-    are sums of centered ones, and mean(g ∘ z_A) is known from mean(z_B ∘ z_A) = c and
-    mean(P ∘ z_A)_i = Σ_j C_ij². All the same for z_B.
+        −2 (1 − c) ∘ z_B / n      of  Σ_i (1 − C_ii)²,
+         2 (P − c ∘ z_B) / n      of  Σ_{i≠j} C_ij².
+
+    The standardization, z = scale ∘ (x − mean(x)), turns a gradient g with respect to z into
+
+        scale ∘ (g − mean(g) − mean(g ∘ z) ∘ z)
+
+    with respect to x. Here mean(g) = 0, because the columns of P and z_B are combinations of
+    centered ones, and mean(g ∘ z_A) follows from mean(z_B ∘ z_A) = c and
+    mean(P ∘ z_A)_i = Σ_j C_ij². The same holds for z_B, with Cᵀ for C.
     """
 
     @ops.custom_gradient
     def terms(xa, xb):
         za, scale_a = _standardized(xa, n, replicas)
         zb, scale_b = _standardized(xb, n, replicas)
-        # Σ C_ij² − Σ C_ii² cancels when C ≈ I. Taken row by row the differences are small from
-        # the start, and their rounding errors do not add up with one sign.
+        # Σ C_ij² − Σ C_ii² cancels when C ≈ I. Row by row the differences are small to begin with,
+        # and their rounding errors do not all have one sign.
         if form == "correlation":
             correlation = replicas.sum(ops.matmul(ops.transpose(za), zb)) / n
             c = ops.diagonal(correlation)
@@ -267,8 +298,8 @@ def _terms(za, zb, n, form, replicas):
         on_diagonal = ops.sum(ops.square(1 - c)) / replicas.count
 
         def gradient(*args, upstream=None):
-            # Every replica's share has the same weight in the sum, so the weight of the own one
-            # stands for all.
+            # All shares have the same weight in the sum, so this replica's upstream gradient
+            # stands for all of them.
             d_on, d_off = upstream if upstream is not None else args
             diagonal = (d_on * (1 - c) + d_off * c) * (-2 / n)
             d_off = d_off * (2 / n)
@@ -297,7 +328,7 @@ def _terms(za, zb, n, form, replicas):
 
 
 def _gram(z, all_z, replicas):
-    """This replica's rows of z zᵀ, which a single replica computes without its upper corner."""
+    """Returns this replica's rows of z zᵀ; on a single replica one corner mirrors the other."""
     if replicas.count > 1 or not costs.halves_gram(z.shape[0]):
         return _product(z, all_z)
     half = z.shape[0] // 2
@@ -312,5 +343,5 @@ def _gram(z, all_z, replicas):
 
 
 def _product(x, y):
-    """X yᵀ as a batch of one: for few, long rows TensorFlow on CPUs is twice as fast that way."""
+    """Returns x yᵀ as a batch of one: TensorFlow on CPUs is twice as fast for few, long rows."""
     return ops.matmul(x[None], ops.transpose(y[None], (0, 2, 1)))[0]

@@ -1,46 +1,46 @@
-"""What one step of the objective costs each replica: work, communication, memory.
+"""The cost of one step of the objective to each replica: work, communication, memory.
 
 For a global batch of n images, embeddings of width d and R replicas with n/R rows each:
 
-    form            work, forward      backward           sent, in numbers of 4 bytes
+    form            work, forward      backward           sent, in float32 values
     "correlation"   2·n·d² / R         4·n·d² / R         2(R−1)/R · (d² + 6d + 1)
     "gram"          4·n²·d / R         4·n²·d / R         2(R−1)/R · (9d + 1)  +  (R−1)/R · 2·n·d
                     4·n²·d · σ(n)  where R = 1
 
-    form            memory, in numbers of 4 bytes
+    form            memory, in float32 values
     "correlation"   2·d²                                  + 8·n·d / R
     "gram"          3·n² / R  and, where R > 1, 2·n·d     + 8·n·d / R
 
-Work is floating-point operations, two per multiply-add, of the matrix products; the rest is of
-order n·d/R. One replica makes use of z zᵀ being symmetric: it computes one corner and both blocks
-on the diagonal, in the same way if they are large enough, so that
+Work counts the floating-point operations of the matrix products, two per multiply-add; the rest is
+of order n·d/R. A single replica exploits the symmetry of z zᵀ: it computes one corner and the two
+blocks on the diagonal, which it splits in turn while they are large enough, so that
 
     σ(n) = 1/4 + σ(n/2)/2  for n ≥ 256,  1 for less:  3/4, 5/8, 9/16, … at n = 256, 512, 1024, …
 
-Each replica sends as a ring does (Patarasuk and Yuan, 2009): 2(R−1)/R · m for the sum
-of arrays of m numbers, (R−1)/R · m for gathering m numbers in all.
+Replicas communicate in a ring (Patarasuk and Yuan, 2009), where each sends 2(R−1)/R · m values to
+sum arrays of m values, and (R−1)/R · m to gather m values in all.
 
-- Both forms sum the count of rows and, for each of two views, means, what rounding left of them
-  and variances: 1 + 6·d numbers.
-- "correlation" sums the d×d matrix, and nothing backward. It keeps that and, for a while, its
-  square or the sum's input.
-- "gram" sums the diagonal of C, backward 2·d numbers, and gathers the embeddings of both views. It
-  keeps those, two matrices of n/R × n and, for a while, their product.
+- Both forms sum the number of rows and, for each of two views, the means, what rounding left of
+  them, and the variances: 1 + 6·d values.
+- "correlation" sums the d×d matrix, and nothing in the backward pass. It keeps that matrix and,
+  temporarily, its square or the input of the sum.
+- "gram" sums the diagonal of C and, in the backward pass, 2·d values, and gathers the embeddings of
+  both views. It keeps those, two matrices of n/R × n and, temporarily, their product.
 
-Memory is at the peak, beside the two embeddings and without XLA, which needs less. Of arrays of the
-embeddings' own shape there are about eight at once, gradients included; that number is measured.
+Memory is the peak, not counting the two embeddings, without XLA, which needs less. About eight
+arrays of the embeddings' own shape exist at once, gradients included; that number is measured.
 
-The sum of the gradients of P parameters sends 2(R−1)/R · P numbers more, whatever the form.
+Summing the gradients of P parameters sends another 2(R−1)/R · P values, whatever the form.
 """
 
 import dataclasses
 
 NUMBER = 4  # bytes of a float32
-ARRAYS_OF_ROWS = 8  # of n/R × d at once, measured on CPUs
-SYMMETRIC_FROM = 256  # images: with fewer, products of the halves take as long as one of the whole
+ARRAYS_OF_ROWS = 8  # arrays of n/R × d that exist at once, measured on CPUs
+SYMMETRIC_FROM = 256  # images: with fewer, products of the halves take as long as the whole product
 
-# Floating-point operations in the time of sending one byte: a V100 as in the paper's runs, with
-# 15.7e12 float32 operations per second and 150e9 bytes per second each way over NVLink 2 (NVIDIA's
+# Floating-point operations in the time it takes to send one byte, on a V100 as in the paper's runs:
+# 15.7e12 float32 operations per second, 150e9 bytes per second each way over NVLink 2 (NVIDIA's
 # data sheet). An A100 has 65; TF32 or a network between machines make it 500 and more. The choice
 # depends on it only where 3d/4 ≤ n < d, and there the work of the forms differs by a third at most.
 MACHINE_BALANCE = 100
@@ -48,13 +48,13 @@ MACHINE_BALANCE = 100
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one step costs each replica.
+    """The cost of one step to each replica.
 
     Attributes:
         forward: floating-point operations of the objective itself.
         backward: floating-point operations of its gradient.
         sent: bytes sent to other replicas.
-        memory: bytes at the peak, beside the embeddings.
+        memory: peak bytes, not counting the embeddings.
     """
 
     forward: float
@@ -63,27 +63,28 @@ class Cost:
     memory: float
 
     @property
-    def work(self):
+    def work(self) -> float:
         """Floating-point operations, forward and backward."""
         return self.forward + self.backward
 
     @property
-    def time(self):
-        """Work and communication one after the other, in units of one floating-point operation."""
+    def time(self) -> float:
+        """Work, then communication, in units of one floating-point operation."""
         return self.work + MACHINE_BALANCE * self.sent
 
 
-def objective_cost(n, d, replicas, form):
-    """The cost of `keras_bt.objectives.barlow_twins.barlow_twins_terms` and its gradient.
+def objective_cost(n: int, d: int, replicas: int, form: str) -> Cost:
+    """Returns the cost of `barlow_twins_terms` and its gradient.
+
+    >>> cost = objective_cost(256, 8192, replicas=1, form="gram")
+    >>> f"{cost.work / 1e9:.1f} Gflop, {cost.memory / 2**20:.0f} MiB"
+    '3.8 Gflop, 65 MiB'
 
     Args:
-        n: int, images in the global batch.
-        d: int, the embeddings' width.
-        replicas: int R ≥ 1.
+        n: images in the global batch.
+        d: the embeddings' width.
+        replicas: R ≥ 1.
         form: `"correlation"` or `"gram"`.
-
-    Returns:
-        `Cost`.
     """
     standardization = summed(6 * d + 1, replicas)
     rows = ARRAYS_OF_ROWS * n * d / replicas
@@ -98,29 +99,30 @@ def objective_cost(n, d, replicas, form):
     return Cost(forward, 2 * product, sent, NUMBER * (3 * n * n / replicas + everything + rows))
 
 
-def halves_gram(n):
-    """Whether one replica with n images (int or None) makes use of the symmetry of z zᵀ."""
+def halves_gram(n: int | None) -> bool:
+    """Returns whether one replica with n images (None: unknown) exploits the symmetry of z zᵀ."""
     return n is not None and n >= SYMMETRIC_FROM
 
 
-def gram_multiplications(n):
-    """How many elements of z zᵀ, one replica's n × n, are computed: n²·σ(n)."""
+def gram_multiplications(n: int) -> int:
+    """Counts the elements of z zᵀ, n × n, that a single replica computes: n²·σ(n)."""
     if not halves_gram(n):
         return n * n
     half = n // 2
     return half * (n - half) + gram_multiplications(half) + gram_multiplications(n - half)
 
 
-def cheaper_form(n, d, replicas):
-    """The form that takes less time by `Cost.time`: `"gram"` for few images, or `"correlation"`.
+def cheaper_form(n: int, d: int, replicas: int) -> str:
+    """Returns the form with less `Cost.time`: `"gram"` for few images, else `"correlation"`.
 
-    One replica has nothing to send, and "gram" wins for 2n·(1 + σ(n)) < 3d. With the number of
-    replicas the work of each falls and what it sends does not, so the border rises towards n < d.
+    A single replica has nothing to send, and "gram" wins for 2n·(1 + σ(n)) < 3d. As replicas are
+    added, the work of each falls but what it sends does not, so the break-even point rises towards
+    n = d.
 
     Args:
-        n: int, images in the global batch.
-        d: int, the embeddings' width.
-        replicas: int R ≥ 1.
+        n: images in the global batch.
+        d: the embeddings' width.
+        replicas: R ≥ 1.
     """
     gram, correlation = (
         objective_cost(n, d, replicas, form).time for form in ("gram", "correlation")
@@ -128,11 +130,11 @@ def cheaper_form(n, d, replicas):
     return "gram" if gram < correlation else "correlation"
 
 
-def summed(numbers, replicas):
-    """Bytes that each replica sends so that all have the sum of their arrays of so many numbers."""
+def summed(numbers: int, replicas: int) -> float:
+    """Returns the bytes that each replica sends to sum arrays of so many float32 values."""
     return NUMBER * 2 * (replicas - 1) / replicas * numbers
 
 
-def gathered(numbers, replicas):
-    """Bytes that each replica sends so that all have so many numbers, an equal part from each."""
+def gathered(numbers: int, replicas: int) -> float:
+    """Returns the bytes that each replica sends to gather so many float32 values in all."""
     return NUMBER * (replicas - 1) / replicas * numbers

@@ -211,8 +211,8 @@ def test_compiles_with_xla(form):
         ({"redundancy_weight": -1.0}, "redundancy_weight must be .* Received: .*-1"),
         ({"redundancy_weight": float("nan")}, "redundancy_weight must be"),
         ({"form": "full"}, "form must be one of auto, correlation, gram. Received: form='full'"),
-        ({"zb": np.ones((4, 9), "float32")}, r"one shape .* Received: \(4, 8\) and \(4, 9\)"),
-        ({"za": np.ones((4, 2, 4), "float32")}, "one shape"),
+        ({"zb": np.ones((4, 9), "float32")}, r"same shape .* Received: \(4, 8\) and \(4, 9\)"),
+        ({"za": np.ones((4, 2, 4), "float32")}, "same shape"),
         (
             {"za": np.ones((1, 8), "float32"), "zb": np.ones((1, 8), "float32")},
             "at least two images.* Received: 1",
