@@ -1,5 +1,8 @@
 """The Barlow Twins model: a backbone and a projector, trained on pairs of views."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers, ops
@@ -17,29 +20,33 @@ from keras_bt.objectives.barlow_twins import (
 )
 from keras_bt.optimizer import SkipNonFinite
 from keras_bt.strategy import current_replicas
+from keras_bt.typing import Collectives, Tensor, View
 
 ON_NONFINITE = ("stop", "skip")
 
 
-def projector(widths=(8192, 8192, 8192), input_dim=2048, name="projector"):
-    """The projector: linear layers, with BatchNormalization and ReLU after all but the last.
+def projector(
+    widths: Sequence[int] = (8192, 8192, 8192), input_dim: int = 2048, name: str = "projector"
+) -> keras.Sequential:
+    """Builds the projector: linear layers, each but the last with BatchNormalization and ReLU.
 
-    No layer has a bias; the objective standardizes what comes out. Initialization is PyTorch's
-    default for linear layers, as in the published code.
+    No layer has a bias; the objective standardizes the output. Initialization is PyTorch's default
+    for linear layers, as in the published code. The published projector, the default, has
+    151,060,480 parameters.
 
-    >>> projector((8192, 8192, 8192), input_dim=2048).count_params()
-    151060480
+    >>> [layer.name for layer in projector((512, 128), input_dim=64).layers]
+    ['linear1', 'bn1', 'relu1', 'linear2']
 
     Args:
-        widths: ints, outputs of each linear layer, at least one.
-        input_dim: int, length of the backbone's features.
-        name: string.
+        widths: outputs of each linear layer, at least one layer.
+        input_dim: length of the backbone's features.
+        name: the model's name.
 
     Returns:
-        A built `keras.Sequential`, (b, input_dim) → (b, widths[-1]).
+        A built model, (b, input_dim) → (b, widths[-1]).
 
     Raises:
-        ValueError: if a width is missing or not a positive integer.
+        ValueError: if there are no widths, or one is not a positive integer.
 
     Source: section 2.2 of the paper, "Architecture".
     """
@@ -63,60 +70,68 @@ def projector(widths=(8192, 8192, 8192), input_dim=2048, name="projector"):
 
 
 @keras.saving.register_keras_serializable("keras_bt")
-class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
-    """Barlow Twins, trained with plain `compile` and `fit` on pairs of views.
+class BarlowTwins(FitsOnSeveralWorkers):
+    """Barlow Twins as a Keras model, trained with plain `compile` and `fit` on pairs of views.
 
-    `fit` and `evaluate` take batches (view_a, view_b) of two augmented versions of the same images,
+    `fit` and `evaluate` take batches (view_a, view_b) of two augmented versions of the same images;
     `predict` and calls take images and return the backbone's features.
 
-    >>> model = BarlowTwins(backbone, projector((512, 512), input_dim=128))
-    >>> model.compile(optimizer=LARS(warmup_cosine(0.2, steps=1000, warmup_steps=100)))
-    >>> model.fit(views, epochs=10)          # tf.data of (view_a, view_b), each (n, h, w, 3)
-    >>> features = model.predict(images)     # (m, 128)
+    >>> inputs = layers.Input((16, 16, 3))
+    >>> features = layers.GlobalAveragePooling2D()(layers.Conv2D(16, 3)(inputs))
+    >>> model = BarlowTwins(keras.Model(inputs, features), projector((32, 32), input_dim=16))
+    >>> model.compile(optimizer="adam")  # or `keras_bt.LARS`, as published
+    >>> history = model.fit(  # views: a tf.data.Dataset of (view_a, view_b), each (n, 16, 16, 3)
+    ...     views, epochs=2, shuffle=False, verbose=0
+    ... )
+    >>> list(history.history)
+    ['excess', 'loss', 'off_diagonal', 'on_diagonal']
+    >>> model(images).shape  # twelve images
+    TensorShape([12, 16])
 
-    Metrics: `loss`; `on_diagonal` and `off_diagonal`, its two terms unweighted; and `excess`, the
-    loss over the smallest value it can have for this batch and width (see `loss_floor`).
+    Metrics: `loss`; `on_diagonal` and `off_diagonal`, its two terms, unweighted; and `excess`, the
+    loss minus the smallest value that it can take for this batch size and width (see `loss_floor`).
 
-    Under `strategy.scope()` with several replicas, statistics in every BatchNormalization and in
-    the objective are those of the global batch, and the gradient is the true one of its loss: the
-    same training as on one device. For that, the BatchNormalization layers of the models passed
-    in are switched to `synchronized`; on one replica they compute the same in one operation, see
-    `keras_bt.model.batch_normalization`.
+    Under `strategy.scope()` with several replicas, the statistics of every BatchNormalization and
+    of the objective are those of the global batch, and the gradient is the true gradient of its
+    loss: training is the same as on one device. To this end the BatchNormalization layers of the
+    models passed in are switched to `synchronized`; on one replica they compute the same in one
+    operation, see `keras_bt.model.batch_normalization`.
 
     Args:
-        backbone: a built `keras.Model`, (b, h, w, c) → (b, features).
-        projector: a built `keras.Model`, (b, features) → (b, d).
-        redundancy_weight: float ≥ 0, the λ of the objective.
+        backbone: a built model, (b, h, w, c) → (b, features).
+        projector: a built model, (b, features) → (b, d).
+        redundancy_weight: λ ≥ 0 of the objective.
         form: `"auto"`, `"correlation"` or `"gram"`, see `barlow_twins_loss`.
-        views: for augmentation on the device, the two functions `view(crops, seed)` that make
-            the views in `fit` and `evaluate`, of batches of crops from
+        views: for augmentation on the device, the two functions `view(crops, seed)` from which
+            `fit` and `evaluate` make the views, given batches of crops from
             `keras_bt.data.pretraining_views(..., augment_on="device")`. They draw from the first
-            seed of a replica's part of the batch, and so on each replica differently. They are
-            not saved with the model: set `model.views` again after loading.
-        on_nonfinite: what becomes of a step whose loss or gradient is not finite on any replica.
-            `"stop"`: its loss is reported as NaN, for a callback to stop at. `"skip"`: it changes
-            neither weights nor statistics, and is counted in the metric `skipped_steps`. In
-            float16 a gradient that overflows is skipped and counted in any case; the loss scale
-            falls until it does not.
-        remat: whether to compute the backbone's activations again in the backward pass instead
-            of keeping them, see `keras_bt.model.remat`.
+            seed of a replica's part of the batch, hence differently on each replica. They are not
+            saved with the model: set `model.views` again after loading.
+        on_nonfinite: what to do about a step whose loss or gradient is not finite on some replica.
+            `"stop"` reports its loss as NaN, for a callback to stop at. `"skip"` changes neither
+            weights nor statistics, and counts it in the metric `skipped_steps`. In float16 a step
+            whose gradient overflows is skipped and counted in any case, and the loss scale falls
+            until none does.
+        remat: recompute the backbone's activations in the backward pass instead of keeping them,
+            see `keras_bt.model.remat`.
         **kwargs: those of `keras.Model`.
 
     Raises:
-        ValueError: if a model is not built, does not return one vector per image, or the two do
-            not fit together; or if λ or the form is out of range, or the views are not two.
+        ValueError: if a model is not built or does not return one vector per image; if the two do
+            not fit together; if λ, the form or `on_nonfinite` is out of range; or if there are not
+            two views.
     """
 
     def __init__(
         self,
-        backbone,
-        projector,
-        redundancy_weight=5.1e-3,
-        form="auto",
-        views=None,
-        on_nonfinite="stop",
-        remat=False,
-        **kwargs,
+        backbone: keras.Model,
+        projector: keras.Model,
+        redundancy_weight: float = 5.1e-3,
+        form: str = "auto",
+        views: Sequence[View] | None = None,
+        on_nonfinite: str = "stop",
+        remat: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         features = _vector_length(backbone, "backbone")
@@ -148,29 +163,31 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             MeanOverSteps(name=name) for name in ("loss", "on_diagonal", "off_diagonal", "excess")
         ]
         self._skipped = SkippedSteps()
-        # Both parts are built, so nothing has to be inferred from a first batch, which under a
-        # strategy Keras cannot do.
+        # Both parts are built, so nothing has to be inferred from a first batch; under a strategy
+        # Keras could not do that.
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Returns the backbone's features, (b, features), of images (b, h, w, c)."""
         return self.backbone(images, training=training)
 
-    def embed(self, images, training=None):
-        """Returns the embeddings z, (b, d), before standardization."""
+    def embed(self, images: Tensor, training: bool | None = None) -> Tensor:
+        """Returns the embeddings z, (b, d), before standardization, of images (b, h, w, c)."""
         encode = self._rematerialized or self.backbone
         return self.projector(encode(images, training=training), training=training)
 
-    def compile(self, optimizer="rmsprop", **kwargs):
-        """Configures training. The loss is the objective, so only the optimizer is to be chosen.
+    def compile(
+        self, optimizer: str | keras.optimizers.Optimizer = "rmsprop", **kwargs: Any
+    ) -> None:
+        """Configures training. The loss is the objective, so only the optimizer is open.
 
         Args:
             optimizer: any Keras optimizer; `LARS` is the published one.
-            **kwargs: those of `keras.Model.compile`, except a loss and metrics.
+            **kwargs: those of `keras.Model.compile`, except losses and metrics.
 
         Raises:
             ValueError: for a loss or metrics, which would have no labels to compare with, and for
-                gradient accumulation, which would correlate features over the small batches.
+                gradient accumulation, which would correlate features over the small batches only.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name) is not None:
@@ -190,14 +207,14 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             optimizer = SkipNonFinite(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
 
-    def compile_from_config(self, config):
-        """Compiles as `get_compile_config` recorded, when the model is loaded from a file."""
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as `get_compile_config` recorded; called when a model is loaded."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     @property
-    def metrics(self):
-        """What `fit` and `evaluate` report and reset: means over the epoch, and a count."""
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that `fit` and `evaluate` report and reset: means over steps, and a count."""
         return [*self._trackers, self._skipped] if self._skips else self._trackers
 
     @property
@@ -205,8 +222,8 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         optimizer = getattr(self, "optimizer", None)  # none before `compile`
         return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
-    def train_step(self, data):
-        """One step on (view_a, view_b): two forward passes, the objective, one update."""
+    def train_step(self, data: Any) -> dict[str, Tensor]:
+        """Takes a step on (view_a, view_b): two forward passes, the objective, one update."""
         replicas = current_replicas()
         view_a, view_b = self.two_views(data)
         statistics = [(v, tf.identity(v)) for v in self._statistics] if self._skips else []
@@ -215,7 +232,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
             scaled_share = self.optimizer.scale_loss(share)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_share, variables)
-        # One replica that skips while others do not would let their weights drift apart.
+        # If one replica skipped and others did not, their weights would drift apart.
         *parts, failures = ops.unstack(
             replicas.sum(ops.stack([*parts, 1 - _all_finite([share, *gradients])]))
         )
@@ -227,24 +244,25 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._logs(parts, finite, replicas)
 
-    def test_step(self, data):
-        """The objective on (view_a, view_b) in inference mode."""
+    def test_step(self, data: Any) -> dict[str, Tensor]:
+        """Computes the objective on (view_a, view_b) in inference mode."""
         replicas = current_replicas()
-        _, parts = self._share(*self.two_views(data), replicas, training=False)
+        view_a, view_b = self.two_views(data)
+        _, parts = self._share(view_a, view_b, replicas, training=False)
         return self._logs(ops.unstack(replicas.sum(ops.stack(parts))), True, replicas)
 
-    def two_views(self, data):
+    def two_views(self, data: Any) -> tuple[Tensor, Tensor]:
         """Returns the views in a batch, or makes them if it holds crops.
 
         Args:
-            data: (view_a, view_b), each float32 (b, h, w, c); or for augmentation on the device
+            data: (view_a, view_b), each float32 (b, h, w, c); or, for augmentation on the device,
                 (crops_a, crops_b), each a dict of "images" (b, h, w, 3) and "seed" (b, 2).
 
         Returns:
-            (view_a, view_b).
+            (view_a, view_b), each float32 (b, h, w, c).
 
         Raises:
-            ValueError: if it is no such batch, or holds crops and this model has no `views`.
+            ValueError: if the batch is neither, or holds crops and this model has no `views`.
         """
         batches = _pair(data)
         if not isinstance(batches[0], dict):
@@ -254,29 +272,30 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
                 "To train on crops, the model must know the rest of the views: "
                 "BarlowTwins(..., views=(view_a.rest, view_b.rest)). Received: views=None."
             )
-        return tuple(
+        view_a, view_b = (
             view(crops["images"], crops["seed"][0])
             for view, crops in zip(self.views, batches, strict=True)
         )
+        return view_a, view_b
 
-    def terms(self, za, zb, replicas):
-        """The two terms of the loss, which a subclass may replace to study other objectives.
+    def terms(self, za: Tensor, zb: Tensor, replicas: Collectives) -> tuple[Tensor, Tensor]:
+        """Returns the two terms of the loss; a subclass may override it to study other objectives.
 
-        Args, result: those of `keras_bt.objectives.barlow_twins.barlow_twins_terms`.
+        Arguments and result are those of `keras_bt.objectives.barlow_twins.barlow_twins_terms`.
         """
         return barlow_twins_terms(za, zb, self.form, replicas)
 
     def _share(self, view_a, view_b, replicas, training):
-        """This replica's share of the loss, and of what it consists of.
+        """Computes this replica's shares of the loss and of its parts.
 
         Returns:
-            The share, and [on_diagonal, off_diagonal, regularizers, rows], float32 scalars whose
-            sums over replicas are those of the global batch.
+            The share of the loss, and [on_diagonal, off_diagonal, regularizers, rows]: float32
+            scalars whose sums over replicas are those of the global batch.
         """
         # Two passes: each view has its own batch statistics.
         encode = self._rematerialized or self.backbone
-        features = [encode(view, training=training) for view in (view_a, view_b)]
-        za, zb = project_both(self.projector, *features, training=training)
+        features_a, features_b = (encode(view, training=training) for view in (view_a, view_b))
+        za, zb = project_both(self.projector, features_a, features_b, training)
         on_diagonal, off_diagonal = self.terms(za, zb, replicas)
         penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularizers
         penalty = ops.cast(penalty, on_diagonal.dtype) / replicas.count
@@ -285,7 +304,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         return share, [on_diagonal, off_diagonal, penalty, rows]
 
     def _logs(self, parts, finite, replicas):
-        """Updates and returns the metrics, from the global batch's parts of the loss."""
+        """Updates and returns the metrics, given the parts of the global batch's loss."""
         on_diagonal, off_diagonal, penalty, n = parts
         loss = on_diagonal + self.redundancy_weight * off_diagonal
         floor = loss_floor(n, self.embedding_dim, self.redundancy_weight)
@@ -304,11 +323,11 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
 
     @property
     def _statistics(self):
-        """The moving statistics, which the forward passes of a step change."""
+        """The moving statistics, which the forward passes of a step update."""
         return self.backbone.non_trainable_weights + self.projector.non_trainable_weights
 
-    def get_config(self):
-        """Returns the constructor's arguments except `views`, models serialized."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments except `views`, with the models serialized."""
         return super().get_config() | {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "projector": keras.saving.serialize_keras_object(self.projector),
@@ -319,8 +338,10 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds the model from `get_config`'s result."""
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "BarlowTwins":
+        """Builds the model from the result of `get_config`."""
         parts = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects)
             for name in ("backbone", "projector")
@@ -329,7 +350,7 @@ class BarlowTwins(FitsOnSeveralWorkers, keras.Model):
 
 
 def _pair(data):
-    """Unpacks a batch, which `fit` has read as inputs and targets."""
+    """Unpacks a batch, which `fit` takes for inputs and targets."""
     view_a, view_b, weight = keras.utils.unpack_x_y_sample_weight(data)
     if view_b is None or weight is not None:
         raise ValueError(
@@ -340,7 +361,7 @@ def _pair(data):
 
 
 def _vector_length(model, role):
-    """Checks that a model returns one vector per image, and returns the vector's length."""
+    """Returns the length of a model's output, checking that it is one vector per image."""
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"The {role} must be a built keras.Model. Received: {model!r}.")
     shape = model.output_shape
@@ -354,8 +375,8 @@ def _vector_length(model, role):
 
 
 def _all_finite(tensors):
-    """1.0 if every element of every tensor is finite, else 0.0."""
+    """Returns 1.0 if every element of every tensor is finite, else 0.0."""
     # A sum of finite numbers is finite, unless they are so large that their norm is infinite too;
-    # one that is not finite never makes a finite sum. It takes one pass and no array of bools.
+    # a sum with a non-finite number never is. It takes one pass and no array of bools.
     sums = [ops.sum(ops.cast(t, "float32")) for t in tensors if t is not None]
     return ops.cast(ops.all(ops.isfinite(ops.stack(sums))), "float32")

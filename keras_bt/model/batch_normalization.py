@@ -1,10 +1,10 @@
-"""BatchNormalization as a model needs it here: over all replicas, or on one of them fused.
+"""BatchNormalization for training: synchronized over replicas, or fused on a single one.
 
-Keras' layer computes mean, variance and result by separate operations of TensorFlow, each of which
-reads the activations and most of which write as many numbers. TensorFlow has one operation for all
-of it, with another for the gradient. They keep the input and nothing else for the backward pass,
-and read half precision without a copy in float32; `python -m benchmarks.train_step --variants`
-shows what that is worth.
+Keras' layer computes mean, variance and result with separate TensorFlow operations, each of which
+reads the activations and most of which write an array of the same size. TensorFlow has a single
+operation for all of it, and another for its gradient. They keep only the input for the backward
+pass, and read half precision without a float32 copy; `python -m benchmarks.train_step --variants`
+measures the gain.
 """
 
 import types
@@ -16,13 +16,13 @@ from keras import ops
 FUSED_TYPES = ("float32", "bfloat16", "float16")
 
 
-def prepare_batch_normalization(*models):
-    """Makes each BatchNormalization of `models` right and fast for the current strategy, in place.
+def prepare_batch_normalization(*models: keras.Model) -> None:
+    """Makes BatchNormalization in `models` correct and fast for the current strategy, in place.
 
-    With several replicas it is synchronized: its statistics are those of the global batch. With
-    one, where there is nothing to synchronize, TensorFlow's fused operation takes the place of
-    Keras' arithmetic in training. Results are the same but for rounding; configuration, variables
-    and saved files are not touched by it.
+    On several replicas the layers are synchronized: their statistics are those of the global batch.
+    On one, which has nothing to synchronize, TensorFlow's fused operation replaces Keras'
+    arithmetic in training. Results are the same up to rounding; configuration, variables and saved
+    files are unaffected.
     """
     several = tf.distribute.get_strategy().num_replicas_in_sync > 1
     for model in models:
@@ -36,24 +36,24 @@ def prepare_batch_normalization(*models):
 
 
 def _call(layer, inputs, training=None, mask=None):
-    """`BatchNormalization.call`, fused where it is in training and TensorFlow can."""
+    """Calls BatchNormalization, fused in training where TensorFlow can."""
     if not (training and layer.trainable and mask is None and _can_be_fused(layer, inputs)):
         return type(layer).call(layer, inputs, training=training, mask=mask)
     channels = inputs.shape[-1]
     ones, zeros = tf.ones(channels), tf.zeros(channels)
-    # The kernel takes images; the features of a projector are images of one pixel.
+    # The kernel takes images; to it, a projector's features are images of one pixel.
     images = inputs.shape.rank == 4
     x = inputs if images else tf.expand_dims(tf.expand_dims(inputs, 1), 1)
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=ops.cast(layer.gamma, "float32") if layer.scale else ones,
         offset=ops.cast(layer.beta, "float32") if layer.center else zeros,
-        mean=zeros,  # of no effect in training
+        mean=zeros,  # unused in training
         variance=zeros,
         epsilon=layer.epsilon,
         is_training=True,
     )
-    # It returns Σ (x − mean)² / (n − 1); Keras keeps, and replicas agree on, Σ (x − mean)² / n.
+    # It returns Σ (x − mean)² / (n − 1); Keras, on any number of replicas, keeps Σ (x − mean)² / n.
     n = tf.cast(tf.size(x) // channels, "float32")
     momentum = layer.momentum
     for moving, new in (
@@ -71,5 +71,5 @@ def _can_be_fused(layer, inputs):
         and layer.axis in (-1, inputs.shape.rank - 1)
         and inputs.dtype.name in FUSED_TYPES
         and layer.compute_dtype in FUSED_TYPES
-        and not getattr(layer, "renorm", False)  # not in older Keras
+        and not getattr(layer, "renorm", False)  # absent from older Keras
     )

@@ -1,25 +1,29 @@
 """The projector for both views at once.
 
 Called for one view after the other, it reads its weights twice, and two gradients of their size are
-made and then added: for the published projector 0.6 GB each, which at small batches takes longer
-than the arithmetic. What treats every row by itself gives the same for the rows of both views
-stacked. BatchNormalization does not, and is called for each view.
+computed and then added: 0.6 GB each for the published projector, which with small batches takes
+longer than the arithmetic. Layers that treat every row by itself give the same result when the rows
+of both views are stacked. BatchNormalization does not, and is called for each view.
 """
 
 import keras
 from keras import layers, ops
 
+from keras_bt.typing import Tensor
+
 ROW_BY_ROW = (layers.Dense, layers.ReLU, layers.Activation, layers.LayerNormalization)
 
 
-def project_both(projector, a, b, training):
-    """Returns `projector(a)` and `projector(b)`, from one pass where its layers allow.
+def project_both(
+    projector: keras.Model, a: Tensor, b: Tensor, training: bool
+) -> tuple[Tensor, Tensor]:
+    """Returns `projector(a)` and `projector(b)`, in one pass where its layers allow.
 
     Args:
-        projector: built `keras.Model`, (n, features) → (n, d).
-        a: float tensor (n, features), of one view.
-        b: float tensor (n, features), of the other.
-        training: bool.
+        projector: a built model, (n, features) → (n, d).
+        a: float (n, features), the features of one view.
+        b: float (n, features), the features of the other view.
+        training: whether BatchNormalization uses and updates batch statistics.
 
     Returns:
         Two float tensors (n, d).
@@ -35,8 +39,8 @@ def project_both(projector, a, b, training):
     return _views(x)
 
 
-def can_be_stacked(projector):
-    """Whether `projector` is a chain of layers known to treat each row, or each view, by itself."""
+def can_be_stacked(projector: keras.Model) -> bool:
+    """Returns whether all layers are known to treat each row, or each view, by itself."""
     return isinstance(projector, keras.Sequential) and all(
         type(layer) is layers.BatchNormalization
         or (type(layer) in ROW_BY_ROW and layer.activity_regularizer is None)
@@ -45,5 +49,5 @@ def can_be_stacked(projector):
 
 
 def _views(x):
-    """The rows of either view."""
+    """Splits stacked rows into those of each view."""
     return ops.split(x, 2)

@@ -1,11 +1,11 @@
-"""Rematerialization: activations are computed again in the backward pass instead of being kept.
+"""Rematerialization: activations are recomputed in the backward pass instead of being kept.
 
-Between the forward and the backward pass only the tensors between segments of the backbone are
-kept; what a segment computes inside is computed once more when its gradient is due. That costs
-one more forward pass, and changes no number: Chen et al., 2016, arXiv 1604.06174.
+From the forward to the backward pass only the tensors between segments of the backbone are kept;
+those inside a segment are recomputed when its gradient is due. That costs one more forward pass and
+changes no result: Chen et al., 2016, arXiv 1604.06174.
 
-Keras has `keras.RematScope`, which wraps single layers. It keeps every layer's input, so that
-little is saved, and its second pass updates the statistics of BatchNormalization once more.
+Keras has `keras.RematScope`, which wraps single layers. It keeps every layer's input, so it saves
+little, and its second pass updates the statistics of BatchNormalization a second time.
 """
 
 import itertools
@@ -15,42 +15,44 @@ import tensorflow as tf
 from keras import ops
 
 from keras_bt.model.graph_cuts import is_chain, pieces_of, segments_of_least_peak, sizes
+from keras_bt.typing import Tensor
 
 # In 3.12 a `keras.Function` from a tensor within a graph fails with "Graph disconnected".
 SUPPORTED = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 13)
 
 
-def rematerialized(backbone):
+def rematerialized(backbone: keras.Model) -> "Rematerialized":
     """Returns a function that computes what `backbone` does, with less memory in training.
 
-    Values, gradients, moving statistics, losses of layers and draws of random numbers (of Keras'
-    own layers, by their seed generators) are those of `backbone(images, training=True)`. Ways to
-    use it: eagerly, in `tf.function`, compiled by XLA, in a replica of a strategy, and under every
-    precision policy. Only first derivatives can be taken.
+    Values, gradients, moving statistics, losses of layers and random draws (of Keras' own layers,
+    by their seed generators) are those of `backbone(images, training=True)`. It works eagerly, in
+    `tf.function`, compiled by XLA, in a replica of a strategy, and under every precision policy.
+    Only first derivatives can be taken.
 
-    >>> encode = rematerialized(resnet(50))
-    >>> features = encode(images, training=True)    # (b, 2048)
-    >>> len(encode.segments)
-    11
+    >>> encode = rematerialized(backbone)  # a ResNet-18 with 16 features
+    >>> encode(images, training=True).shape  # twelve images
+    TensorShape([12, 16])
+    >>> [names[-1] for names in encode.segments]  # the layers whose outputs are kept
+    ['layer1_0_add', 'layer1_1_relu', 'layer2_0_relu', 'layer3_0_relu', 'avgpool']
 
-    The segments are chosen for the smallest peak by a model of it: see
+    The segments minimize an estimate of the memory peak: see
     `keras_bt.model.graph_cuts.segments_of_least_peak`.
 
     Args:
-        backbone: a functional or sequential `keras.Model` of one input and one output. Its
-            variables, and those of the layers in it, stay where they are: nothing is copied.
+        backbone: a functional or sequential model with one input and one output. It is not copied:
+            its variables, and those of the layers in it, stay where they are.
 
     Returns:
-        A callable (images, training=None) → features, and `backbone` itself unless `training`
-        is true. Its attribute `segments` is a tuple of tuples of layer names, in order.
+        A callable (images, training=None) → features, which calls `backbone` itself unless
+        `training` is true. Its attribute `segments` is a tuple of tuples of layer names, in order.
 
     Raises:
-        ValueError: if the backbone is no such model, or Keras is too old to cut one.
+        ValueError: if the backbone is not such a model, or Keras is too old to cut one.
     """
     if not SUPPORTED:
         raise ValueError(
-            "Rematerialization needs Keras 3.13 or newer, which can cut a model's graph, and that "
-            f"Python 3.11. Received: Keras {keras.__version__}."
+            "Rematerialization needs Keras 3.13 or newer, which can cut a model's graph (and needs "
+            f"Python 3.11). Received: Keras {keras.__version__}."
         )
     if not is_chain(backbone):
         raise ValueError(
@@ -61,25 +63,25 @@ def rematerialized(backbone):
 
 
 class Rematerialized:
-    """What `rematerialized` returns.
+    """The function that `rematerialized` returns.
 
-    Not a layer, so that a model which has it as an attribute does not own the backbone twice.
+    It is not a layer, so that a model with it as an attribute does not own the backbone twice.
     """
 
-    def __init__(self, backbone):
+    def __init__(self, backbone: keras.Model):
         self._encoder = _Encoder(backbone)
         self.segments = tuple(segment.names for segment in self._encoder.segments)
 
-    def __call__(self, images, training=None):
+    def __call__(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Returns the features (b, features) of images (b, h, w, c)."""
         return self._encoder(images, training=training)
 
 
 class _Encoder(keras.layers.Layer):
-    """Runs the segments as parts of one layer call, in which losses are cleared but once."""
+    """The segments as parts of one layer call, so that losses are cleared only once."""
 
     def __init__(self, backbone):
-        # A name of its own: TensorFlow refuses scopes that begin with an underscore.
+        # Named explicitly, because TensorFlow refuses scopes that begin with an underscore.
         super().__init__(name="rematerialized", dtype="float32", autocast=False)
         self.backbone = backbone
         pieces = list(pieces_of(backbone))
@@ -96,15 +98,15 @@ class _Encoder(keras.layers.Layer):
         for segment in self.segments:
             x, losses = _recomputed(segment, x)
             for loss in losses:
-                # Past `Functional.add_loss`, which refuses, as it would be symbolic tensors.
+                # Bypasses `Functional.add_loss`, which is not implemented.
                 keras.layers.Layer.add_loss(self.backbone, loss)
         return x
 
 
 class _Segment(keras.layers.Layer):
-    """Consecutive pieces of a model's graph. A layer, because a layer's call sets the mode.
+    """Consecutive pieces of a model's graph; a layer, because a layer's call sets the mode.
 
-    Its own dtype is without effect, the layers in it have theirs.
+    Its own dtype has no effect; the layers in it have theirs.
     """
 
     def __init__(self, pieces):
@@ -123,13 +125,13 @@ class _Segment(keras.layers.Layer):
 
     def call(self, x, training=None):
         for piece in self.pieces:
-            # A model within the model takes its input in the type that it was made for.
+            # A model within the model takes its input in the dtype that it was built for.
             x = ops.cast(x, piece.inputs[0].dtype)
             x = piece._run_through_graph([x], operation_fn=_in_this_mode)
         return x
 
     def state(self):
-        """Returns all variables, each once: first the trainable ones, then the others."""
+        """Returns two lists of variables, each variable once: trainable ones and the others."""
         variables = list({id(v): v for layer in self.contents for v in layer.variables}.values())
         learned = {id(v) for layer in self.contents for v in layer.trainable_variables}
         return (
@@ -139,7 +141,7 @@ class _Segment(keras.layers.Layer):
 
 
 def _in_this_mode(operation):
-    """Drops a `training` recorded in the graph, which a functional model overrides as well."""
+    """Drops a `training` recorded in the graph; a functional model overrides it as well."""
     if not isinstance(operation, keras.layers.Layer):
         return operation
 
@@ -150,18 +152,18 @@ def _in_this_mode(operation):
 
 
 def _recomputed(segment, x):
-    """Calls a segment in training such that its gradient computes it again.
+    """Calls a segment in training mode such that its gradient recomputes it.
 
     Returns:
         Its output, and the list of its layers' losses.
     """
     learned, others = segment.state()
-    # The second pass must see what the first one saw: all variables are read here, once.
+    # The second pass must see what the first one saw, so all variables are read once, here.
     kept = [tf.convert_to_tensor(v.value) for v in others]
     updates = []
 
     def stateless(x, weights):
-        """Returns output and losses, and the new values of variables that a pass would change."""
+        """Returns output and losses, and new values of the variables that a pass would change."""
         mapping = [*zip(learned, weights, strict=True), *zip(others, kept, strict=True)]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             before = [scope.get_current_value(v) for v in others]
@@ -172,7 +174,7 @@ def _recomputed(segment, x):
 
     @tf.custom_gradient
     def run(x, *weights):
-        # Stopped, so that the tape of the caller records none of this and keeps nothing alive.
+        # Gradients are stopped, so that the caller's tape records nothing and keeps nothing alive.
         outputs, changes = stateless(tf.stop_gradient(x), [tf.stop_gradient(w) for w in weights])
         updates.extend(changes)
 
@@ -194,36 +196,36 @@ def _recomputed(segment, x):
 
 
 def _once_known(x, others):
-    """Returns `x`, as a tensor that no compiler can compute before all of `others`.
+    """Returns `x` as a tensor that no compiler can compute before all of `others`.
 
-    Else one may take the second pass for the first, and keep its results instead. XLA knows data
-    dependencies only; that the product of 0 with a number is 0 it does not know, as the number
-    might be infinite, and if it is, so is the gradient anyway. TensorFlow's own optimizer may know
-    better, but it keeps control dependencies.
+    Otherwise it may recognize the second pass as the first, and keep its results instead. XLA knows
+    only data dependencies; it does not simplify 0 times a number, because the number might be
+    infinite (and then the gradient is, too). TensorFlow's own optimizer might simplify it, but
+    respects control dependencies.
     """
     if tf.executing_eagerly():
         return tf.identity(x)
     with tf.control_dependencies(others):
         if not x.dtype.is_floating:
             return tf.identity(x)
-        # Zeros are what is cast: a large gradient may be infinite in another type.
+        # The zeros are cast, not the gradients: a large one may be infinite in another dtype.
         zeros = [tf.cast(0 * tf.reshape(other, [-1])[0], x.dtype) for other in others]
         return x + tf.add_n(zeros)
 
 
 def _turn(device):
-    """Returns the list of what must be there before the next segment's turn, to be replaced.
+    """Returns the list, to be replaced, of the tensors that the next segment must wait for.
 
-    The backward passes of two views do not depend on one another; TensorFlow would do both at a
-    time, and two segments would be in memory. So they take turns, on each device by itself.
+    The backward passes of the two views are independent; TensorFlow would run both at the same
+    time, with two segments in memory. So they take turns, separately on each device.
     """
-    # With the graph as owner, the list lives as long as that.
+    # Owned by the graph, the list lives as long as the graph.
     return [] if tf.executing_eagerly() else tf.compat.v1.get_collection_ref(f"remat {device}")
 
 
 def _end_turn(device, gradients):
-    """Lets the next turn wait for these gradients."""
+    """Makes the next turn wait for these gradients."""
     of_x, *of_weights = gradients
-    # That of the images is not needed, and would be computed only for us to wait for it.
+    # The gradient of the images is not needed; it would be computed only to be waited for.
     known = [g for g in of_weights if g is not None] or [g for g in [of_x] if g is not None]
     _turn(device)[:] = known
