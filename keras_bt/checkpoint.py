@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written whole, verified when read, at any step."""
+"""Checkpoints of a run at any step, written whole and verified when read."""
 
 import contextlib
 import itertools
@@ -12,46 +12,55 @@ import signal
 import threading
 import time
 import zlib
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
 
 from keras_bt.files import flush
+from keras_bt.typing import Metrics, Path
 
 VARIABLES, CONTENTS = "variables", "contents.json"
-# What TensorFlow raises for a file that is missing, cut or changed.
+# What TensorFlow raises for a file that is missing, truncated or altered.
 _UNREADABLE = (OSError, tf.errors.OpError, AssertionError, IndexError, RuntimeError)
 
 
 class RunCheckpoint(keras.callbacks.Callback):
-    """Saves a run while it trains, and restores it exactly.
+    """A callback that saves a run while it trains, and restores it exactly.
 
-    A checkpoint is a folder named after the number of steps that are done. It holds all variables
-    of the model and its optimizer. The input of a run being a function of the step, there is
-    nothing else to remember.
+    A checkpoint is a folder named after the number of steps done. It holds all variables of the
+    model and its optimizer. Because a run's input is a function of the step, there is nothing else
+    to save.
 
-    A folder appears under its name when all of it is on the disk: a run that is killed while it
-    saves, or finds the disk full, still has the checkpoint before. TensorFlow keeps a checksum of
-    every tensor, which reading verifies; one that cannot be read is passed over for the one before.
+    A folder appears under its name once all of it is on the disk: a run that is killed while it
+    saves, or finds the disk full, still has the previous checkpoint. TensorFlow keeps a checksum of
+    every tensor, which is verified on reading; a checkpoint that cannot be read is passed over for
+    the previous one.
 
-    >>> checkpoint = RunCheckpoint("runs/digits/checkpoints", model, steps_per_epoch=5)
-    >>> steps = checkpoint.restore()          # 0 in an empty folder
-    >>> model.fit(views, initial_epoch=steps // 5, epochs=60, callbacks=[checkpoint])
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> checkpoint = RunCheckpoint("runs/small/checkpoints", model, steps_per_epoch=2)
+    >>> checkpoint.restore()  # the number of steps done; none in an empty folder
+    0
+    >>> x, y = keras.ops.ones((8, 2)), keras.ops.ones((8, 1))
+    >>> _ = model.fit(x, y, batch_size=4, epochs=3, callbacks=[checkpoint], verbose=0)
+    >>> checkpoint.restore()  # so continue with fit(..., initial_epoch=3)
+    6
 
-    It belongs at the end of the list of callbacks: what is saved is then written by the others.
+    It belongs at the end of the list of callbacks, so that it saves after the others have written.
 
     Args:
-        directory: folder of the checkpoints; made if need be.
-        model: a compiled Keras model.
-        steps_per_epoch: int.
-        every: int, epochs between checkpoints. The last epoch is saved in any case.
-        minutes: float, minutes after which a checkpoint is written within an epoch too; None for
-            never, where a run cannot go on within an epoch.
-        keep: int, how many checkpoints stay.
+        directory: folder of the checkpoints; created if necessary.
+        model: a compiled model.
+        steps_per_epoch: training steps per epoch.
+        every: epochs between checkpoints. The last epoch is always saved.
+        minutes: minutes after which a checkpoint is also written within an epoch; None for never,
+            for runs that cannot be continued within an epoch.
+        keep: how many checkpoints to keep.
         writes: whether this process writes; of several workers one does.
-        interruption: `Interruption` to look at after each step, or None.
-        agree: function from 1 or 0, whether this worker is to leave, to the sum over all workers,
-            which all call at the same steps; None where there is one worker.
+        interruption: signals to check for after each step.
+        agree: function from 1 or 0 (this worker is to leave or not) to the sum over all workers,
+            which all call it at the same steps; None if there is one worker.
 
     Raises:
         ValueError: if a number is out of range.
@@ -59,15 +68,15 @@ class RunCheckpoint(keras.callbacks.Callback):
 
     def __init__(
         self,
-        directory,
-        model,
-        steps_per_epoch,
-        every=1,
-        minutes=None,
-        keep=3,
-        writes=True,
-        interruption=None,
-        agree=None,
+        directory: Path,
+        model: keras.Model,
+        steps_per_epoch: int,
+        every: int = 1,
+        minutes: float | None = None,
+        keep: int = 3,
+        writes: bool = True,
+        interruption: "Interruption | None" = None,
+        agree: Callable[[int], int] | None = None,
     ):
         super().__init__()
         if every < 1 or keep < 1 or steps_per_epoch < 1:
@@ -75,7 +84,7 @@ class RunCheckpoint(keras.callbacks.Callback):
                 "every, keep and steps_per_epoch must be at least 1. "
                 f"Received: {every}, {keep} and {steps_per_epoch}."
             )
-        if not model.optimizer.built:  # its variables must be there to read; once
+        if not model.optimizer.built:  # its variables must exist to be restored
             model.optimizer.build(model.trainable_variables)
         self._directory = pathlib.Path(directory)
         self._variables = _variables(model)
@@ -86,10 +95,11 @@ class RunCheckpoint(keras.callbacks.Callback):
         self._interruption, self._agree = interruption, agree
         self._step = self._saved_step = 0
 
-    def restore(self):
-        """Restores the newest checkpoint that can be read, and returns the number of steps done.
+    def restore(self) -> int:
+        """Restores the newest checkpoint that can be read; prints a line for each that cannot.
 
-        0 if there is none at all. Prints a line for each that cannot be read.
+        Returns:
+            The number of steps done; 0 if there is no checkpoint.
 
         Raises:
             ValueError: if a checkpoint does not hold exactly the variables of this model.
@@ -135,25 +145,25 @@ class RunCheckpoint(keras.callbacks.Callback):
                 f"Received: {path} with {theirs}."
             )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Metrics | None = None) -> None:
         """Starts the clock."""
         self._clock = time.monotonic()
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Notes where the epoch begins."""
+    def on_epoch_begin(self, epoch: int, logs: Metrics | None = None) -> None:
+        """Records the step at which the epoch begins."""
         self._epoch_start = self._step
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Saves within an epoch, if it is time or the run is to leave."""
+    def on_train_batch_end(self, batch: int, logs: Metrics | None = None) -> None:
+        """Saves within an epoch, if a checkpoint is due or the run was told to stop."""
         self._step = self._epoch_start + batch + 1
         if self._step % self._steps_per_epoch == 0:
-            return  # what is measured at the end of the epoch belongs into the same checkpoint
+            return  # `on_epoch_end` saves this step, after the epoch has been evaluated
         number = self._signal(batch)
         if self._is_time() or (number and self._seconds < math.inf):
             self.save()
         self._leave(number)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
         """Saves when a checkpoint is due."""
         number = self._signal(None)
         last = epoch + 1 == self.params["epochs"]
@@ -165,11 +175,11 @@ class RunCheckpoint(keras.callbacks.Callback):
         return time.monotonic() - self._clock >= self._seconds
 
     def _signal(self, batch):
-        """The signal to leave by, on all workers at the same step; 0 if there was none."""
+        """Returns the signal to stop by, on all workers at the same step; 0 if there was none."""
         number = self._interruption.number if self._interruption else 0
         if self._agree is None:
             return number
-        # To ask takes about a millisecond; signals leave many seconds' time.
+        # Asking takes about a millisecond, and a signal leaves many seconds to stop.
         leave = (batch is None or batch % 10 == 9) and self._agree(int(number > 0))
         return (number or signal.SIGTERM) if leave else 0
 
@@ -177,19 +187,19 @@ class RunCheckpoint(keras.callbacks.Callback):
         if number:
             kept = f"{self._directory} holds step {self._saved_step:,}"
             kept = kept if self._saved_step else "there is no checkpoint yet"
-            with contextlib.suppress(OSError):  # who reads it may be gone
+            with contextlib.suppress(OSError):  # the reader of a pipe may be gone
                 print(
                     f"Stopped by {signal.Signals(number).name} after step {self._step:,}; {kept}. "
-                    "To go on, run the same command again.",
+                    "To continue, run the same command again.",
                     flush=True,
                 )
             raise Interrupted(number)
 
-    def save(self):
-        """Writes a checkpoint, and removes those that are not to be kept.
+    def save(self) -> None:
+        """Writes a checkpoint, and removes those that are no longer kept.
 
         Raises:
-            OSError: if it cannot be written. Nothing half-written stays.
+            OSError: if it cannot be written; nothing half-written remains.
         """
         self._clock = time.monotonic()
         last, self._saved_step = self._saved_step, self._step
@@ -206,7 +216,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             (partial / CONTENTS).write_text(text, encoding="utf-8")
             for file in [*partial.iterdir(), partial]:
                 flush(file)
-            if path.exists():  # it could not be read, or this step would not be ahead
+            if path.exists():  # unreadable, or this step would not lie ahead of it
                 shutil.rmtree(path)
             partial.rename(path)
             flush(self._directory)
@@ -222,7 +232,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         self._prune()
 
     def _prune(self):
-        """Removes old checkpoints, and what lies ahead of the run: it could not be read."""
+        """Removes old checkpoints, and those ahead of the run, which could not be read."""
         paths = checkpoints(self._directory)
         ahead = [path for path in paths if int(path.name) > self._step]
         for path in ahead + paths[len(ahead) + self._keep :]:
@@ -232,28 +242,37 @@ class RunCheckpoint(keras.callbacks.Callback):
 
 
 class Interrupted(SystemExit):
-    """Raised when training leaves because of a signal, its work saved.
+    """The exit of a training run that a signal has stopped, its work saved.
 
-    Not caught, it ends the program with the status that shells expect, 128 plus the signal.
+    Uncaught, it ends the program with the status that shells expect, 128 plus the signal.
+
+    Args:
+        number: the signal.
     """
 
-    def __init__(self, number):
+    def __init__(self, number: int):
         super().__init__(128 + number)
 
 
 class Interruption:
-    """Notes the first SIGTERM or SIGINT for the training to look at; a second one acts at once.
+    """A record of the first SIGTERM or SIGINT, for training to check; a second one acts at once.
+
+    >>> interruption = Interruption()
+    >>> with interruption.watched():
+    ...     signal.raise_signal(signal.SIGTERM)
+    >>> signal.Signals(interruption.number).name
+    'SIGTERM'
 
     Attributes:
-        number: int, the signal, or 0 while there was none.
+        number: the signal; 0 while there was none.
     """
 
     def __init__(self):
         self.number = 0
 
     @contextlib.contextmanager
-    def watched(self):
-        """`with interruption.watched():` notes signals; outside they have their usual effect."""
+    def watched(self) -> Iterator[None]:
+        """Records signals inside a `with`; outside they have their usual effect."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python handles signals in its main thread only
             return
@@ -270,13 +289,14 @@ class Interruption:
             signal.signal(each, handler)
         self.number = number
         name = signal.Signals(number).name
-        # Not `print`, which the signal may have interrupted; and who reads it may be gone.
+        # Not `print`, which the signal may have interrupted. The reader of a pipe may be gone.
+        text = f"\n{name}: stopping after this step; send it again to stop at once.\n"
         with contextlib.suppress(OSError):
-            os.write(2, f"\n{name}: stopping after this step; again to stop at once.\n".encode())
+            os.write(2, text.encode())
 
 
-def checkpoints(directory):
-    """The checkpoints in a folder, complete by their names, the newest first: list of Paths."""
+def checkpoints(directory: Path) -> list[pathlib.Path]:
+    """Lists the checkpoints in a folder, newest first, by the names that complete ones have."""
     if not pathlib.Path(directory).is_dir():
         return []
     return sorted(
@@ -287,7 +307,7 @@ def checkpoints(directory):
 
 
 def _variables(model):
-    """What a run consists of: weights, states of random layers, the optimizer; no metrics."""
+    """Lists the state of a run: weights, states of random layers, the optimizer; no metrics."""
     metrics = {id(v) for v in model.metrics_variables}
     variables = [v for v in model.variables if id(v) not in metrics]
     seen = {id(v) for v in variables}
@@ -295,9 +315,9 @@ def _variables(model):
 
 
 def _contents(variables):
-    """What tells variables apart: [last word of the name, shape, dtype] of each.
+    """Describes each variable by [last word of its name, shape, dtype].
 
-    The words before it name layers, which Keras numbers on within a process.
+    The words before it name layers, which Keras numbers consecutively within a process.
     """
     return [[re.split("[/_]", v.path)[-1], list(v.shape), v.dtype] for v in variables]
 
@@ -307,6 +327,6 @@ def _checksum(contents):
 
 
 def _first_line(error):
-    """The first line of an error's text, without what TensorFlow notes for its developers."""
+    """Returns the first line of an error, without TensorFlow's notes for its developers."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", line)

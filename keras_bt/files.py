@@ -3,13 +3,26 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
+
+from keras_bt.typing import Path
 
 
 @contextlib.contextmanager
-def whole(path):
-    """Gives the path of a new file beside `path`, which replaces `path` if all goes well.
+def whole(path: Path) -> Iterator[pathlib.Path]:
+    """Yields the path of a new file beside `path`, which replaces `path` if all goes well.
 
-    If not, the new file is removed, and one that was at `path` before is as it was.
+    Otherwise the new file is removed, and an earlier file at `path` is untouched.
+
+    >>> with whole("settings.json") as partial:
+    ...     _ = partial.write_text("{}")
+    ...     print(partial, os.path.exists("settings.json"))
+    settings.partial.json False
+    >>> os.path.exists("settings.json")
+    True
+
+    Raises:
+        OSError: if the file cannot be written; the error names the file.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
@@ -18,15 +31,15 @@ def whole(path):
         flush(partial)
         partial.replace(path)
     except OSError as error:
-        if error.errno and not error.filename:  # a disk that is full does not say where
+        if error.errno and not error.filename:  # the error of a full disk does not name the file
             error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
-def flush(path):
-    """Makes sure that a file, or the names in a folder, are on the disk and not in a cache."""
+def flush(path: Path) -> None:
+    """Flushes a file, or the entries of a folder, from the system's cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

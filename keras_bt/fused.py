@@ -1,15 +1,17 @@
-"""Operations of TensorFlow that do in one pass over memory what `keras.ops` does in several.
+"""TensorFlow operations that make one pass over memory where `keras.ops` makes several.
 
-The optimizer goes over each number of a wide projector, 150 million in the published one; at small
-batches its time is that of reading and writing them. For another backend of Keras write these in
-`keras.ops`, as their docstrings say.
+The optimizer visits every weight of a wide projector, 150 million in the published one; with small
+batches its time is that of reading and writing them. For another Keras backend, write these in
+`keras.ops` as their docstrings state.
 """
 
 import tensorflow as tf
 
+from keras_bt.typing import Tensor
 
-def norm(x):
-    """Returns √(Σ x²), reading `x` once: the squares are not written.
+
+def norm(x: Tensor) -> Tensor:
+    """Returns √(Σ x²), reading `x` once: the squares are not written to memory.
 
     Args:
         x: float tensor or variable of any shape.
@@ -17,15 +19,17 @@ def norm(x):
     return tf.sqrt(2 * tf.nn.l2_loss(tf.convert_to_tensor(x)))
 
 
-def momentum_step(variable, momentum, gradient, rate, decay):
-    """A step of momentum, in place: m ← decay · m + g, then w ← w − rate · m.
+def momentum_step(
+    variable: tf.Variable, momentum: tf.Variable, gradient: Tensor, rate: Tensor, decay: float
+) -> None:
+    """Takes a step of momentum, in place: m ← μ m + g, then w ← w − ε m.
 
     Args:
-        variable: `tf.Variable` w.
-        momentum: `tf.Variable` m, of the same shape and type.
-        gradient: tensor g.
-        rate: scalar tensor.
-        decay: float μ.
+        variable: w.
+        momentum: m, of the same shape and dtype as w.
+        gradient: g, of the same shape and dtype as w.
+        rate: ε, a scalar.
+        decay: μ.
     """
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,

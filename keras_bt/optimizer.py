@@ -1,14 +1,18 @@
-"""LARS, with the separate rate of biases and BatchNormalization parameters."""
+"""LARS, with a separate rate for biases and BatchNormalization parameters."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_bt import fused
+from keras_bt.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_bt")
 class LARS(keras.optimizers.Optimizer):
-    """Layer-wise adaptive rate scaling, as the published code of Barlow Twins has it.
+    """Layer-wise adaptive rate scaling, as in the published code of Barlow Twins.
 
     For a tensor w of two or more dimensions (kernels), with gradient g and rate ε,
 
@@ -17,25 +21,30 @@ class LARS(keras.optimizers.Optimizer):
         m ← μ m + g
         w ← w − ε m                              the rate stays outside the momentum
 
-    and for a vector (biases, BatchNormalization's gamma and beta) neither decay nor adaptation:
+    and for a vector (biases, BatchNormalization's gamma and beta), without decay or adaptation,
 
         m ← μ m + g
         w ← w − (bias_rate_ratio · ε) m
 
     The published rates are 0.2 for kernels and 0.0048 for vectors (times batch/256 and the
-    schedule), hence 0.024. The published code also divides every gradient by the number of GPUs,
-    which the trust ratio cancels for kernels but not for vectors: to repeat a run on W GPUs
-    exactly, take `bias_rate_ratio=0.024 / W`. Gradients here are those of the global batch on any
-    number of replicas.
+    schedule), hence the ratio 0.024. The published code also divides every gradient by the number
+    of GPUs, which the trust ratio cancels for kernels but not for vectors: to repeat a run on W
+    GPUs exactly, use `bias_rate_ratio=0.024 / W`. Gradients here are those of the global batch on
+    any number of replicas.
+
+    >>> w = keras.Variable([[3.0, 4.0]])  # ‖w‖ = 5
+    >>> LARS(0.2, weight_decay=0.0).apply([keras.ops.array([[0.0, 1e6]])], [w])
+    >>> print(w.numpy())  # a first step is ε η ‖w‖ = 0.001 long, however large the gradient
+    [[3.    3.999]]
 
     Args:
-        learning_rate: float or `LearningRateSchedule`, the rate ε of kernels.
-        bias_rate_ratio: float ≥ 0, the rate of vectors over that of kernels.
-        weight_decay: float ≥ 0, β; 1e-6 in the published code, 1.5e-6 in the paper.
-        momentum: float in [0, 1), μ.
-        trust_coefficient: float > 0, η.
-        name: string.
-        **kwargs: those of `keras.optimizers.Optimizer`, `clipnorm` for instance.
+        learning_rate: the rate ε of kernels.
+        bias_rate_ratio: rate of vectors divided by that of kernels, ≥ 0.
+        weight_decay: β ≥ 0; 1e-6 in the published code, 1.5e-6 in the paper.
+        momentum: μ in [0, 1).
+        trust_coefficient: η > 0.
+        name: the optimizer's name.
+        **kwargs: those of `keras.optimizers.Optimizer`, such as `clipnorm`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -45,13 +54,13 @@ class LARS(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.2,
-        bias_rate_ratio=0.024,
-        weight_decay=1e-6,
-        momentum=0.9,
-        trust_coefficient=0.001,
-        name="lars",
-        **kwargs,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.2,
+        bias_rate_ratio: float = 0.024,
+        weight_decay: float = 1e-6,
+        momentum: float = 0.9,
+        trust_coefficient: float = 0.001,
+        name: str = "lars",
+        **kwargs: Any,
     ):
         for label, value, good in (
             ("bias_rate_ratio", bias_rate_ratio, bias_rate_ratio >= 0),
@@ -61,21 +70,23 @@ class LARS(keras.optimizers.Optimizer):
         ):
             if not good:
                 raise ValueError(f"{label} is out of range. Received: {label}={value}.")
-        # Keras' own `weight_decay` is decoupled from the gradient; the base class gets none.
+        # The base class gets no `weight_decay`, because Keras decouples it from the gradient.
         super().__init__(learning_rate=learning_rate, weight_decay=None, name=name, **kwargs)
         self.bias_rate_ratio = bias_rate_ratio
         self.kernel_decay = weight_decay
         self.momentum = momentum
         self.trust_coefficient = trust_coefficient
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates a momentum for each of `variables`."""
         if self.built:
             return
         super().build(variables)
         self.momenta = self.add_optimizer_variables(variables, "momentum")
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """Updates one variable in place."""
         m = self.momenta[self._get_variable_index(variable)]
         g = ops.cast(gradient, variable.dtype)
@@ -88,13 +99,13 @@ class LARS(keras.optimizers.Optimizer):
         fused.momentum_step(variable, m.value, g, rate, self.momentum)
 
     def _trust_ratio(self, w, g):
-        """η ‖w‖ / ‖g‖, or 1 where either norm is zero."""
+        """Returns η ‖w‖ / ‖g‖, or 1 where either norm is zero."""
         w_norm, g_norm = fused.norm(w), fused.norm(g)
         both = ops.logical_and(w_norm > 0, g_norm > 0)
         ratio = self.trust_coefficient * w_norm / ops.where(both, g_norm, 1.0)
         return ops.where(both, ratio, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config() | {
             "bias_rate_ratio": self.bias_rate_ratio,
@@ -106,25 +117,25 @@ class LARS(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable("keras_bt")
 class SkipNonFinite(keras.optimizers.LossScaleOptimizer):
-    """Leaves out the steps of another optimizer whose gradient is not finite, in any precision.
+    """A wrapper that skips an optimizer's steps with non-finite gradients, in any precision.
 
-    Keras has this for float16, where an overflow halves the scale of the loss. Here the scale
-    stays 1, and is no state to be saved: a run may go on with or without this around its
+    Keras does this for float16, where an overflow also halves the loss scale. Here the scale stays
+    1 and is not part of the saved state: a run may continue with or without this wrapper around its
     optimizer.
 
     Args:
-        inner_optimizer: a Keras optimizer.
+        inner_optimizer: the optimizer that takes the steps.
         **kwargs: `name`.
     """
 
-    def __init__(self, inner_optimizer, **kwargs):
+    def __init__(self, inner_optimizer: keras.optimizers.Optimizer, **kwargs: Any):
         kwargs |= {"initial_scale": 1.0, "dynamic_growth_steps": 2**31 - 1}
         super().__init__(inner_optimizer, **kwargs)
 
     def _stateful_handle_non_finite_grads(self):
-        """What Keras does on such a step besides skipping it: nothing here."""
+        """Does nothing; Keras lowers the loss scale here."""
 
     @property
-    def variables(self):
-        """Those of the other optimizer."""
+    def variables(self) -> list[keras.Variable]:
+        """The variables of the inner optimizer."""
         return self.inner_optimizer.variables

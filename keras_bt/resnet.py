@@ -14,29 +14,36 @@ STAGES = {
 STEMS = ("imagenet", "small")
 
 
-def resnet(depth, stem="imagenet", width=64, input_shape=(None, None, 3), name=None):
-    """A ResNet v1.5 without its classifier: images to average-pooled features.
+def resnet(
+    depth: int,
+    stem: str = "imagenet",
+    width: int = 64,
+    input_shape: tuple[int | None, int | None, int] = (None, None, 3),
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a ResNet v1.5 without its classifier: images to average-pooled features.
 
-    v1.5 has the stride of a bottleneck in its 3×3 convolution. Padding, epsilon (1e-5), momentum
+    In v1.5 the stride of a bottleneck is in its 3×3 convolution. Padding, epsilon (1e-5), momentum
     (0.9, which PyTorch calls 0.1) and initialization are torchvision's, and the last gamma of each
     block starts at zero, so that each block starts as the identity. Layers are named as in
     torchvision, with "_" for ".".
 
-    >>> resnet(50).output_shape
-    (None, 2048)
-    >>> resnet(18, stem="small", width=16, input_shape=(32, 32, 3)).count_params()
-    701...
+    >>> backbone = resnet(18, stem="small", width=16, input_shape=(32, 32, 3))
+    >>> backbone.output_shape, backbone.count_params()
+    ((None, 128), 702576)
+
+    The standard `resnet(50)` has 2048 features and 23,561,152 parameters.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
         stem: `"imagenet"`, a 7×7 convolution of stride 2 and 3×3 max-pooling of stride 2; or
-            `"small"`, a 3×3 convolution of stride 1 and no pooling, for images of 32 pixels or so.
-        width: int, channels of the stem and the first stage; 64 in the standard networks.
-        input_shape: (height, width, channels), None where any size may come.
-        name: string, `resnet{depth}` by default.
+            `"small"`, a 3×3 convolution of stride 1 without pooling, for images of about 32 pixels.
+        width: channels of the stem and the first stage; 64 in the standard networks.
+        input_shape: (height, width, channels), with None for sizes that may vary.
+        name: the model's name, `resnet{depth}` by default.
 
     Returns:
-        A `keras.Model`, (b, h, w, 3) float images → (b, 8·width) features, or (b, 32·width) from
+        A model from float images (b, h, w, 3) to features (b, 8·width), or (b, 32·width) from
         depth 50 on. The features are float32 under every precision policy.
 
     Raises:
@@ -58,7 +65,7 @@ def resnet(depth, stem="imagenet", width=64, input_shape=(None, None, 3), name=N
         x = _convolution(x, width, 7, 2, "conv1")
         x = _normalization(x, "bn1")
         x = layers.ReLU(name="relu")(x)
-        # Zeros do as well as −∞ here: after the ReLU nothing is smaller.
+        # Zeros serve as well as −∞: after the ReLU nothing is smaller.
         x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)
         x = layers.MaxPooling2D(3, strides=2, name="maxpool")(x)
     else:

@@ -5,28 +5,30 @@ import keras
 FINAL_FRACTION = 0.001  # of the peak, as published
 
 
-def warmup_cosine(peak, steps, warmup_steps):
-    """The published schedule, per step: from 0 linearly to the peak, then a cosine to 0.001 peak.
+def warmup_cosine(
+    peak: float, steps: int, warmup_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the published schedule: linearly from 0 to the peak, then a cosine to 0.001 peak.
 
     With w = warmup_steps, at step t the rate is
 
         peak · t / w                                                       for t < w,
-        peak · (q + 0.001 (1 − q)),  q = (1 + cos(π (t − w) / (steps − w))) / 2  from there on.
+        peak · (q + 0.001 (1 − q)),  q = (1 + cos(π (t − w) / (steps − w))) / 2  afterwards.
 
-    The published rate of kernels is `peak = 0.2 * batch_size / 256`; that of biases and
-    BatchNormalization parameters follows from it by the `bias_rate_ratio` of `LARS`.
+    The published rate of kernels is `peak = 0.2 * batch_size / 256`; the `bias_rate_ratio` of
+    `LARS` derives the rate of biases and BatchNormalization parameters from it.
 
     >>> rate = warmup_cosine(1.6, steps=1000, warmup_steps=100)
     >>> [round(float(rate(t)), 4) for t in (0, 50, 100, 550, 1000)]
     [0.0, 0.8, 1.6, 0.8008, 0.0016]
 
     Args:
-        peak: float > 0, the highest rate.
-        steps: int, training steps in total.
-        warmup_steps: int, 0 ≤ warmup_steps < steps.
+        peak: the highest rate, > 0.
+        steps: training steps in total.
+        warmup_steps: 0 ≤ warmup_steps < steps.
 
     Returns:
-        A `keras.optimizers.schedules.LearningRateSchedule`, constant after the last step.
+        The rate as a function of the step, constant after the last one.
 
     Raises:
         ValueError: if an argument is out of range.

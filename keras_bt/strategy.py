@@ -1,38 +1,43 @@
-"""Where training runs: the `tf.distribute` strategies, and collectives for the objective."""
+"""Where training runs: `tf.distribute` strategies, and the collectives of the objective."""
 
 import contextlib
 import functools
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
 from keras_bt.objectives.barlow_twins import OneReplica
+from keras_bt.typing import Collectives, Tensor
 
-_SLURM_PORT = 8888  # of a node's first task, the others count on from there
+_SLURM_PORT = 8888  # of a node's first task; the others count up from it
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
 
-def choose_strategy(name="auto", one_process=False):
-    """Returns the `tf.distribute.Strategy` of that name.
+def choose_strategy(name: str = "auto", one_process: bool = False) -> tf.distribute.Strategy:
+    """Returns the `tf.distribute` strategy of that name.
 
-    With several workers this must come before anything that TensorFlow computes, for a process
-    joins the others when its devices are set up; it waits until all are there.
+    With several workers, call this before TensorFlow computes anything: a process joins the others
+    when its devices are set up, and waits until all have joined.
+
+    >>> describe(choose_strategy("one"))
+    'one device (CPU)'
 
     Args:
         name: `"one"`, the default strategy on one device; `"mirrored"`, every GPU of this machine,
-            or every logical device where there is no GPU; `"multiworker"`, these of every process
-            that TF_CONFIG or SLURM names; `"tpu"`, the TPU of this machine or of the environment's
-            TPU_NAME; or `"auto"`: `"multiworker"` where the environment names several workers,
-            else `"tpu"` where it names a TPU, else `"mirrored"` where there are several GPUs, else
-            `"one"`.
-        one_process: whether the caller cannot work in several processes.
+            or every logical CPU device if there is no GPU; `"multiworker"`, the same on every
+            process that TF_CONFIG or SLURM names; `"tpu"`, the TPU of this machine or that of the
+            environment variable TPU_NAME; or `"auto"`: `"multiworker"` if the environment names
+            several workers, else `"tpu"` if it names a TPU, else `"mirrored"` if there are several
+            GPUs, else `"one"`.
+        one_process: whether the caller can run in one process only.
 
     Raises:
-        ValueError: for any other name, for a strategy that the environment does not provide,
-            where TF_CONFIG or SLURM's variables cannot be understood, and where `"auto"` finds
-            several workers for `one_process`.
+        ValueError: for any other name, for a strategy that the environment does not provide, if
+            TF_CONFIG or SLURM's variables cannot be understood, or if `"auto"` finds several
+            workers despite `one_process`.
     """
     if name not in STRATEGIES:
         raise ValueError(
@@ -40,7 +45,7 @@ def choose_strategy(name="auto", one_process=False):
         )
     if name == "auto" and one_process and several_workers():
         raise ValueError(
-            "This runs in one process: take --strategy=one or mirrored. Received: --strategy=auto "
+            "This runs in one process: use --strategy=one or mirrored. Received: --strategy=auto "
             "and an environment (TF_CONFIG, SLURM_STEP_NUM_TASKS) that names several workers."
         )
     name = resolved_name(name)
@@ -54,8 +59,8 @@ def choose_strategy(name="auto", one_process=False):
     return _mirrored(tuple(d.name for d in gpus or tf.config.list_logical_devices("CPU")))
 
 
-def resolved_name(name):
-    """The name of a strategy; for `"auto"`, of that for what this process sees."""
+def resolved_name(name: str) -> str:
+    """Returns the name of a strategy, with `"auto"` resolved for this process' environment."""
     if name != "auto":
         return name
     if several_workers():
@@ -65,8 +70,8 @@ def resolved_name(name):
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
 
 
-def several_workers():
-    """Whether TF_CONFIG or SLURM says that this process is one of several workers.
+def several_workers() -> bool:
+    """Returns whether TF_CONFIG or SLURM makes this process one of several workers.
 
     Raises:
         ValueError: if TF_CONFIG or SLURM's number of tasks cannot be understood.
@@ -80,7 +85,7 @@ def several_workers():
 
 
 def _tf_config():
-    """TF_CONFIG as a dict, checked: TensorFlow's own errors about it are hard to read."""
+    """Returns TF_CONFIG as a dict, checked: TensorFlow's own errors about it are hard to read."""
     text = os.environ["TF_CONFIG"]
     rule = (
         'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
@@ -114,10 +119,10 @@ def _multi_worker():
 
 
 def _slurm():
-    """The workers that srun started; each uses the GPUs that SLURM lets it see.
+    """Resolves the workers that srun started; each uses the GPUs that SLURM lets it see.
 
-    Not TensorFlow's `SlurmClusterResolver`: it sorts hosts by name, SLURM's ranks do not, and it
-    fails without nvidia-smi.
+    TensorFlow's `SlurmClusterResolver` sorts hosts by name, which SLURM's ranks do not, and fails
+    without nvidia-smi.
     """
     from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
@@ -140,14 +145,14 @@ def _slurm():
 @functools.cache
 def _mirrored(devices):
     # One per process and set of devices: two MirroredStrategy number their collectives alike, and
-    # TensorFlow then takes an operation of one for that of the other ("Shape mismatch in the
+    # TensorFlow then mistakes an operation of one for that of the other ("Shape mismatch in the
     # collective instance").
     return tf.distribute.MirroredStrategy(list(devices))
 
 
 @functools.cache
 def _tpu(name):
-    # Not run on a TPU yet; elsewhere this ends in the error below.
+    # Not yet run on a TPU; elsewhere this ends in the error below.
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
         return tf.distribute.TPUStrategy(resolver)
@@ -158,16 +163,16 @@ def _tpu(name):
         ) from error
 
 
-def worker_count(strategy):
-    """Number of processes that run this program together."""
+def worker_count(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of processes that run this program together."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
     return sum(len(spec.get(job, ())) for job in ("chief", "worker"))
 
 
-def worker_number(strategy):
-    """This process' number among the workers, from 0; that of the chief is 0."""
+def worker_number(strategy: tf.distribute.Strategy) -> int:
+    """Returns this process' number among the workers; the chief has number 0."""
     if worker_count(strategy) == 1:
         return 0
     resolver = strategy.cluster_resolver
@@ -176,13 +181,13 @@ def worker_number(strategy):
     return resolver.task_id + ("chief" in resolver.cluster_spec().as_dict())
 
 
-def is_chief(strategy):
-    """Whether this process is the one that writes files; with one worker it is."""
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process is the one that writes files; a single worker is."""
     return worker_number(strategy) == 0
 
 
-def describe(strategy):
-    """What a strategy runs on, in words: "8 replicas, 2 workers with 4 GPUs each"."""
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """Describes what a strategy runs on: "8 replicas (2 workers with 4 GPUs each)"."""
     replicas, workers = strategy.num_replicas_in_sync, worker_count(strategy)
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return f"{replicas} TPU cores"
@@ -195,15 +200,15 @@ def describe(strategy):
     return f"{replicas} replicas ({workers} workers with {each} {kind}{'s'[: each > 1]} each)"
 
 
-def sum_over_workers(strategy, number):
-    """Adds up an integer over all workers, each of which must call this at the same point.
+def sum_over_workers(strategy: tf.distribute.Strategy, number: int) -> int:
+    """Sums an integer over all workers, each of which must call this at the same point.
+
+    >>> sum_over_workers(tf.distribute.get_strategy(), 7)  # one worker
+    7
 
     Args:
-        strategy: the strategy.
-        number: int of this worker.
-
-    Returns:
-        int.
+        strategy: the strategy that the workers share.
+        number: this worker's integer.
     """
     if worker_count(strategy) == 1:
         return number
@@ -213,7 +218,7 @@ def sum_over_workers(strategy, number):
 
 @functools.cache
 def _total(strategy):
-    """Compiled once: from this worker's number to the sum over replicas, on each of them."""
+    """Returns a function, compiled once, that sums a worker's number over all replicas."""
 
     def on_replica(number):
         context = tf.distribute.get_replica_context()
@@ -223,11 +228,11 @@ def _total(strategy):
 
 
 @contextlib.contextmanager
-def lost_workers_reported(strategy):
-    """Around what workers do together: says in one line that one of them is gone.
+def lost_workers_reported(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Reports in one line that a worker is gone, if what the workers do together fails for that.
 
     Raises:
-        OSError: if another worker has left or cannot be reached. TensorFlow cannot go on without
+        OSError: if another worker has left or cannot be reached. TensorFlow cannot continue without
             it; all processes have to be started again.
     """
     try:
@@ -245,20 +250,24 @@ def lost_workers_reported(strategy):
         ) from error
 
 
-def distribute_batches(strategy, pipeline, batch_size):
+def distribute_batches(
+    strategy: tf.distribute.Strategy,
+    pipeline: Callable[[int, int], tf.data.Dataset],
+    batch_size: int,
+) -> tf.data.Dataset:
     """Gives each worker its part of every batch, and each of its replicas a part of that.
 
-    Keras would hand each worker the whole stream. Here a worker makes only the images that its
-    own replicas train on, so every image is made once.
+    Keras would hand each worker the whole stream. Here a worker prepares only the images that its
+    own replicas train on, so every image is prepared once.
 
     Args:
-        strategy: the strategy.
-        pipeline: function (shard_index, num_shards) → `tf.data.Dataset` of that shard's part of
-            each batch, such as `keras_bt.data.pretraining_views` makes.
-        batch_size: int, images per batch, on all replicas together.
+        strategy: the strategy that trains.
+        pipeline: function (shard_index, num_shards) → that shard's part of each batch, such as
+            `keras_bt.data.pretraining_views` makes.
+        batch_size: images per batch, over all replicas.
 
     Returns:
-        Data set for `model.fit`.
+        The data set for `model.fit`.
     """
     if strategy.num_replicas_in_sync == 1:
         return pipeline(0, 1)
@@ -275,27 +284,30 @@ def distribute_batches(strategy, pipeline, batch_size):
 
 
 class Replicas:
-    """The collectives of the replica that this is called on.
+    """The collectives of one replica among several.
 
-    The members are those of `keras_bt.objectives.OneReplica`. `sum` can be differentiated: its
-    gradient is the sum, over replicas, of the gradients that arrive.
+    The members are those of `keras_bt.objectives.OneReplica`. `sum` is differentiable: its gradient
+    is the sum of the upstream gradients over replicas.
+
+    Args:
+        context: the replica's context, from `tf.distribute.get_replica_context`.
     """
 
-    def __init__(self, context):
+    def __init__(self, context: tf.distribute.ReplicaContext):
         self._context = context
         self.count = context.num_replicas_in_sync
 
-    def sum(self, x):
+    def sum(self, x: Tensor) -> Tensor:
         """Returns the sum of `x` over all replicas; same shape as `x`."""
         return self._context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
-    def gather(self, x):
+    def gather(self, x: Tensor) -> Tensor:
         """Returns the rows of `x` of all replicas, in replica order."""
         return self._context.all_gather(x, axis=0)
 
 
-def current_replicas():
-    """Returns the collectives for where this is called: in a replica, or outside any strategy."""
+def current_replicas() -> Collectives:
+    """Returns the collectives of the calling replica, or `OneReplica` outside any strategy."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return OneReplica()

@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, which must not change, and files that are written whole."""
+"""The folder of a run: its settings, which must not change, and files written whole."""
 
 import contextlib
 import importlib.metadata
@@ -7,12 +7,19 @@ import os
 import pathlib
 import platform
 import socket
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
 
 from keras_bt.files import whole
+from keras_bt.typing import Path
 
+fcntl: types.ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows, where two processes in one workdir are the user's to avoid
+except ImportError:  # on Windows it is up to the user to keep two processes out of one workdir
     fcntl = None
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
@@ -21,11 +28,17 @@ PACKAGES = ("keras_bt", "keras", "tensorflow", "tensorflow-datasets", "keras-cv"
 class Workdir:
     """The folder that a run writes to.
 
+    >>> workdir = Workdir("runs/small")
+    >>> with workdir.claimed({"epochs": 3}):  # a second process is refused here
+    ...     write_json(workdir.summary, {"loss": 1.5})
+    >>> workdir.read_settings()
+    {'epochs': 3}
+
     Args:
-        path: the folder; nothing is made before `claimed`.
+        path: the folder; nothing is created before `claimed`.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
@@ -37,14 +50,14 @@ class Workdir:
         self.summary = self.path / "summary.json"
         self._lock = self.path / "lock"
 
-    def check(self, settings):
+    def check(self, settings: dict[str, Any]) -> None:
         """Checks, before anything is written, that a run with these settings may use the folder.
 
         Args:
-            settings: dict of JSON values, everything that determines the run.
+            settings: everything that determines the run, as JSON values.
 
         Raises:
-            ValueError: if the folder holds a run of other settings (the first is named), other
+            ValueError: if the folder holds a run with other settings (the first is named) or other
                 files, or cannot be written to.
         """
         if self.path.exists() and not self.path.is_dir():
@@ -53,7 +66,7 @@ class Workdir:
         if not os.access(parent, os.W_OK):
             raise ValueError(f"workdir must be writable. Received: {self.path}")
         if not self.config.exists():
-            # What another worker, or a process that was killed, leaves on the way to `config`.
+            # What another worker, or a killed process, leaves behind before `config` exists.
             ours = {self._lock.name, f"{self.config.stem}.partial{self.config.suffix}"}
             if self.path.exists() and any(p.name not in ours for p in self.path.iterdir()):
                 raise ValueError(
@@ -70,8 +83,8 @@ class Workdir:
                     "or choose another --workdir."
                 )
 
-    def read_settings(self):
-        """The settings that `claimed` recorded, a dict.
+    def read_settings(self) -> dict[str, Any]:
+        """Returns the settings that `claimed` recorded.
 
         Raises:
             OSError: if the folder holds no run.
@@ -83,13 +96,16 @@ class Workdir:
             raise ValueError(f"{self.config} must hold a run's settings. {error!r}") from error
 
     @contextlib.contextmanager
-    def claimed(self, settings):
-        """Makes the folder, records settings and versions in `config.json`, and keeps others out.
+    def claimed(self, settings: dict[str, Any]) -> Iterator[None]:
+        """Creates the folder, records settings and versions in `config.json`, and locks it.
 
-        The operating system lets go of the lock when the process ends, however it ends.
+        The operating system releases the lock when the process ends, however it ends.
+
+        Args:
+            settings: everything that determines the run, as JSON values.
 
         Raises:
-            ValueError: as `check`; or if another process has claimed the folder.
+            ValueError: as `check`, or if another process has claimed the folder.
             OSError: if the folder cannot be written to.
         """
         self.check(settings)
@@ -106,39 +122,41 @@ class Workdir:
                         "trains."
                     ) from error
                 except OSError as error:  # some network file systems have no locks
-                    print(f"Let nobody else train in {self.path}: it cannot be locked ({error})")
+                    print(
+                        f"{self.path} cannot be locked ({error}): let no other process train in it."
+                    )
             try:
                 lock.truncate(0)
                 lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             except OSError as error:
-                error.filename = str(self._lock)  # a disk that is full does not say where
+                error.filename = str(self._lock)  # the error of a full disk does not name the file
                 raise
-            self.check(settings)  # another process may have been here in the meantime
+            self.check(settings)  # another process may have been here before the lock was ours
             if not self.config.exists():
                 write_json(self.config, {"settings": settings, "versions": versions()})
             self.plots.mkdir(exist_ok=True)
             yield
 
 
-def versions():
-    """Versions of Python, of this package and of what it computes with, as a dict of strings."""
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, of this package and of the libraries that it uses."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # used from a folder, not installed
+        except importlib.metadata.PackageNotFoundError:  # imported from a folder, not installed
             found[name] = "unknown"
     return found
 
 
-def write_json(path, value):
-    """Writes a JSON file whole or not at all."""
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
     with whole(path) as partial:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         partial.write_text(text, encoding="utf-8")
 
 
-def save_model(model, path):
-    """Saves a Keras model as a `.keras` file, whole or not at all."""
+def save_model(model: keras.Model, path: Path) -> None:
+    """Saves a model as a `.keras` file, whole or not at all."""
     with whole(path) as partial:
         model.save(partial)
