@@ -1,13 +1,13 @@
 """Whole training steps beside PyTorch: `python -m benchmarks.train_step`.
 
-A step is two forward passes, the objective, the backward pass and the update by LARS, on views that
-are in memory. Here it is that of `model.fit`, with what `fit` does around it; in PyTorch that of
-the published code (`benchmarks.torch_barlow_twins`) on one device, with as many threads. The
-contestants, which have the same number of parameters, take turns, every turn in a process of its
-own, so that only one is in memory. Nothing else should be running on the machine.
+A step is two forward passes, the objective, the backward pass and the LARS update, on views in
+memory. Here it is a step of `model.fit`, overhead included; in PyTorch it is a step of the
+published code (`benchmarks.torch_barlow_twins`) on one device, with the same number of threads. The
+contestants, which have the same number of parameters, take turns, each turn in its own process, so
+that only one is in memory. Nothing else should be running on the machine.
 
-Memory is the peak of the process, Python and libraries included, as the system says (`getrusage`);
-on a GPU that of the framework's allocator.
+Memory is the peak of the process, Python and libraries included, as the system reports it
+(`getrusage`); on a GPU it is the peak of the framework's allocator.
 
 `benchmarks.step_profile` shows where the time of a step goes.
 """
@@ -31,7 +31,7 @@ from trainers.cli import command
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What is trained: a ResNet, three layers of so many units, at batches of these sizes."""
+    """A network to train: a ResNet, a projector of three layers this wide, and batch sizes."""
 
     depth: int
     stem: str
@@ -55,12 +55,12 @@ CONTESTANTS = {
     "PyTorch, channels last": ("torch", "float32", {"channels_last": True}),
     "PyTorch, channels last, bfloat16": ("torch", "bfloat16", {"channels_last": True}),
 }
-RATE = 1e-3  # small, as random images are nothing to learn from
+RATE = 1e-3  # small, because random images teach nothing
 _GIB = 2**30
 
 
 def random_views(network, batch_size):
-    """Two float32 arrays (n, h, w, 3)."""
+    """Draws two float32 arrays (n, h, w, 3)."""
     random = np.random.default_rng(0)
     shape = (batch_size, network.image_size, network.image_size, 3)
     return [random.standard_normal(shape, np.float32) for _ in range(2)]
@@ -86,24 +86,24 @@ class KerasStep:
         backbone = resnet(network.depth, network.stem, width, (side, side, 3))
         head = projector([network.projector] * 3, input_dim=backbone.output_shape[-1])
         self.model = BarlowTwins(backbone, head)
-        if not fused:  # BatchNormalization as Keras has it
+        if not fused:  # Keras's own BatchNormalization
             for layer in self.model._flatten_layers():
                 vars(layer).pop("call", None)
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
-        # On a processor Keras' "auto" compiles nothing, on a GPU all that it can.
+        # Keras's "auto" compiles nothing on a CPU and everything it can on a GPU.
         self.model.compile(LARS(RATE), jit_compile=jit_compile)
         views = tuple(map(tf.constant, random_views(network, batch_size)))
-        # With nothing to tune, the end of a data set waits for the tuner's next turn, for seconds.
+        # With nothing to tune, the end of a data set waits seconds for the tuner's next turn.
         options = tf.data.Options()
         options.autotune.enabled = False
         self._batches = tf.data.Dataset.from_tensors(views).repeat().with_options(options)
 
     def run(self, steps):
-        """Takes so many steps."""
+        """Takes this many steps."""
         self.model.fit(self._batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
     def peak_bytes(self):
-        """Of a GPU."""
+        """Returns the peak memory of the GPU."""
         return self._tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
@@ -131,7 +131,7 @@ class TorchStep:
         ]
 
     def run(self, steps):
-        """Takes so many steps."""
+        """Takes this many steps."""
         torch = self._torch
         for _ in range(steps):
             views = [view.to(self._device, non_blocking=True) for view in self._views]
@@ -145,12 +145,12 @@ class TorchStep:
             torch.cuda.synchronize()
 
     def peak_bytes(self):
-        """Of a GPU."""
+        """Returns the peak memory of the GPU."""
         return self._torch.cuda.max_memory_allocated()
 
 
 def measure(args):
-    """Trains; prints images per second, GiB at the peak, parameters and the device as JSON."""
+    """Trains; prints images per second, peak GiB, parameters and the device as JSON."""
     from benchmarks.knn import peak_gib
 
     framework, precision, options = CONTESTANTS[args.contestant]
@@ -167,20 +167,33 @@ def measure(args):
         "images/s": args.steps * batch_size / seconds,
         "GiB": step.peak_bytes() / _GIB if step.gpu else peak_gib(),
         "parameters": step.parameters,
-        "device": step.gpu or "processor",
+        "device": step.gpu or "CPU",
     }
     print(json.dumps(result))
 
 
-def network_of(args, name):
-    """The network of that name, with what flags say otherwise.
+def networks_of(args):
+    """Returns the requested networks by name.
 
     Raises:
-        ValueError: for batches that are none.
+        ValueError: none is requested, one is unknown, or a batch size is not a number above 1.
+    """
+    if not args.networks or not NETWORKS.keys() >= set(args.networks):
+        raise ValueError(
+            f"networks must be among {', '.join(NETWORKS)}. Received: {','.join(args.networks)}."
+        )
+    return {name: network_of(args, name) for name in args.networks}
+
+
+def network_of(args, name):
+    """Returns the network of that name, changed as the flags say.
+
+    Raises:
+        ValueError: a batch size is not a number above 1.
     """
     if not all(size.isdecimal() and int(size) > 1 for size in args.batch_sizes or []):
         raise ValueError(
-            "batch_sizes must be whole numbers of 2 or more. "
+            "batch_sizes must be whole numbers of at least 2. "
             f"Received: {','.join(args.batch_sizes)}."
         )
     changes = {
@@ -193,7 +206,7 @@ def network_of(args, name):
 
 
 def measured(args, network, batch_size, contestants):
-    """Contestant → a list of what each round measured."""
+    """Measures in turns; returns, by contestant, a list of what each round measured."""
     own = {
         "network": network,
         "batch_sizes": batch_size,
@@ -216,17 +229,17 @@ def measured(args, network, batch_size, contestants):
 
 
 def in_a_process(name, arguments):
-    """What `measure` prints."""
+    """Runs `measure` in a process of its own and returns what it prints."""
     start = [sys.executable, "-m", "benchmarks.train_step", f"--contestant={name}", *arguments]
     result = subprocess.run(start, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode:
-        # A negative status is a signal: 9 if the system has run out of memory.
+        # A negative status is a signal: 9 if the system ran out of memory.
         raise SystemExit(f"error: {name} ended with status {result.returncode}; see above.")
     return json.loads(result.stdout)
 
 
 def rows(batch_size, results):
-    """Rows of numbers as text, one per contestant."""
+    """Formats the table's rows, one per contestant."""
     medians = {
         name: statistics.median(turn["images/s"] for turn in turns)
         for name, turns in results.items()
@@ -243,8 +256,8 @@ def rows(batch_size, results):
 
 def print_measured(args):
     with command.mistakes:
-        contestants = chosen(args)
-        networks = {name: network_of(args, name) for name in args.networks}
+        networks = networks_of(args)
+    contestants = chosen(args)
     print(machine(args.threads))
     for name, network in networks.items():
         lines = []
@@ -263,19 +276,14 @@ def print_measured(args):
 
 
 def chosen(args):
-    """The contestants asked for that can be had."""
-    unknown = [name for name in args.networks if name not in NETWORKS]
-    if unknown or not args.networks:
-        raise ValueError(
-            f"networks must be of {', '.join(NETWORKS)}. Received: {','.join(args.networks)}."
-        )
+    """Returns the requested contestants that are available."""
     names = list(CONTESTANTS)
     if not args.variants:
         names = [name for name in names if not {"jit_compile", "fused"} & set(CONTESTANTS[name][2])]
     if args.float32_only:
         names = [name for name in names if CONTESTANTS[name][1] == "float32"]
     if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed and left out: pip install torch.", file=sys.stderr)
+        print("PyTorch is left out, as it is not installed: pip install torch.", file=sys.stderr)
         names = [name for name in names if CONTESTANTS[name][0] != "torch"]
     return names
 
@@ -291,16 +299,20 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("networks", list(NETWORKS), f"Of {', '.join(NETWORKS)}.")
-    flags.DEFINE_list("batch_sizes", None, "Images of a view, instead of the network's own.")
-    flags.DEFINE_integer("image_size", None, "In pixels, instead of the network's own.", 1)
-    flags.DEFINE_integer("projector", None, "Width of its layers, instead of the network's own.", 1)
-    flags.DEFINE_integer("width", 64, "Of the ResNet.", 1)
-    flags.DEFINE_integer("threads", available_cores(), "Of each contestant.", 1)
-    flags.DEFINE_integer("rounds", 3, "Measurements of each.", 1)
-    flags.DEFINE_integer("steps", 3, "Steps in a measurement.", 1)
-    flags.DEFINE_bool("variants", False, "Also what keras_bt does not do on this device.")
-    flags.DEFINE_bool("float32_only", False, "No bfloat16.")
+    flags.DEFINE_list(
+        "networks", list(NETWORKS), f"Networks to train, among {', '.join(NETWORKS)}."
+    )
+    flags.DEFINE_list("batch_sizes", None, "Images per batch. Default: the network's own.")
+    flags.DEFINE_integer("image_size", None, "Image side in pixels. Default: the network's own.", 1)
+    flags.DEFINE_integer(
+        "projector", None, "Width of the projector's layers. Default: the network's own.", 1
+    )
+    flags.DEFINE_integer("width", 64, "Width of the ResNet.", 1)
+    flags.DEFINE_integer("threads", available_cores(), "Threads of each contestant.", 1)
+    flags.DEFINE_integer("rounds", 3, "Measurements of each contestant.", 1)
+    flags.DEFINE_integer("steps", 3, "Steps per measurement.", 1)
+    flags.DEFINE_bool("variants", False, "Also measure variants that are not the default here.")
+    flags.DEFINE_bool("float32_only", False, "Leave out bfloat16.")
     flags.DEFINE_string("contestant", None, "Set by the benchmark itself, for one process.")
     flags.DEFINE_string("network", None, "Set by the benchmark itself, for one process.")
     app.run(main)
