@@ -2,18 +2,24 @@
 
 import tensorflow as tf
 
+from keras_bt.typing import Tensor
 
-def center_crop(images, image_size: int, resize: int):
-    """What `keras_bt.preprocessing.center_crop` computes, as two matrix products.
+
+def center_crop(images: Tensor, image_size: int, resize: int) -> tf.Tensor:
+    """Computes `keras_bt.preprocessing.center_crop` as two matrix products.
 
     Resizing and cropping are linear and separable, X' = D X Aᵀ. TensorFlow's own operation for it,
-    `ScaleAndTranslate`, exists neither in ONNX nor in LiteRT. The matrices are dense, so that this
-    is slower on large images: a photo of 12 megapixels costs more than the ResNet-50 after it.
+    `ScaleAndTranslate`, exists neither in ONNX nor in LiteRT. The matrices are dense, which is
+    slower on large images: a 12-megapixel photo costs more than the ResNet-50 after it.
+
+    >>> usual = keras_bt.preprocessing.center_crop(images, image_size=8, resize=10)
+    >>> bool(np.allclose(center_crop(images, image_size=8, resize=10), usual, atol=1e-3))
+    True
 
     Args:
         images: (b, h, w, 3), 0..255, any real dtype; h and w may be unknown.
-        image_size: Side of the result.
-        resize: Length of the shorter side before cropping.
+        image_size: Side of the result, in pixels.
+        resize: Length of the shorter side before cropping, in pixels.
 
     Returns:
         float32 (b, image_size, image_size, 3).
@@ -29,10 +35,11 @@ def center_crop(images, image_size: int, resize: int):
 
 
 def _weights(length, side, image_size):
-    """(image_size, length): the weight of each input pixel in each output pixel, along one axis.
+    """Returns (image_size, length): the weight of each input pixel in each output pixel of an axis.
 
-    A triangle as wide as the step between output pixels is centered on the output pixel, cut at the
-    ends of the input and normalized. Of `side` output pixels the central `image_size` are wanted.
+    A triangle as wide as the step between output pixels is centered on the output pixel, truncated
+    at the ends of the input and normalized. Only the central `image_size` of the `side` output
+    pixels are computed.
     """
     scale = tf.cast(length, tf.float32) / tf.cast(side, tf.float32)
     corner = tf.round(tf.cast(side - image_size, tf.float32) / 2)  # halves to even

@@ -4,7 +4,10 @@ import datetime
 import math
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,21 +18,22 @@ from keras_bt.portable.formats import format_of, silent
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, default_resize
 from keras_bt.saved_model.endpoints import with_endpoints
 from keras_bt.saved_model.export import plain_copy, preprocessing_values, whole_card
+from keras_bt.typing import Path
 
 TOLERANCE = 1e-4  # relative L2 distance of the features of each image
 
 
 def export_portable(
-    backbone,
-    path,
+    backbone: keras.Model,
+    path: Path,
     image_size: int,
     resize: int | None = None,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     endpoint: str = "serve",
-    card: dict | None = None,
+    card: dict[str, Any] | None = None,
 ) -> pathlib.Path:
-    """Writes a backbone as an ONNX or LiteRT file, by the ending: `.onnx` or `.tflite`.
+    """Writes a backbone as an ONNX or LiteRT file; the ending, `.onnx` or `.tflite`, decides.
 
     The file holds one function, from `images` to `features`, float32 (b, d); b is free.
 
@@ -38,33 +42,38 @@ def export_portable(
     | `serve`  | uint8 RGB (b, h, w, 3), h and w free; the preprocessing is inside  |
     | `infer`  | float32 (b, image_size, image_size, 3), preprocessed by the client |
 
-    They are the endpoints of a SavedModel with these names. Both are run on random images before
-    anything is written, the file by its own runtime, and must agree. Beside the file,
-    `<name>.json` says what it is, and with which numbers `infer` wants images preprocessed. Both
-    appear whole or not at all. Everything is computed in float32, see
+    They are the endpoints of a SavedModel with these names. Before anything is written, the
+    endpoint and the file, in its own runtime, are run on random images and must agree.
+    `<name>.json` beside the file describes it and gives the numbers of the preprocessing that
+    `infer` expects. Both appear whole or not at all. Everything is computed in float32, see
     `keras_bt.saved_model.plain_copy`.
 
-    >>> export_portable(backbone, "backbone.onnx", image_size=224)
-    >>> session = onnxruntime.InferenceSession("backbone.onnx")
-    >>> (features,) = session.run(["features"], {"images": images})
+    >>> import onnxruntime
+    >>> layers = [keras.layers.Conv2D(8, 3), keras.layers.GlobalAveragePooling2D()]
+    >>> tiny = keras.Sequential([keras.Input((None, None, 3)), *layers])
+    >>> path = export_portable(tiny, "tiny.onnx", image_size=16)
+    >>> session = onnxruntime.InferenceSession("tiny.onnx")
+    >>> (features,) = session.run(["features"], {"images": images})  # 12 uint8 images of any size
+    >>> features.shape
+    (12, 8)
 
     Args:
-        backbone: `keras.Model`, (b, h, w, 3) → (b, d); it is not changed.
-        path: File to write, in a folder that exists. One that is there is replaced.
+        backbone: (b, h, w, 3) → (b, d); it is not changed.
+        path: File to write, in a folder that exists. An existing file is replaced.
         image_size: Side s of the images that the backbone sees, in pixels.
         resize: See `keras_bt.saved_model.export_saved_model`.
-        mean: Of each channel, see `keras_bt.preprocessing.normalize`.
-        std: Of each channel, likewise.
+        mean: Per channel, see `keras_bt.preprocessing.normalize`.
+        std: Per channel, likewise.
         endpoint: "serve" or "infer".
-        card: What else `<name>.json` should say, as JSON values: `data`, `settings`, ….
+        card: Further entries for `<name>.json`, as JSON values: `data`, `settings`, ….
 
     Returns:
         Path of the file.
 
     Raises:
         ValueError: another ending or endpoint; the format's packages are missing; the backbone
-            cannot be rebuilt, takes other images, does not return vectors, or has operations that
-            the format lacks; the features differ; resize is too small; card is no JSON.
+            cannot be rebuilt, does not take such images, does not return vectors, or has operations
+            that the format lacks; the features differ; resize is too small; card is not JSON.
         OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
@@ -87,19 +96,23 @@ def export_portable(
     return path
 
 
-def card_path(path):
-    """Path of the card that belongs to a portable file."""
+def card_path(path: Path) -> pathlib.Path:
+    """Returns the path of the card that belongs to a portable file.
+
+    >>> card_path("backbone.onnx").name
+    'backbone.onnx.json'
+    """
     return pathlib.Path(f"{path}.json")
 
 
 def _converted(backbone, form, endpoint, steps):
-    """The bytes of the file."""
+    """Converts the endpoint to the bytes of the file."""
     size = steps["image_size"]
     trained = [variable.numpy() for variable in backbone.trainable_variables]
     others = [variable.numpy() for variable in backbone.non_trainable_variables]
 
     def infer(images):
-        # Weights as constants, so that converters fold BatchNormalization into convolutions.
+        # Weights as constants let converters fold BatchNormalization into convolutions.
         weights = ([tf.constant(array) for array in arrays] for arrays in (trained, others))
         features, _ = backbone.stateless_call(*weights, images, training=False)
         return {"features": features}
@@ -126,22 +139,22 @@ def _check(backbone, form, content, expected, endpoint, image_size):
         with silent():
             run = form.open(content)
             found = [(images, run(images)) for images in _random_images(endpoint, image_size)]
-    except Exception as error:  # for example for operations that the runtime does not know
+    except Exception as error:  # an operation that the runtime does not know, for example
         raise _unsupported(backbone, form, error) from error
     for images, features in found:
         wanted = expected(images=tf.constant(images))["features"].numpy()
         distance = np.linalg.norm(features - wanted, axis=-1)
-        # Written so that NaN is refused.
+        # `not all(≤)` instead of `any(>)`, which NaN would pass.
         if not np.all(distance <= TOLERANCE * np.linalg.norm(wanted, axis=-1)):
             raise ValueError(
                 f"The features in {form.name} must equal the backbone's to {TOLERANCE:g} (relative "
-                f"L2). Received: a distance of {distance.max():.3g} between features of length "
+                f"L2). Received: a distance of {distance.max():.3g} between features of norm "
                 f"{np.linalg.norm(wanted, axis=-1).max():.3g}; nothing is written."
             )
 
 
 def _random_images(endpoint, image_size):
-    """Batches as a client may send them: of one and of two, wide and large, high and small."""
+    """Draws batches as a client may send them: of two and one, wide and tall, large and small."""
     rng = np.random.default_rng(0)
     if endpoint == "infer":
         shapes = ((2, image_size, image_size, 3), (1, image_size, image_size, 3))
@@ -152,17 +165,17 @@ def _random_images(endpoint, image_size):
 
 def _unsupported(backbone, form, error):
     lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-    # As TensorFlow's converter and ONNX Runtime put it.
+    # The wording of TensorFlow's converter and of ONNX Runtime.
     found = re.search(r"(?:'tf\.|No Op registered for )(\w+)", str(error))
     reason = f"has {found[1]}" if found else f"fails ({type(error).__name__}: {lines[0][:300]})"
     return ValueError(
-        f"{form.name} must have every operation of the backbone. "
+        f"{form.name} must support every operation of the backbone. "
         f"Received: {backbone.name}, which {reason}."
     )
 
 
 def _card(backbone, form, endpoint, function, steps):
-    """What a person wants to know of the file, and a client that preprocesses images itself."""
+    """Describes the file to a reader, and to a client that preprocesses images itself."""
     size, resize = steps["image_size"], steps["resize"]
     features = function.structured_outputs["features"].shape[-1]
     inside = endpoint == "serve"
@@ -184,8 +197,8 @@ def _card(backbone, form, endpoint, function, steps):
             "by": "the file itself" if inside else "the client",
             **steps,
             "in words": f"The shorter side is resized to {resize} pixels (bilinear, antialiased, "
-            f"as Pillow does), the central {size} × {size} are cut out, divided by 255, the mean "
-            "is subtracted and the result divided by std, per channel.",
+            f"as Pillow does), the central {size} × {size} pixels are cut out, divided by 255, the "
+            "mean is subtracted and the result divided by std, per channel.",
         },
         "versions": workdir.versions(),
     }

@@ -1,6 +1,6 @@
-"""ONNX and LiteRT: what converts a function to a file's bytes, and what runs them.
+"""ONNX and LiteRT: how to convert a function to a file's bytes, and how to run them.
 
-Both need packages beside TensorFlow, which are extras of this project.
+Both need packages besides TensorFlow, which are extras of this project.
 """
 
 import contextlib
@@ -8,13 +8,15 @@ import dataclasses
 import importlib
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 
-# ONNX operators of 2022, which everything since ONNX Runtime 1.12 knows.
+from keras_bt.typing import Path
+
+# ONNX operators of 2022, which ONNX Runtime 1.12 and later support.
 OPSET = 17
 
 
@@ -23,22 +25,22 @@ class Format:
     """A file format for functions.
 
     Attributes:
-        name: What people call it.
-        extra: The extra of this project with its packages.
-        modules: Those that it imports.
-        convert: Function from a `tf.function` without variables and the `tf.TensorSpec` of its one
-            argument to bytes.
-        open: Function from these bytes to one that takes and gives NumPy arrays.
+        name: Name to show to users.
+        extra: The extra of this project that installs its packages.
+        modules: The modules of those packages.
+        convert: From a `tf.function` without variables and the `tf.TensorSpec` of its only argument
+            to bytes.
+        open: From these bytes to a function from images to features.
     """
 
     name: str
     extra: str
     modules: tuple[str, ...]
-    convert: Callable
-    open: Callable
+    convert: Callable[[Callable, tf.TensorSpec], bytes]
+    open: Callable[[bytes], Callable[[np.ndarray], np.ndarray]]
 
-    def check_installed(self):
-        """Raises ValueError if its packages are missing."""
+    def check_installed(self) -> None:
+        """Raises ValueError if a package is missing."""
         for module in self.modules:
             try:
                 importlib.import_module(module)
@@ -49,23 +51,30 @@ class Format:
                 ) from error
 
 
-def format_of(path):
-    """The `Format` of a file by its ending; ValueError if there is none."""
-    ending = re.search(r"\.\w*$|$", str(path))[0]
-    if ending not in FORMATS:
-        raise ValueError(f"A portable file must end in {' or '.join(FORMATS)}. Received: {path}")
-    return FORMATS[ending]
+def format_of(path: Path) -> Format:
+    """Returns the format that a file's ending names.
+
+    >>> format_of("backbone.tflite").name
+    'LiteRT'
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    for ending, form in FORMATS.items():
+        if str(path).endswith(ending):
+            return form
+    raise ValueError(f"A portable file must end in {' or '.join(FORMATS)}. Received: {path}")
 
 
 def _to_onnx(function, spec):
     import tf2onnx
 
-    # What it cannot convert it leaves as it is; whoever opens the file then says so.
+    # tf2onnx leaves what it cannot convert as it is; opening the file then fails.
     model, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
     free = iter(("batch", "height", "width"))
     for dimension in model.graph.input[0].type.tensor_type.shape.dim:
         if not dimension.dim_value:
-            dimension.dim_param = next(free)  # and not "unk__220"
+            dimension.dim_param = next(free)  # instead of "unk__220"
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     return model.SerializeToString()
 
@@ -78,7 +87,7 @@ def _open_onnx(content):
 
 
 def _to_litert(function, spec):
-    # The converter takes the names of inputs and outputs only together with an owner of variables.
+    # The converter keeps the names of inputs and outputs only if given an owner of variables.
     owner = tf.Module()
     concrete = function.get_concrete_function(spec)
     return tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner).convert()
@@ -92,10 +101,10 @@ def _open_litert(content):
 
 
 @contextlib.contextmanager
-def silent():
-    """Around converting and running: hides what is logged, also by C++, which obeys no setting.
+def silent() -> Iterator[None]:
+    """Hides what converters and runtimes log, including C++ code, which obeys no setting.
 
-    What matters of it is in the exceptions.
+    Whatever matters is in the exceptions.
     """
     logger = logging.getLogger("tf2onnx")
     level = logger.level

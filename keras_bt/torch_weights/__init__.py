@@ -1,4 +1,4 @@
-"""PyTorch's weights, in and out."""
+"""PyTorch weights, in and out."""
 
 from keras_bt.torch_weights.convert import (
     architecture,

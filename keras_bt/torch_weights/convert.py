@@ -1,4 +1,4 @@
-"""Weights of PyTorch's ResNets and of the published checkpoints, in and out.
+"""Weights of PyTorch ResNets and of the published checkpoints, in and out.
 
     PyTorch                          Keras
     Conv2d.weight (O, I, H, W)       kernel (H, W, I, O)
@@ -6,22 +6,27 @@
     BatchNorm.weight, bias           gamma, beta
     BatchNorm.running_mean           moving_mean
     BatchNorm.running_var            moving_variance
-    BatchNorm.num_batches_tracked    nothing: 0 is written; PyTorch uses it only without a momentum
+    BatchNorm.num_batches_tracked    none: 0 is written; PyTorch uses it only if momentum is None
 
-The numbers are copied as they are, so going there and back changes no bit. That is right for
-`running_var` too, although PyTorch adds up unbiased variances there and Keras biased ones: in
-inference both compute (x − mean) / √(variance + 1e-5) with the number that is stored. The factor
-n/(n − 1), n = images · height · width, is only in what later training adds to it.
+The numbers are copied as they are, so a round trip is exact to the bit. That is right for
+`running_var` too, although PyTorch averages unbiased variances there and Keras biased ones: in
+inference both compute (x − mean) / √(variance + 1e-5) with the stored number. The factor
+n/(n − 1), n = images · height · width, affects only what later training adds to it.
 
-The images that a network was trained on are normalized in the same way on both sides, with
-ImageNet's mean and deviation (`keras_bt.data.normalize`), so features can be compared.
+Both sides normalize images in the same way, with ImageNet's mean and standard deviation
+(`keras_bt.preprocessing.normalize`), so features can be compared.
 
-Names are those of torchvision, which timm's resnet18 to resnet152 share. detectron2 reads them by
-way of its own script for torchvision's files, tools/convert-torchvision-to-d2.py.
+Names are torchvision's, which timm's resnet18 to resnet152 share. detectron2 reads such files after
+its own script for torchvision's, tools/convert-torchvision-to-d2.py.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 import numpy as np
 
+from keras_bt.model.barlow_twins import BarlowTwins
 from keras_bt.model.barlow_twins import projector as new_projector
 from keras_bt.resnet import STAGES, resnet
 from keras_bt.torch_weights.files import listed, read_state_dict, write_state_dict
@@ -50,22 +55,23 @@ __all__ = [
 ]
 
 
-def backbone_of(state, drop_head=False):
+def backbone_of(state: Mapping[str, np.ndarray], drop_head: bool = False) -> keras.Model:
     """Builds the backbone that a state dict belongs to, with its weights.
 
-    >>> backbone = backbone_of(read_state_dict("resnet50.pth"))
-    >>> backbone.output_shape
-    (None, 2048)
+    >>> state = state_dict(backbone)  # in practice, read_state_dict("resnet50.pth")
+    >>> state["conv1.weight"].shape, backbone_of(state).output_shape
+    ((2, 3, 3, 3), (None, 16))
 
     Args:
-        state: dict from name to array: of a torchvision ResNet, or a whole published checkpoint,
-            of which the backbone is taken; either with or without "module." before each name.
-        drop_head: whether a classifier, `fc.weight` and `fc.bias`, is left out. Published
-            backbones have none; torchvision's own do, and are refused without this.
+        state: Arrays by name: of a torchvision ResNet, or of a whole published checkpoint, from
+            which the backbone is taken; either with or without "module." before each name.
+        drop_head: Whether to leave out a classifier, `fc.weight` and `fc.bias`. Published backbones
+            have none; torchvision's own do, and are refused without this.
 
     Returns:
-        `keras_bt.resnet` of the depth, stem and width that the shapes tell. A 3×3 `conv1` is taken
-        for the "small" stem, with neither stride nor pooling, as is usual but not to be seen.
+        `keras_bt.resnet` of the depth, stem and width that the shapes reveal. A 3×3 `conv1` is
+        taken for the "small" stem, with neither stride nor pooling, which is usual but not visible
+        in the shapes.
 
     Raises:
         ValueError: tensors are missing, unexpected or misshapen; they are named.
@@ -75,36 +81,36 @@ def backbone_of(state, drop_head=False):
     return backbone
 
 
-def projector_of(state):
+def projector_of(state: Mapping[str, np.ndarray]) -> keras.Model:
     """Builds the projector of a whole published checkpoint, with its weights.
 
-    Training can go on from there, with the optimizer's momentum starting at zero:
+    >>> state = state_dict(backbone, projector)  # in practice, read_state_dict("checkpoint.pth")
+    >>> projector_of(state).output_shape
+    (None, 8)
 
-    >>> state = read_state_dict("checkpoint.pth")
-    >>> model = keras_bt.BarlowTwins(backbone_of(state), projector_of(state))
-    >>> model.compile(keras_bt.LARS(rate, bias_rate_ratio=0.024 / 16, weight_decay=1e-6))
-    >>> model.fit(views)
+    Training can continue with `keras_bt.BarlowTwins(backbone_of(state), projector_of(state))`, the
+    optimizer's momentum starting at zero.
 
-    The last normalization of the published model, `bn`, belongs to the objective here, which uses
-    statistics of the batch. The running ones in the checkpoint are needed by nobody; they must be
-    of the right shape and are left out.
+    The last normalization of the published model, `bn`, is part of the objective here, which uses
+    the batch statistics. The checkpoint's running statistics are not needed; they must have the
+    right shape and are left out.
 
     Args:
-        state: as for `backbone_of`, with `projector.*` and `bn.*`.
+        state: As for `backbone_of`, with `projector.*` and `bn.*`.
 
     Returns:
-        `keras_bt.projector` of the widths that the shapes tell.
+        `keras_bt.projector` of the widths that the shapes reveal.
 
     Raises:
         ValueError: there is no projector, or tensors are missing, unexpected or misshapen.
     """
     state = whole_names(state)
-    kernels = []
+    kernels: list[np.ndarray] = []
     while f"projector.{3 * len(kernels)}.weight" in state:
         kernels.append(state[f"projector.{3 * len(kernels)}.weight"])
     if not kernels or any(kernel.ndim != 2 for kernel in kernels):
         raise ValueError(
-            "There must be a projector, linear layers with the names projector.0.weight, "
+            "There must be a projector: linear layers named projector.0.weight, "
             f"projector.3.weight, …. Received: {listed(list(state), 3)}."
         )
     head = new_projector([len(kernel) for kernel in kernels], kernels[0].shape[1])
@@ -113,13 +119,23 @@ def projector_of(state):
     return head
 
 
-def load_backbone(state, backbone, drop_head=False):
-    """Gives a backbone the weights of a state dict, if it has exactly those.
+def load_backbone(
+    state: Mapping[str, np.ndarray], backbone: keras.Model, drop_head: bool = False
+) -> None:
+    """Loads the weights of a state dict into a backbone that has exactly those.
+
+    >>> state = state_dict(backbone)
+    >>> load_backbone(state, backbone)
+    >>> del state["conv1.weight"]
+    >>> load_backbone(state, backbone)
+    Traceback (most recent call last):
+        ...
+    ValueError: The tensors must be exactly those of the network. Missing: conv1.weight.
 
     Args:
-        state: as for `backbone_of`.
-        backbone: `keras_bt.resnet`.
-        drop_head: as for `backbone_of`.
+        state: As for `backbone_of`.
+        backbone: A `keras_bt.resnet`.
+        drop_head: As for `backbone_of`.
 
     Raises:
         ValueError: tensors are missing, unexpected or misshapen. The backbone is as it was.
@@ -133,13 +149,13 @@ def load_backbone(state, backbone, drop_head=False):
     assign(part, backbone_variables(backbone, prefix))
 
 
-def load_model(state, model):
-    """Gives a model the weights of a whole published checkpoint, if it has exactly those.
+def load_model(state: Mapping[str, np.ndarray], model: BarlowTwins) -> None:
+    """Loads the weights of a whole published checkpoint into a model that has exactly those.
 
     Args:
-        state: dict from name to array, `backbone.*`, `projector.*` and `bn.*`, with or without
-            "module." before each name. For `bn` see `projector_of`.
-        model: `keras_bt.BarlowTwins` of a `keras_bt.resnet` and a `keras_bt.projector`.
+        state: Arrays by name, `backbone.*`, `projector.*` and `bn.*`, with or without "module."
+            before each name. For `bn` see `projector_of`.
+        model: Of a `keras_bt.resnet` and a `keras_bt.projector`.
 
     Raises:
         ValueError: tensors are missing, unexpected or misshapen. The model is as it was.
@@ -149,29 +165,30 @@ def load_model(state, model):
     assign(whole_names(state), variables, final_normalization(model.projector))
 
 
-def state_dict(backbone, projector=None):
+def state_dict(
+    backbone: keras.Model, projector: keras.Model | None = None
+) -> dict[str, np.ndarray]:
     """Returns a backbone's weights under torchvision's names.
 
-    >>> write_state_dict("resnet50.pth", state_dict(backbone))
+    >>> state = state_dict(backbone)
+    >>> list(state)[:3], state["conv1.weight"].shape  # (out, in, height, width)
+    (['conv1.weight', 'bn1.weight', 'bn1.bias'], (2, 3, 3, 3))
+    >>> write_state_dict("resnet18.safetensors", state)
 
-    and in PyTorch, with torchvision or with timm,
-
-    >>> network = torchvision.models.resnet50()
-    >>> network.fc = torch.nn.Identity()
-    >>> network.load_state_dict(torch.load("resnet50.pth"))
-
-    That takes the ImageNet stem and width 64; other ones need a network that is changed likewise.
+    A `resnet50.pth` of the ImageNet stem and width 64 goes into torchvision's or timm's resnet50,
+    once its `fc` is a `torch.nn.Identity()`: `network.load_state_dict(torch.load("resnet50.pth"))`.
+    Other stems and widths need a network changed in the same way.
 
     Args:
-        backbone: `keras_bt.resnet`.
-        projector: `keras_bt.projector`, or None. With one, the names are those of the whole
+        backbone: A `keras_bt.resnet`.
+        projector: A `keras_bt.projector`, or None. With one, the names are those of the whole
             published model: `backbone.*`, `projector.*` and `bn.*`, the last as in a new model.
 
     Returns:
-        dict from name to NumPy array, float32, or int64 for `num_batches_tracked`.
+        Arrays by name: float32, or int64 for `num_batches_tracked`.
 
     Raises:
-        ValueError: for any other model.
+        ValueError: the models are of another kind.
     """
     plain = tensors(backbone_variables(backbone))
     expected = resnet(**architecture(plain))
@@ -191,7 +208,7 @@ def state_dict(backbone, projector=None):
 
 
 def _compare_layers(model, expected, role, kind):
-    """Tensors do not show how layers are connected; the layers' names do, and where there are more.
+    """Checks the layers' names and weights, because tensors alone do not show the connections.
 
     Raises:
         ValueError: the layers are not those expected.
@@ -210,17 +227,20 @@ def _zeros(names):
     return {name: np.array(0, "int64") for name in names}
 
 
-def architecture(state):
-    """Reads from names and shapes which ResNet a state dict belongs to.
+def architecture(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Infers from names and shapes which ResNet a state dict belongs to.
+
+    >>> architecture(state_dict(backbone))
+    {'depth': 18, 'stem': 'small', 'width': 2, 'input_shape': (None, None, 3)}
 
     Args:
-        state: as for `backbone_of`.
+        state: As for `backbone_of`.
 
     Returns:
-        dict, arguments for `keras_bt.resnet`: depth, stem, width and input_shape.
+        Arguments for `keras_bt.resnet`: depth, stem, width and input_shape.
 
     Raises:
-        ValueError: it belongs to none.
+        ValueError: the state dict belongs to no such ResNet.
     """
     state = whole_names(state)
     prefix = backbone_prefix(state)
@@ -230,7 +250,8 @@ def architecture(state):
         for stage in (1, 2, 3, 4)
     )
     bottleneck = any(name.endswith(".conv3.weight") for name in state)
-    depth = {stages: depth for depth, stages in STAGES.items()}.get((blocks, bottleneck))
+    depths: dict[object, int] = {stages: depth for depth, stages in STAGES.items()}
+    depth = depths.get((blocks, bottleneck))
     conv1 = state.get("conv1.weight", np.zeros(0)).shape  # (width, channels, height, width)
     stem = {(7, 7): "imagenet", (3, 3): "small"}.get(conv1[2:])
     if depth is None or stem is None:

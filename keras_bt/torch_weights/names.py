@@ -1,5 +1,7 @@
 """Names and layouts: which PyTorch tensor is which Keras variable, and whether all are there."""
 
+from collections.abc import Iterable, Mapping
+
 import keras
 import numpy as np
 
@@ -13,17 +15,21 @@ _KINDS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# Where each of Keras's axes is found in PyTorch's order, by the number of axes; and back.
+# The permutation of the axes from one library's order to the other's, by the number of axes.
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # HWIO to OIHW, IO to OI
 _TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
-def whole_names(state):
-    """Removes the "module." that DistributedDataParallel puts before every name.
+def whole_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes the "module." that DistributedDataParallel prepends to every name.
+
+    >>> list(whole_names({"module.conv1.weight": np.zeros((4, 3, 7, 7))}))
+    ['conv1.weight']
 
     Raises:
-        ValueError: it is a whole checkpoint, and has tensors that belong to no part of it.
+        ValueError: a whole checkpoint holds tensors that belong to no part of it.
     """
+    state = dict(state)
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): array for name, array in state.items()}
     if backbone_prefix(state):
@@ -37,19 +43,23 @@ def whole_names(state):
     return state
 
 
-def backbone_prefix(state):
-    """What stands before the backbone's names: "backbone." in a whole checkpoint, or nothing."""
+def backbone_prefix(state: Iterable[str]) -> str:
+    """Returns the prefix of the backbone's names: "backbone." in a whole checkpoint, else ""."""
     return "backbone." if any(name.startswith("backbone.") for name in state) else ""
 
 
-def backbone_variables(backbone, prefix=""):
-    """The variables of a `keras_bt.resnet` by their names in PyTorch."""
+def backbone_variables(backbone: keras.Model, prefix: str = "") -> dict[str, keras.Variable]:
+    """Returns the variables of a `keras_bt.resnet` by their PyTorch names."""
     return _variables(backbone, lambda name: prefix + name.replace("_", "."))
 
 
-def projector_variables(head):
-    """The variables of a `keras_bt.projector` by their names in PyTorch."""
-    # PyTorch counts the layers of a Sequential: linear, normalization, ReLU, linear, …
+def projector_variables(head: keras.Model) -> dict[str, keras.Variable]:
+    """Returns the variables of a `keras_bt.projector` by their PyTorch names.
+
+    >>> list(projector_variables(projector))
+    ['projector.0.weight', 'projector.1.weight', ..., 'projector.3.weight']
+    """
+    # PyTorch numbers the layers of a Sequential: linear, normalization, ReLU, linear, …
     positions = {f"linear{k}": 3 * k - 3 for k in range(1, len(head.layers) + 1)}
     positions |= {f"bn{k}": 3 * k - 2 for k in range(1, len(head.layers) + 1)}
     return _variables(head, lambda name: f"projector.{positions.get(name, name)}")
@@ -63,18 +73,26 @@ def _variables(model, named):
     }
 
 
-def final_normalization(head):
-    """Names and shapes of what the published model has after its projector, and Keras has not."""
+def final_normalization(head: keras.Model) -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of what the published model has after its projector, unlike ours.
+
+    >>> final_normalization(projector)
+    {'bn.running_mean': (8,), 'bn.running_var': (8,)}
+    """
     return dict.fromkeys(("bn.running_mean", "bn.running_var"), head.output_shape[1:])
 
 
-def counters(names):
-    """The name of each normalization's `num_batches_tracked`."""
+def counters(names: Iterable[str]) -> list[str]:
+    """Returns the name of each normalization's `num_batches_tracked`.
+
+    >>> counters(["bn1.running_mean", "bn1.running_var", "conv1.weight"])
+    ['bn1.num_batches_tracked']
+    """
     end = "running_var"
     return [name.removesuffix(end) + "num_batches_tracked" for name in names if name.endswith(end)]
 
 
-def tensors(variables):
+def tensors(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
     """Copies variables to float32 arrays in PyTorch's layout."""
     return {
         name: _transposed(keras.ops.convert_to_numpy(variable).astype("float32"), _TO_TORCH)
@@ -82,30 +100,38 @@ def tensors(variables):
     }
 
 
-def assign(state, variables, unneeded=None):
-    """Gives variables the values of tensors, if all can be: arguments as for `account`."""
+def assign(
+    state: Mapping[str, np.ndarray],
+    variables: Mapping[str, keras.Variable],
+    unneeded: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Assigns the tensors to the variables, all or none; arguments as for `account`."""
     account(state, variables, unneeded)
     for name, variable in variables.items():
         variable.assign(_transposed(state[name], _TO_KERAS))
 
 
-def account(state, variables, unneeded=None):
+def account(
+    state: Mapping[str, np.ndarray],
+    variables: Mapping[str, keras.Variable],
+    unneeded: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
     """Checks that each tensor has its variable, and each variable its tensor.
 
     Args:
-        state: dict from name to array.
-        variables: dict from name to Keras variable.
-        unneeded: dict from name to shape, of tensors that may be there besides. Every
-            normalization may have its `num_batches_tracked`.
+        state: Arrays by name.
+        variables: Variables by name.
+        unneeded: Shapes, by name, of tensors that may be present as well. Every normalization may
+            have its `num_batches_tracked`.
 
     Raises:
-        ValueError: tensors are missing, unexpected or misshapen; they are named.
+        ValueError: tensors are missing, unexpected, misshapen or not floating; they are named.
     """
     expected = {
         name: tuple(variable.shape[axis] for axis in _axes(len(variable.shape), _TO_TORCH))
         for name, variable in variables.items()
     }
-    known = expected | (unneeded or {})
+    known = {**expected, **(unneeded or {})}
     known |= dict.fromkeys(counters(known), ())
     wrong = {
         "Missing": [name for name in expected if name not in state],
@@ -125,7 +151,7 @@ def account(state, variables, unneeded=None):
         found = " ".join(f"{kind}: {listed(names)}." for kind, names in wrong.items() if names)
         if any(name.endswith(HEAD) for name in wrong["Unexpected"]):
             found += " fc is a classifier, which drop_head leaves out."
-        raise ValueError(f"The tensors must be those of the network, all and no others. {found}")
+        raise ValueError(f"The tensors must be exactly those of the network. {found}")
 
 
 def _axes(count, orders):

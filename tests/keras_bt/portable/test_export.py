@@ -110,8 +110,8 @@ def test_the_card_says_how_to_preprocess(target):
         "mean": list(MEAN),
         "std": list(STD),
         "in words": "The shorter side is resized to 9 pixels (bilinear, antialiased, as Pillow "
-        "does), the central 8 × 8 are cut out, divided by 255, the mean is subtracted and the "
-        "result divided by std, per channel.",
+        "does), the central 8 × 8 pixels are cut out, divided by 255, the mean is subtracted and "
+        "the result divided by std, per channel.",
     }
     assert card["data"] == "digits"
     assert FORMATS[target.suffix].name in card["description"]
@@ -140,7 +140,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(target, monkeypatch, capfd, capl
     images = keras.Input((8, 8, 3))
     odd = keras.Model(images, Inverse()(images), name="odd")
     message = (
-        f"^{form.name} must have every operation of the backbone. "
+        f"^{form.name} must support every operation of the backbone. "
         "Received: odd, which has MatrixInverse.$"
     )
     refused(message, odd, target, 8)

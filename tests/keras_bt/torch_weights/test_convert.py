@@ -73,7 +73,7 @@ def test_a_file_of_torchvision_gives_its_features(tmp_path, fixture_arrays, dept
     [
         (18, "imagenet", 64, ".pth"),
         (18, "small", 8, ".safetensors"),
-        (50, "imagenet", 64, ".safetensors"),
+        pytest.param(50, "imagenet", 64, ".safetensors", marks=pytest.mark.slow),
     ],
 )
 def test_there_and_back_changes_no_bit(tmp_path, depth, stem, width, ending):
@@ -90,7 +90,13 @@ def test_there_and_back_changes_no_bit(tmp_path, depth, stem, width, ending):
 
 
 # Tensors of torchvision's networks without their classifiers.
-@pytest.mark.parametrize(("depth", "count"), [(34, 216), (101, 624), (152, 930)])
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    [
+        (34, 216),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((101, 624), (152, 930))),
+    ],
+)
 def test_the_other_depths(depth, count):
     backbone = resnet(depth, width=2)
     state = torch_weights.state_dict(backbone)
@@ -383,9 +389,9 @@ def test_files_that_are_none(tmp_path, case, ending):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "must hold a state dict, tensors by their names. Received: list"),
+        ([1, 2], "must hold a state dict, tensors by name. Received: list"),
         ({}, "Received: dict without any"),
-        ({"epoch": 3, "net": {}}, "Received: epoch, net, which are no tensors"),
+        ({"epoch": 3, "net": {}}, "Received: epoch, net, which are not tensors"),
     ],
 )
 def test_pickles_without_tensors(tmp_path, content, message):
