@@ -1,1 +1,1 @@
-"""Command-line scripts (absl flags)."""
+"""Commands that export and convert backbones (absl flags)."""

@@ -1,12 +1,12 @@
-"""Takes weights from PyTorch and back: python -m export.convert_torch --source=FILE --target=FILE.
+"""Converts PyTorch weights, both ways: python -m export.convert_torch --source=FILE --target=FILE.
 
-From PyTorch, where the names of the files say the direction:
+The file names decide the direction. From PyTorch:
 
     --source=resnet50.pth --target=backbone.keras       the published backbone, or torchvision's
     --source=checkpoint.pth --target=backbone.keras     that of the published full checkpoint
     --source=checkpoint.pth --target=model.keras --with_projector
 
-The last is a `keras_bt.BarlowTwins`, to go on training with your own optimizer and images:
+The last is a `keras_bt.BarlowTwins`, to continue training with your own optimizer and images:
 
     import keras, keras_bt
     model = keras.models.load_model("model.keras")
@@ -14,18 +14,18 @@ The last is a `keras_bt.BarlowTwins`, to go on training with your own optimizer 
     model.compile(keras_bt.LARS(rate, bias_rate_ratio=0.024, weight_decay=1e-6))
     model.fit(views)        # batches (view_a, view_b), see keras_bt.data.pretraining_views
 
-The optimizer's momentum is not taken along. `trainers.pretrain --backbone=backbone.keras` starts
-from an imported backbone too, with a new projector.
+The optimizer's momentum is not converted. `trainers.pretrain --backbone=backbone.keras` also starts
+from an imported backbone, with a new projector.
 
-To PyTorch, with torchvision's names, which timm's resnet18 to resnet152 share, and from which
-detectron2's tools/convert-torchvision-to-d2.py makes its own:
+To PyTorch, under torchvision's names, which timm's resnet18 to resnet152 share and which
+detectron2's tools/convert-torchvision-to-d2.py converts to its own:
 
-    --source=RUN --target=resnet50.pth                  the backbone of a run of trainers.pretrain
+    --source=RUN --target=resnet50.pth                  the backbone of a trainers.pretrain run
     --source=backbone.keras --target=resnet50.safetensors
     --source=model.keras --target=checkpoint.pth --with_projector
 
 `.pth` files need PyTorch (`pip install "keras_bt[torch]"`), `.safetensors` do not. Files are read
-without running any code in them, and every tensor is accounted for, or nothing is written.
+without running any code in them. Every tensor must be accounted for, or nothing is written.
 """
 
 import math
@@ -41,11 +41,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "source",
     None,
-    "What to convert: .pth, .pt, .tar or .safetensors; or .keras, or the folder of a run.",
+    "File to convert (.pth, .pt, .tar, .safetensors or .keras), or the folder of a run.",
 )
-flags.DEFINE_string("target", None, "The file to write: .keras; or .pth, .pt, .tar, .safetensors.")
+flags.DEFINE_string("target", None, "File to write (.keras, or .pth, .pt, .tar or .safetensors).")
 flags.DEFINE_boolean(
-    "with_projector", False, "Convert the whole model, to go on training, not the backbone alone."
+    "with_projector", False, "Convert the projector too, to continue training the whole model."
 )
 flags.DEFINE_boolean(
     "drop_head", False, "Leave out the classifier, fc, that torchvision's own files have."
@@ -54,10 +54,10 @@ flags.DEFINE_boolean("overwrite", False, "Replace the target if it exists.")
 
 
 def main():
-    """Converts the source and says what was converted."""
+    """Converts the source and prints what was converted."""
     with command.mistakes:
         source, target = paths()
-        # Imported when the paths are known to be right: TensorFlow takes seconds.
+        # Imported only once the paths are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt.torch_weights import files as torch_files
 
@@ -72,10 +72,10 @@ def main():
 
 
 def paths():
-    """The source and the target, as far as they can be checked by their names.
+    """Returns the source and the target, checked as far as their names allow.
 
     Raises:
-        ValueError: one is missing, they are of one kind, or the target cannot be written.
+        ValueError: one is missing, both are of the same kind, or the target cannot be written.
     """
     for name in ("source", "target"):
         if not FLAGS[name].value:
@@ -99,15 +99,15 @@ def paths():
     if target.is_dir():
         raise ValueError(f"--target must be a file. Received a folder: {target}")
     if target.exists() and not FLAGS.overwrite:
-        raise ValueError(f"{target} exists. Give --overwrite to replace it.")
+        raise ValueError(f"{target} exists. Pass --overwrite to replace it.")
     folder = target.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--target must be in a folder that can be written to. Received: {target}")
+        raise ValueError(f"--target must be in a writable folder. Received: {target}")
     return source, target
 
 
 def from_torch(source, target):
-    """Reads tensors and writes a Keras model; returns what there was, in words."""
+    """Reads tensors, writes a Keras model and returns a description of what was converted."""
     from keras_bt import torch_weights
     from keras_bt.files import whole
     from keras_bt.model import BarlowTwins
@@ -119,16 +119,16 @@ def from_torch(source, target):
         projector = torch_weights.projector_of(state)
         model = BarlowTwins(backbone, projector)
     elif any("projector." in name for name in state):
-        note = "\nNot converted: the projector, without --with_projector"
+        note = "\nNot converted: the projector (it needs --with_projector)"
     if FLAGS.drop_head:
-        note += "\nNot converted: the classifier, for --drop_head"
+        note += "\nNot converted: the classifier (because of --drop_head)"
     with whole(target) as partial:
         model.save(partial)
     return described(backbone, projector) + note
 
 
 def to_torch(source, target):
-    """Reads a Keras model and writes tensors; returns what there was, in words."""
+    """Reads a Keras model, writes tensors and returns a description of what was converted."""
     from keras_bt import torch_weights
     from keras_bt.model import BarlowTwins
 
@@ -142,7 +142,7 @@ def to_torch(source, target):
     backbone = model.backbone if whole else model
     projector = model.projector if FLAGS.with_projector else None
     torch_weights.write_state_dict(target, torch_weights.state_dict(backbone, projector))
-    note = "\nNot converted: the projector, without --with_projector"
+    note = "\nNot converted: the projector (it needs --with_projector)"
     return described(backbone, projector) + (note if whole and projector is None else "")
 
 
@@ -150,7 +150,7 @@ def load(path):
     """Loads a Keras model from a file.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: the file is not a Keras model.
     """
     import keras
 
@@ -162,7 +162,7 @@ def load(path):
 
 
 def described(backbone, projector):
-    """How many layers and numbers were converted, for the terminal."""
+    """Describes, for the terminal, the network and how many numbers were converted."""
     from keras_bt import torch_weights
     from keras_bt.torch_weights import names as torch_names
 

@@ -2,13 +2,13 @@
 
 The target's ending chooses the format:
 
-    --target=backbone.onnx      pip install "keras_bt[onnx]", for ONNX Runtime and what reads ONNX
-    --target=backbone.tflite    pip install "keras_bt[litert]", for telephones and small devices
+    --target=backbone.onnx      pip install "keras_bt[onnx]", for anything that reads ONNX
+    --target=backbone.tflite    pip install "keras_bt[litert]", for phones and small devices
 
 By default the file takes uint8 RGB images of any size and preprocesses them as evaluation does.
-With --endpoint=infer it takes float32 images that the client has preprocessed, which suits
-accelerators that want fixed sizes; TARGET.json beside it says with which numbers. A run's image
-size, data and figures are taken from its folder, and so is how evaluation resized its images.
+With --endpoint=infer it takes float32 images that the client has preprocessed, with the numbers in
+TARGET.json beside it; this suits accelerators that need fixed sizes. A run's image size, data,
+figures and the resizing of its evaluation are read from its folder.
 """
 
 import pathlib
@@ -21,23 +21,24 @@ from trainers.cli import command
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(subject)  # so that --help lists them
 
-flags.DEFINE_string("target", None, "The file to write, .onnx or .tflite.")
+flags.DEFINE_string("target", None, "File to write, .onnx or .tflite.")
 flags.DEFINE_enum(
     "endpoint",
     "serve",
     ["serve", "infer"],
-    "serve: uint8 images of any size. infer: float32 images, preprocessed by the client.",
+    "Input of the exported file. serve: uint8 images of any size. infer: float32 images, "
+    "preprocessed by the client.",
 )
-flags.DEFINE_boolean("overwrite", False, "Replace the target, and its card, if they exist.")
+flags.DEFINE_boolean("overwrite", False, "Replace the target and its card if they exist.")
 
 
 def main():
-    """Writes the file and says how to use it."""
+    """Writes the file and prints how to use it."""
     with command.mistakes:
         if not FLAGS.target:
             raise ValueError("--target is needed: the file to write, .onnx or .tflite.")
         target = pathlib.Path(FLAGS.target)
-        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        # Imported only once the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import portable
             from keras_bt.portable import formats as portable_formats
@@ -47,7 +48,7 @@ def main():
             if path.is_dir():
                 raise ValueError(f"--target must be a file. Received a folder: {path}")
             if path.exists() and not FLAGS.overwrite:
-                raise ValueError(f"{path} exists. Give --overwrite to replace it.")
+                raise ValueError(f"{path} exists. Pass --overwrite to replace it.")
         if not target.absolute().parent.is_dir():
             raise ValueError(f"--target must be in a folder that exists. Received: {target}")
         it = subject.read()
@@ -63,7 +64,7 @@ def main():
 
 
 def description(target):
-    """What was written, and the lines that use it."""
+    """Says what was written, and shows the lines that use it."""
     lines = {
         ".onnx": [
             "import onnxruntime",
@@ -78,8 +79,8 @@ def description(target):
     }[target.suffix]
     return "\n".join(
         [
-            f"Written to {target}, with {target.name}.json, which says what it is and takes.",
-            "On random images its features equal the SavedModel's.",
+            f"Written to {target}, with {target.name}.json, which describes it.",
+            "Its features equal those of the SavedModel on random images.",
             "",
             *(f"  {line}" for line in lines),
         ]

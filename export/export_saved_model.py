@@ -1,7 +1,7 @@
 """Exports a backbone as a SavedModel: python -m export.export_saved_model --backbone=RUN --out=DIR.
 
-Each call adds a version, DIR/1, DIR/2, …, as TensorFlow Serving expects. A run's image size, data
-and figures are taken from its folder, and so is how evaluation resized its images.
+Each call adds a version, DIR/1, DIR/2, …, as TensorFlow Serving expects. A run's image size, data,
+figures and the resizing of its evaluation are read from its folder.
 """
 
 import pathlib
@@ -15,14 +15,14 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(subject)  # so that --help lists them
 
 flags.DEFINE_string(
-    "out", None, "Folder of the versions. Default: saved_model/ beside the backbone."
+    "out", None, "Folder of the SavedModel's versions. Default: saved_model/ beside the backbone."
 )
 
 
 def main():
-    """Writes a version and says how to use it."""
+    """Writes a version and prints how to use it."""
     with command.mistakes:
-        # Imported when the flags are known to be right: TensorFlow takes seconds.
+        # Imported only once the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             import tensorflow as tf
 
@@ -37,8 +37,8 @@ def main():
 
 
 def description(path, signatures):
-    """What was written, its signatures, and the lines that use it."""
-    lines = [f"Written to {path}, with assets.extra/card.json, which says what it is.", ""]
+    """Says what was written, lists its signatures, and shows the lines that use it."""
+    lines = [f"Written to {path}, with assets.extra/card.json, which describes it.", ""]
     for name in ("serve", "serve_jpeg", "infer"):
         inputs = signatures[name].structured_input_signature[1]
         outputs = signatures[name].structured_outputs
@@ -56,7 +56,7 @@ def description(path, signatures):
 
 
 def tensors(specs):
-    """Names, types and shapes of tensors, "?" for a length that is free."""
+    """Lists names, types and shapes of tensors, with "?" for a free dimension."""
     return ", ".join(
         f"{name} {spec.dtype.name} ({', '.join(str(n or '?') for n in spec.shape)})"
         for name, spec in specs.items()

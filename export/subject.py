@@ -1,7 +1,7 @@
-"""What is exported, by the flags that exporting scripts share.
+"""What is exported: the flags that the exporting commands share.
 
-`--backbone=RUN` takes the backbone of a run of `trainers.pretrain`, and its image size, how
-evaluation resized its images, and what its card says.
+`--backbone=RUN` takes the backbone of a `trainers.pretrain` run, with its image size, the resizing
+of its evaluation, and the contents of its card.
 """
 
 import dataclasses
@@ -13,34 +13,34 @@ from absl import flags
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string(
-    "backbone", None, "What to export: the folder of a run of trainers.pretrain, or a .keras file."
+    "backbone", None, "Backbone to export: the folder of a trainers.pretrain run, or a .keras file."
 )
 flags.DEFINE_integer(
     "image_size",
     None,
-    "Side of the images that the backbone sees. Default: the run's.",
+    "Side of the images that the backbone sees, in pixels. Default: the run's.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
     "resize",
     None,
-    "Shorter side of an image before the center is cut out. Default: as the run was evaluated; of "
-    "a .keras file 256/224 of image_size.",
+    "Shorter side of an image before the center crop, in pixels. Default: as in the run's "
+    "evaluation; for a .keras file, image_size · 256/224.",
     lower_bound=1,
 )
-flags.DEFINE_string("data_dir", None, "Where the data sets of tfds lie.")
+flags.DEFINE_string("data_dir", None, "Folder of the tfds data sets. Default: that of tfds.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A backbone and what is known of it.
+    """A backbone and what is known about it.
 
     Attributes:
         backbone: `keras.Model`, (b, h, w, 3) → (b, features).
-        file: path of its .keras file.
-        image_size: int, pixels.
-        resize: int or None, see `keras_bt.preprocessing.center_crop`.
-        card: dict of JSON values, empty if it belongs to no run.
+        file: Its .keras file.
+        image_size: Side of the images that it sees, in pixels.
+        resize: See `keras_bt.preprocessing.center_crop`.
+        card: JSON values, empty if it belongs to no run.
     """
 
     backbone: object
@@ -53,11 +53,8 @@ class Subject:
 def read():
     """Opens what the flags name.
 
-    Returns:
-        A `Subject`.
-
     Raises:
-        ValueError, OSError: the backbone is none, or a setting is missing.
+        ValueError, OSError: the backbone cannot be loaded, or a setting is missing.
     """
     from keras_bt import saved_model
     from trainers.runs import backbones
@@ -73,7 +70,7 @@ def read():
 
 
 def _resize_of_evaluation(settings, image_size):
-    """Length of the shorter side that evaluation resizes the run's images to, None for its default.
+    """Returns the shorter side to which evaluation resizes the run's images; None for the default.
 
     Raises:
         ValueError: the data, which it depends on, cannot be opened.
@@ -90,6 +87,6 @@ def _resize_of_evaluation(settings, image_size):
 
 
 def _summary(file):
-    """The final figures of the run that a backbone belongs to, {} if there are none."""
+    """Returns the final figures of the run that a backbone belongs to, {} if there are none."""
     summary = file.parent / "summary.json"
     return json.loads(summary.read_text()) if summary.is_file() else {}

@@ -94,7 +94,7 @@ def test_the_backbone_of_a_whole_checkpoint(tmp_path, capsys, backbone, state):
     source, target = tmp_path / "checkpoint.safetensors", tmp_path / "backbone.keras"
     torch_weights.write_state_dict(source, state)
     convert(f"--source={source}", f"--target={target}")
-    assert "Not converted: the projector, without --with_projector" in capsys.readouterr().out
+    assert "Not converted: the projector (it needs --with_projector)" in capsys.readouterr().out
     equal_weights(keras.models.load_model(target), backbone)
 
 
@@ -180,8 +180,8 @@ def test_wrong_flags(tmp_path, capsys):
         ([f"--source={source}", f"--target={source}"], "the --target must end in .keras"),
         ([f"--source={target}", f"--target={tmp_path}/b.keras"], "must end in .pth, .pt"),
         ([f"--source={target}", f"--target={tmp_path}/b.onnx"], "must end in .pth, .pt"),
-        ([f"--source={source}", f"--target={target}"], "exists. Give --overwrite"),
-        ([f"--source={source}", f"--target={tmp_path}/no/b.keras"], "in a folder that can be"),
+        ([f"--source={source}", f"--target={target}"], "exists. Pass --overwrite"),
+        ([f"--source={source}", f"--target={tmp_path}/no/b.keras"], "in a writable folder"),
         ([f"--source={source}", f"--targte={target}"], "targte"),
     ]:
         assert message in mistake(capsys, *flags)

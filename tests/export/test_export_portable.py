@@ -53,7 +53,7 @@ def test_a_runs_backbone_sees_digits_as_evaluation_shows_them(run, ending, capsy
     assert (card["preprocessing"]["by"], card["preprocessing"]["resize"]) == ("the file itself", 8)
 
     refused = script.mistake(capsys, *arguments, package="export")
-    assert refused == f"error: {target} exists. Give --overwrite to replace it."
+    assert refused == f"error: {target} exists. Pass --overwrite to replace it."
     (run / "config.json").unlink()
     flags = ("--image_size=16", "--resize=20", "--endpoint=infer", "--overwrite")
     script.call(*arguments[:1], f"--backbone={run / 'backbone.keras'}", arguments[2], *flags,
