@@ -65,7 +65,7 @@ def writable(folder):
     """
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--out must be a writable folder. Received: --out={folder}")
+        raise ValueError(f"--out must be a folder that can be written to. Received: --out={folder}")
     return folder
 
 

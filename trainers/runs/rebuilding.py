@@ -22,7 +22,7 @@ def read_run(folder):
     run = workdir.Workdir(folder)
     if not run.path.is_dir():
         raise ValueError(
-            f"A run must be a folder, the --workdir of trainers.pretrain. Received: {folder}"
+            f"A run is a folder, the --workdir of trainers.pretrain. Received: {folder}"
         )
     if not run.config.is_file():
         raise ValueError(
