@@ -1,15 +1,17 @@
-"""Average precision, as PASCAL VOC 2007 defines it and as later years do."""
+"""Average precision, as defined by PASCAL VOC 2007 and by later years."""
 
 import numpy as np
 
 INTERPOLATIONS = ("11-point", "area")
 
 
-def average_precision(scores, labels, interpolation="11-point"):
-    """Average precision of one class.
+def average_precision(
+    scores: np.ndarray, labels: np.ndarray, interpolation: str = "11-point"
+) -> float:
+    """Computes the average precision of one class.
 
-    The examples are ranked by falling score. With p(k) and r(k) the precision and the recall of the
-    k examples ranked highest, and p̂(r) = max {p(k) : r(k) ≥ r}, or 0 if no k has that recall,
+    Examples are ranked by descending score. With p(k) and r(k) the precision and recall of the k
+    highest-ranked examples, and p̂(r) = max {p(k) : r(k) ≥ r}, or 0 if no k has that recall,
 
         "11-point":  AP = 1/11 Σ p̂(t),  t = 0, 0.1, … 1
         "area":      AP = ∫ p̂(r) dr,  r from 0 to 1
@@ -19,25 +21,29 @@ def average_precision(scores, labels, interpolation="11-point"):
     scikit-learn's `average_precision_score` is a third: the area under p itself, without the max.
 
     Examples of equal score enter together: only those k count that end a run of ties. So the
-    result depends on nothing but scores and labels, where the devkit leaves ties in the order of
-    its files. Recalls are compared as fractions: 3 of 10 do reach 0.3.
+    result depends on scores and labels alone, whereas the devkit leaves ties in the order of its
+    files. Recalls are compared as fractions: 3 of 10 does reach 0.3.
+
+    >>> scores, labels = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 1, 0])
+    >>> round(average_precision(scores, labels, "area"), 3)  # (1/1 + 2/3) / 2
+    0.833
 
     Args:
-        scores: Floats (n,), the higher the more likely the class is there.
-        labels: Integers (n,): 1 the class is there, 0 it is not, -1 the example is left out.
+        scores: floats (n,), the higher, the more likely the class is present.
+        labels: integers (n,): 1 present, 0 absent, -1 not counted.
         interpolation: "11-point" or "area".
 
     Returns:
         Average precision, 0 to 1.
 
     Raises:
-        ValueError: If shapes do not fit, a label is none of the three, no label is 1, a counted
-            score is NaN, or there is no such interpolation.
+        ValueError: if shapes do not fit, a label is none of the three, no label is 1, a counted
+            score is NaN, or the interpolation is neither of the two.
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(
-            "There must be one score and one label per example, both of shape (n,). "
+            "scores and labels must hold one entry per example, both of shape (n,). "
             f"Received: shapes {scores.shape} and {labels.shape}."
         )
     if interpolation not in INTERPOLATIONS:
@@ -48,7 +54,7 @@ def average_precision(scores, labels, interpolation="11-point"):
     scores, positive = scores[labels >= 0], labels[labels >= 0] == 1
     if not positive.any():
         raise ValueError(
-            "Average precision is defined only where an example is positive (label 1). "
+            "Average precision is defined only if an example is positive (label 1). "
             f"Received: {len(positive)} examples that count, none of them positive."
         )
     if np.isnan(scores).any():
@@ -63,16 +69,16 @@ def average_precision(scores, labels, interpolation="11-point"):
     if interpolation == "area":
         steps = np.diff(found, prepend=0) / positive.sum()
         return float(np.sum(steps * best))
-    # The first k of recall ≥ t, in whole numbers: found / positives ≥ i / 10. Recall 1 is reached.
+    # The first k with recall ≥ t, in integers: found / positives ≥ i / 10. Recall 1 is reached.
     first = np.searchsorted(10 * found, np.arange(11) * positive.sum())
     return float(np.mean(best[first]))
 
 
-def check_labels(labels):
+def check_labels(labels: np.ndarray) -> None:
     """Raises ValueError unless every label is 1, 0 or -1."""
     wrong = ~np.isin(labels, (-1, 0, 1))
     if wrong.any():
         raise ValueError(
-            "Labels must be 1 (present), 0 (absent) or -1 (not to be counted). "
+            "Labels must be 1 (present), 0 (absent) or -1 (not counted). "
             f"Received: {np.asarray(labels)[wrong][0]}."
         )

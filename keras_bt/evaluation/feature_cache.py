@@ -1,9 +1,12 @@
 """Features of a frozen backbone, extracted once and kept on disk.
 
 A file of the cache can be read without this module: it holds the features and then the labels, each
-as NumPy's `save` writes an array, and at last the CRC-32 of all that.
+as NumPy's `save` writes an array, and finally the CRC-32 of both.
 
-    >>> features = np.load(path, mmap_mode="r")
+    >>> features, labels = cached_features("cache", backbone, train, image_size=16, progress=False)
+    >>> [file] = pathlib.Path("cache").iterdir()
+    >>> np.load(file, mmap_mode="r").shape  # without this module
+    (12, 16)
 """
 
 import contextlib
@@ -21,10 +24,12 @@ import numpy as np
 
 from keras_bt.data.evaluation import evaluation_batches, reading
 from keras_bt.data.fingerprint import fingerprint
+from keras_bt.data.sources import Source
 from keras_bt.evaluation.features import feature_batches
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_bt.typing import Path
 
-# To be raised whenever other features are computed from the same images.
+# Raise this whenever the same images would give different features.
 _VERSION = 1
 _PARTIAL = ".partial"
 _ABANDONED_SECONDS = 24 * 3600
@@ -33,28 +38,34 @@ _READ_BYTES = 2**22
 
 
 def cached_features(
-    directory, backbone, source, image_size, resize=None, batch_size=256, progress=True
-):
-    """Features of all readable images of a source, from the cache or else extracted into it.
+    directory: Path,
+    backbone: keras.Model,
+    source: Source,
+    image_size: int,
+    resize: int | None = None,
+    batch_size: int = 256,
+    progress: bool | str = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns features of all readable images of a source, extracted unless they are cached.
 
     The backbone runs in inference mode over `keras_bt.data.evaluation_batches`. The features are
-    written to disk batch by batch and mapped into memory, so that 1.28 million × 2048 of them
-    (10.5 GB) need no memory but what the operating system has to spare.
+    written to disk batch by batch and memory-mapped, so that 1.28 million × 2048 of them (10.5 GB)
+    need only memory that the operating system has to spare.
 
-    A file is named after the backbone (architecture and weights), image_size, resize, the
-    normalization and the data (`source.fingerprint()`), and appears under its name when it is
-    complete. One that is damaged is extracted anew: whenever a file is opened, all of it is read
-    once and checked, which takes seconds per 10 GB, or as long as the disk does.
+    A file is named by a hash of the backbone (architecture and weights), image_size, resize, the
+    normalization and the data (`source.fingerprint()`), and appears under its name once it is
+    complete. A damaged file is extracted anew: whenever a file is opened, all of it is read once
+    and checked, which takes seconds per 10 GB, or as long as the disk needs.
 
     Args:
-        directory: Folder of the cache; made if need be.
-        backbone: Keras model (b, image_size, image_size, 3) -> (b, d).
-        source: `keras_bt.data.Source`.
-        image_size: Side of the images in pixels.
-        resize: Shorter side before the center crop, see `evaluation_batches`.
-        batch_size: Images per batch. It changes features by rounding at most and is therefore not
+        directory: folder of the cache, created if necessary.
+        backbone: images (b, image_size, image_size, 3) → features (b, d).
+        source: the images.
+        image_size: side of the images in pixels.
+        resize: shorter side before the center crop, see `evaluation_batches`.
+        batch_size: images per batch. It changes features by rounding at most and is therefore not
             part of the name.
-        progress: Whether to show a progress bar, counted in batches, if features are extracted; a
+        progress: whether to show a progress bar, counted in batches, if features are extracted; a
             string is printed above it.
 
     Returns:
@@ -63,9 +74,9 @@ def cached_features(
         of the source.
 
     Raises:
-        DataError: No image can be read, or more than 1% of them cannot (`keras_bt.data.reading`).
-        ValueError: The backbone has no configuration, or does not return one vector per image.
-        OSError: The folder cannot be written to, or the disk is full; nothing partial is left.
+        DataError: if no image can be read, or more than 1% cannot (`keras_bt.data.reading`).
+        ValueError: if the backbone has no configuration, or does not return one vector per image.
+        OSError: if the folder cannot be written to or the disk is full; no partial file is left.
     """
     directory = pathlib.Path(directory)
     settings = (image_size, resize, list(IMAGENET_MEAN), list(IMAGENET_STD))
@@ -84,18 +95,18 @@ def cached_features(
         _write(file, feature_batches(backbone, batches, bool(progress), num_batches), source)
     found = _open(path)
     if found is None:
-        raise OSError(f"What was written must be what is read. Received: {path}, which differs.")
+        raise OSError(f"A file must read as it was written. Received: {path}, which differs.")
     return found
 
 
 def _identity(backbone):
-    """What a backbone computes is determined by these: its configuration and its weights."""
+    """Returns what determines a backbone's output: its configuration and its weights."""
     try:
         architecture = json.loads(backbone.to_json())
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            "backbone must have a configuration (get_config), by which to tell whose features "
-            f"these are. Received: {type(backbone).__name__} ({error})."
+            "backbone must have a configuration (get_config), to identify its features by. "
+            f"Received: {type(backbone).__name__} ({error})."
         ) from error
     architecture.pop("compile_config", None)  # a loss and an optimizer change no feature
     return json.dumps(architecture, sort_keys=True), [
@@ -105,8 +116,8 @@ def _identity(backbone):
 
 @contextlib.contextmanager
 def _whole_file(path):
-    """A file to write that gets its name only when all of it is written."""
-    # Of another name in every process; not by `tempfile`, which hides it from other users.
+    """Opens a file for writing that gets its name only once it is complete."""
+    # A different name in every process; not from `tempfile`, which hides files from other users.
     partial = path.with_name(f"{uuid.uuid4().hex}{_PARTIAL}")
     try:
         with open(partial, "xb") as file:
@@ -118,21 +129,22 @@ def _whole_file(path):
 
 
 def _remove_abandoned(directory):
-    """Removes what killed extractions left; a living one writes every few seconds."""
+    """Removes files of killed extractions; a live one writes every few seconds."""
     for partial in directory.glob(f"*{_PARTIAL}"):
-        with contextlib.suppress(OSError):  # another process was faster
+        with contextlib.suppress(OSError):  # another process removed it first
             if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                 partial.unlink()
 
 
 def _write(file, batches, source):
-    """Writes features as they come, then the labels and the checksum."""
-    n, width, checksum, labels = 0, None, 0, []
+    """Writes features as they arrive, then the labels and the checksum."""
+    n, width, checksum = 0, None, 0
+    labels: list[np.ndarray] = []
 
     def write(content):
         try:
             file.write(content)
-            file.flush()  # here, where a full disk is told from other errors
+            file.flush()  # here, where a full disk is not mistaken for another error
         except OSError as error:
             raise OSError(_no_space(file.name, source, width, error.strerror)) from error
 
@@ -140,9 +152,9 @@ def _write(file, batches, source):
         if width is None:
             width = features.shape[1]
             free = shutil.disk_usage(os.path.dirname(file.name)).free
-            if 4 * source.num_examples * width > free:  # now, and not after hours
+            if 4 * source.num_examples * width > free:  # now rather than after hours
                 raise OSError(_no_space(file.name, source, width, f"{free / 1e9:.2f} GB are free"))
-            write(_header(0, width))  # how many there are is known at the end
+            write(_header(0, width))  # the number is known at the end
         rows = np.ascontiguousarray(features, np.float32)
         write(rows.data)
         checksum = zlib.crc32(rows.data, checksum)
@@ -150,10 +162,10 @@ def _write(file, batches, source):
         n += len(rows)
     if n == 0:
         source.unreadable.check()
-        raise ValueError(f"There must be an image that can be read. Received: {source.name}.")
+        raise ValueError(f"At least one image must be readable. Received: {source.name}.")
     rest = io.BytesIO()
     np.save(rest, np.concatenate(labels))
-    # The header last, because it is known last.
+    # The header comes last, because it is known last.
     checksum = zlib.crc32(_header(n, width), zlib.crc32(rest.getvalue(), checksum))
     write(rest.getvalue() + _packed(checksum))
     file.seek(0)
@@ -161,7 +173,7 @@ def _write(file, batches, source):
 
 
 def _header(n, width):
-    """How NumPy's format for arrays begins; equally long for all n."""
+    """Returns the header of NumPy's array format; it has the same length for all n."""
     header = io.BytesIO()
     description = {"descr": "<f4", "fortran_order": False, "shape": (n, width)}
     np.lib.format.write_array_header_1_0(header, description)
@@ -175,7 +187,7 @@ def _no_space(name, source, width, reason):
 
 
 def _open(path):
-    """Maps a file of the cache; None if there is none or it is damaged."""
+    """Memory-maps a file of the cache; returns None if it is missing or damaged."""
     try:
         with open(path, "rb") as file:
             if not _is_whole(file, os.path.getsize(path)):
@@ -188,7 +200,7 @@ def _open(path):
 
 
 def _is_whole(file, size):
-    """Whether the checksum is right. Reads, as what is mapped would count as used memory."""
+    """Checks the checksum, by reading: mapped pages would count as used memory."""
     header = file.read(_HEADER_BYTES)
     checksum, left = 0, size - _HEADER_BYTES - _CHECKSUM_BYTES
     while left > 0 and (part := file.read(min(left, _READ_BYTES))):

@@ -1,26 +1,29 @@
 """Features of a frozen backbone, extracted once and kept in memory as NumPy arrays."""
 
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.types.experimental import PolymorphicFunction
 
 from keras_bt.evaluation.progress import ProgressBar
 
 
-def inference_function(backbone):
+def inference_function(backbone: keras.Model) -> PolymorphicFunction:
     """Returns the backbone in inference mode as one `tf.function` with float32 output.
 
-    `extract_features` builds it by itself. Build it once and hand it over instead of the backbone
-    where features are extracted again and again, say after every epoch: it is traced once.
+    `extract_features` builds one itself. To extract features repeatedly, for example after every
+    epoch, build it once and pass it in place of the backbone: it is traced once.
 
     Args:
-        backbone: Keras model (b, h, w, c) -> (b, d).
+        backbone: images (b, h, w, c) → features (b, d).
 
     Returns:
-        `tf.function` (b, h, w, c) -> float32 (b, d). It reads the backbone's current weights.
+        `tf.function` (b, h, w, c) → float32 (b, d). It reads the backbone's current weights.
     """
 
-    # reduce_retracing is not enough here: it would trace a full batch and then the short last one.
+    # reduce_retracing is not enough: it would trace a full batch and then the short last one.
     # `extract_features` fixes the signature to "any number of images" before the first call.
     @tf.function
     def forward(images):
@@ -29,25 +32,34 @@ def inference_function(backbone):
     return forward
 
 
-def extract_features(backbone, batches, progress=False):
+def extract_features(
+    backbone: keras.Model | PolymorphicFunction,
+    batches: tf.data.Dataset,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Runs a frozen backbone over a whole data set.
 
-    The backbone runs in inference mode (moving statistics, no dropout), so a feature does not
-    depend on the other images of its batch. Memory: the returned arrays and about one batch more.
+    The backbone runs in inference mode (moving statistics, no dropout), so features do not depend
+    on the other images of a batch. Memory: the returned arrays and about one batch.
+
+    >>> batches = keras_bt.data.evaluation_batches(test, image_size=16, batch_size=8)  # 12 images
+    >>> features, labels = extract_features(backbone, batches)
+    >>> features.shape, labels.shape
+    ((12, 16), (12,))
 
     Args:
-        backbone: Keras model (b, h, w, c) -> (b, d), or what `inference_function` made of one.
-        batches: Finite `tf.data.Dataset` of `(images, labels)` or of `images` alone. `images` is
-            what the backbone takes, in batches of any size; `labels` are integers, (b,) or, with
-            several labels per image, (b, classes).
-        progress: Whether to show a progress bar, counted in batches.
+        backbone: images (b, h, w, c) → features (b, d); or what `inference_function` returned.
+        batches: finite; `(images, labels)` or `images` alone. `images` is what the backbone takes,
+            in batches of any size; `labels` are integers, (b,) or, with several labels per image,
+            (b, classes).
+        progress: whether to show a progress bar, counted in batches.
 
     Returns:
         `(features, labels)`: float32 (n, d) and int64 (n,) or (n, classes), in the order of
-        `batches`; labels is None where the data set has none.
+        `batches`; labels is None if the data set has none.
 
     Raises:
-        ValueError: If `batches` is not a finite, non-empty `tf.data.Dataset`, or if the backbone
+        ValueError: if `batches` is not a finite, non-empty `tf.data.Dataset`, or if the backbone
             returns anything but one vector per image.
     """
     features, labels = [], []
@@ -59,21 +71,26 @@ def extract_features(backbone, batches, progress=False):
     return _join(features), None if labels[0] is None else _join(labels)
 
 
-def feature_batches(backbone, batches, progress=False, num_batches=None):
-    """Runs a frozen backbone over a data set, batch by batch: what `extract_features` joins.
+def feature_batches(
+    backbone: keras.Model | PolymorphicFunction,
+    batches: tf.data.Dataset,
+    progress: bool = False,
+    num_batches: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Runs a frozen backbone over a data set, yielding the batches that `extract_features` joins.
 
     Args:
-        backbone: As in `extract_features`.
-        batches: As in `extract_features`.
-        progress: Whether to show a progress bar, counted in batches.
-        num_batches: At most how many there are, for the bar, where `batches` cannot tell.
+        backbone: see `extract_features`.
+        batches: see `extract_features`; may be empty.
+        progress: whether to show a progress bar, counted in batches.
+        num_batches: most batches to expect, for the bar, if the data set does not know its size.
 
     Yields:
         `(features, labels)` of each batch: float32 (b, d) and int64 (b,) or (b, classes); labels
-        is None where the data set has none.
+        is None if the data set has none.
 
     Raises:
-        ValueError: As in `extract_features`, but an empty data set is none.
+        ValueError: see `extract_features`.
     """
     image_spec, labelled = _read_spec(batches)
     forward = inference_function(backbone) if isinstance(backbone, keras.Layer) else backbone
@@ -98,7 +115,7 @@ def feature_batches(backbone, batches, progress=False, num_batches=None):
 
 
 def _read_spec(batches):
-    """Returns the images' TensorSpec and whether labels come with them."""
+    """Returns the images' TensorSpec and whether there are labels."""
     rule = "batches must be a finite tf.data.Dataset of (images, labels) or of images. Received: "
     if not isinstance(batches, tf.data.Dataset):
         raise ValueError(f"{rule}{type(batches).__name__}.")
@@ -118,7 +135,7 @@ def _only(batch):
 
 
 def _join(parts):
-    """Concatenates, letting go of each part once copied: one copy in memory instead of two."""
+    """Concatenates, releasing each part once copied: one copy in memory instead of two."""
     joined = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     row = len(joined)
     while parts:

@@ -1,29 +1,33 @@
 """Fine-tuning a backbone with few labels: the semi-supervised protocol of the paper.
 
-The backbone and a new linear head are trained together, BatchNormalization in training mode, by
-stochastic gradient descent with a rate for each of the two.
+The backbone and a new linear head are trained together, with BatchNormalization in training mode,
+by stochastic gradient descent with a learning rate for each of the two.
 
-```python
-with strategy.scope():
-    model = classifier(backbone, classes=10)
-    schedule = rate_schedule("cosine", rate=0.5, epochs=20, steps_per_epoch=steps)
-    compile_classifier(model, schedule, backbone_ratio=0.005 / 0.5)
-model.fit(batches, epochs=20, steps_per_epoch=steps, validation_data=test_batches)
-```
+>>> layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(16)]
+>>> tuned = classifier(keras.Sequential(layers), classes=3)  # in `strategy.scope()`, if any
+>>> schedule = rate_schedule("cosine", rate=0.5, epochs=2, steps_per_epoch=2)
+>>> compile_classifier(tuned, schedule, backbone_ratio=0.005 / 0.5)
+>>> batches = keras_bt.data.evaluation_batches(train, image_size=16, batch_size=6)
+>>> history = tuned.fit(batches, epochs=2, validation_data=batches, shuffle=False, verbose=0)
+>>> [name for name in history.history if name.startswith("val")]
+['val_loss', 'val_top1']
 
 Source: section 3.2 of Barlow Twins, "Semi-supervised training", and `evaluate.py` of its code.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_bt.model.batch_normalization import prepare_batch_normalization
 from keras_bt.strategy import current_replicas
+from keras_bt.typing import Tensor
 
 EPOCHS = 20
-# (backbone, head): those of the published code's README go with its cosine, the paper's with steps.
+# (backbone, head): the published code's README gives the rates for its cosine, the paper for steps.
 PUBLISHED_RATES = {"cosine": (0.005, 0.5), "step": (0.002, 0.5)}
 SCHEDULES = tuple(PUBLISHED_RATES)
 _DROP = 0.2
@@ -32,7 +36,7 @@ _DROPS_AFTER = (12 / 20, 16 / 20)  # of the epochs
 
 @keras.saving.register_keras_serializable("keras_bt")
 class TwoRateSGD(keras.optimizers.Optimizer):
-    """Stochastic gradient descent with momentum, and a rate of its own for the backbone.
+    """Stochastic gradient descent with momentum and a separate learning rate for the backbone.
 
     For every variable w with gradient g, at the head's rate ε,
 
@@ -40,14 +44,22 @@ class TwoRateSGD(keras.optimizers.Optimizer):
         w ← w − r m,     r = ε for the head, backbone_ratio · ε for all others.
 
     The rate stays outside the momentum, as in PyTorch and in `LARS`: when it drops, the whole step
-    drops. (`keras.optimizers.SGD` has it inside and would go on for some ten steps.)
+    drops. (`keras.optimizers.SGD` has it inside, so old steps would go on for about ten more.)
+
+    >>> body, head = keras.layers.Dense(1, name="body"), keras.layers.Dense(1, name="head")
+    >>> for layer in (body, head):
+    ...     layer.build((None, 1))
+    >>> ones = [keras.ops.ones((1,))] * 2
+    >>> TwoRateSGD(0.5, backbone_ratio=0.01).apply(ones, [body.bias, head.bias])
+    >>> print(body.bias.numpy(), head.bias.numpy())  # zeros before
+    [-0.005] [-0.5]
 
     Args:
-        learning_rate: float or `LearningRateSchedule`, the rate ε of the head.
-        backbone_ratio: float ≥ 0, the backbone's rate over that of the head; 1 for one rate.
-        momentum: float in [0, 1), μ.
-        head: string, name of the layer that is the head, see `head_of`.
-        name: string.
+        learning_rate: the head's rate ε.
+        backbone_ratio: rate of the backbone divided by that of the head, ≥ 0; 1 for one rate.
+        momentum: μ in [0, 1).
+        head: name of the layer that is the head, see `head_of`.
+        name: the optimizer's name.
         **kwargs: those of `keras.optimizers.Optimizer`.
 
     Raises:
@@ -56,12 +68,12 @@ class TwoRateSGD(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.5,
-        backbone_ratio=0.01,
-        momentum=0.9,
-        head="head",
-        name="two_rate_sgd",
-        **kwargs,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.5,
+        backbone_ratio: float = 0.01,
+        momentum: float = 0.9,
+        head: str = "head",
+        name: str = "two_rate_sgd",
+        **kwargs: Any,
     ):
         for label, value, good in (
             ("backbone_ratio", backbone_ratio, 0 <= backbone_ratio < math.inf),
@@ -74,13 +86,13 @@ class TwoRateSGD(keras.optimizers.Optimizer):
         self.momentum = momentum
         self.head = head
 
-    def build(self, variables):
-        """Creates a momentum for each of `variables` and decides which rate it has."""
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates a momentum for each of `variables` and chooses its rate."""
         if self.built:
             return
         super().build(variables)
         self.momenta = self.add_optimizer_variables(variables, "momentum")
-        # Here, for `update_step` gets TensorFlow's variables, which do not know their path.
+        # Here, because `update_step` gets TensorFlow's variables, which do not know their path.
         of_head = [variable.path.startswith(f"{self.head}/") for variable in variables]
         if not any(of_head):
             raise ValueError(
@@ -89,14 +101,16 @@ class TwoRateSGD(keras.optimizers.Optimizer):
             )
         self._ratios = [1.0 if is_head else self.backbone_ratio for is_head in of_head]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """Updates one variable in place."""
         index = self._get_variable_index(variable)
         m, ratio = self.momenta[index], self._ratios[index]
         self.assign(m, self.momentum * m + ops.cast(gradient, variable.dtype))
         self.assign_sub(variable, ratio * ops.cast(learning_rate, variable.dtype) * m)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config() | {
             "backbone_ratio": self.backbone_ratio,
@@ -105,28 +119,29 @@ class TwoRateSGD(keras.optimizers.Optimizer):
         }
 
 
-def epoch_rates(schedule, rate, epochs=EPOCHS):
-    """The rate of each epoch.
+def epoch_rates(schedule: str, rate: float, epochs: int = EPOCHS) -> list[float]:
+    """Computes the learning rate of each epoch.
 
-    Of epoch e = 0, 1, … it is
+    The rate of epoch e = 0, 1, … is
 
-        rate · (1 + cos(π e / epochs)) / 2     for "cosine", the published code's,
-        rate · 0.2^drops                       for "step", the paper's, with drops after epochs 12
-                                               and 16 of 20 (after 60% and 80% of any other number).
+        rate · (1 + cos(π e / epochs)) / 2     for "cosine", as in the published code,
+        rate · 0.2^drops                       for "step", as in the paper, with drops after epochs
+                                               12 and 16 of 20 (60% and 80% of any other number).
 
     >>> [round(rate, 3) for rate in epoch_rates("cosine", 0.5, epochs=4)]
     [0.5, 0.427, 0.25, 0.073]
 
     Args:
         schedule: "cosine" or "step".
-        rate: float ≥ 0, that of the first epoch.
-        epochs: int, epochs in all.
+        rate: rate of the first epoch, ≥ 0.
+        epochs: number of epochs.
 
     Returns:
-        list of floats, one per epoch.
+        One rate per epoch.
 
     Raises:
-        ValueError: for another schedule, a rate that is no number ≥ 0, or no epochs.
+        ValueError: if the schedule is neither of the two, the rate is not a number ≥ 0, or there
+            are no epochs.
     """
     if schedule not in SCHEDULES:
         raise ValueError(
@@ -142,46 +157,52 @@ def epoch_rates(schedule, rate, epochs=EPOCHS):
     return [rate * _DROP ** sum(e >= drop for drop in drops) for e in range(epochs)]
 
 
-def rate_schedule(schedule, rate, epochs, steps_per_epoch):
-    """The same as a schedule for an optimizer: constant within each epoch.
+def rate_schedule(
+    schedule: str, rate: float, epochs: int, steps_per_epoch: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Builds a schedule of `epoch_rates` for an optimizer, constant within each epoch.
+
+    >>> halves = rate_schedule("cosine", 1.0, epochs=2, steps_per_epoch=10)
+    >>> [float(halves(step)) for step in (0, 9, 10, 19)]
+    [1.0, 1.0, 0.5, 0.5]
 
     Args:
         schedule: "cosine" or "step", see `epoch_rates`.
-        rate: float ≥ 0, that of the first epoch.
-        epochs: int, epochs in all.
-        steps_per_epoch: int.
+        rate: rate of the first epoch, ≥ 0.
+        epochs: number of epochs.
+        steps_per_epoch: steps of an epoch.
 
     Returns:
-        A `keras.optimizers.schedules.LearningRateSchedule`, constant after the last epoch.
+        The schedule, constant after the last epoch.
 
     Raises:
-        ValueError: as `epoch_rates`.
+        ValueError: as for `epoch_rates`.
     """
     rates = epoch_rates(schedule, rate, epochs)
-    # Steps count from 0, and Keras counts the boundary itself to what lies before it. An epoch
-    # after the last one serves for the case of a single epoch, which would have no boundary.
+    # Steps count from 0, and Keras includes a boundary in what precedes it. The extra epoch at the
+    # end is for the case of a single epoch, which would have no boundary.
     boundaries = [(e + 1) * steps_per_epoch - 1 for e in range(epochs)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [*rates, rates[-1]])
 
 
 @keras.saving.register_keras_serializable("keras_bt")
 class CrossEntropy(keras.losses.Loss):
-    """The mean cross-entropy of the global batch, from logits and whole-number labels.
+    """Mean cross-entropy of the global batch, from logits and integer labels.
 
-    Each replica returns the sum over its images divided by the number of all images; the sum over
-    replicas, which is what optimizers apply, is the true gradient also where the last batch of an
-    epoch does not divide evenly among replicas. (Keras' own takes the mean of the replicas' means.)
+    Each replica returns the sum over its images divided by the number of all images; so the sum
+    over replicas, which optimizers apply, is the true gradient even if the last batch of an epoch
+    does not divide evenly among replicas. (Keras' own takes the mean of the replicas' means.)
 
     Args:
-        name: string.
+        name: the loss's name.
         **kwargs: those of `keras.losses.Loss`.
     """
 
-    def __init__(self, name="cross_entropy", **kwargs):
+    def __init__(self, name: str = "cross_entropy", **kwargs: Any):
         kwargs["reduction"] = "sum"  # a share must not be divided again
         super().__init__(name=name, **kwargs)
 
-    def call(self, labels, logits):
+    def call(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Returns this replica's share of the loss of labels (b,) and logits (b, classes)."""
         labels = ops.reshape(ops.cast(labels, "int64"), (-1,))
         images = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
@@ -190,18 +211,18 @@ class CrossEntropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("keras_bt")
-def in_top_k(labels, logits, k):
-    """Whether each image's class is among its k highest logits: 1 or 0.
+def in_top_k(labels: Tensor, logits: Tensor, k: int) -> Tensor:
+    """Checks whether each image's class is among its k highest logits.
 
-    Of equal logits the lower class ranks higher, as in `argmax`; a NaN is never right.
+    Among equal logits, the lower class ranks higher, as in `argmax`; NaN is never correct.
 
     Args:
-        labels: whole numbers (b,) or (b, 1).
+        labels: integers (b,) or (b, 1).
         logits: floats (b, classes).
-        k: int ≥ 1.
+        k: number of guesses, at least 1.
 
     Returns:
-        float32 (b,).
+        float32 (b,), 1 or 0.
     """
     labels = ops.reshape(ops.cast(labels, "int64"), (-1, 1))
     own = ops.take_along_axis(logits, labels, axis=1)
@@ -211,21 +232,21 @@ def in_top_k(labels, logits, k):
     return ops.cast(ops.logical_and(rank < k, ops.isfinite(own[:, 0])), "float32")
 
 
-def classifier(backbone, classes, from_scratch=False):
-    """A copy of the backbone with a new linear head: images to logits.
+def classifier(backbone: keras.Model, classes: int, from_scratch: bool = False) -> keras.Model:
+    """Builds a classifier from a copy of the backbone and a new linear head.
 
-    To be called inside `strategy.scope()` where there is a strategy; on several replicas
-    BatchNormalization then uses the statistics of the global batch. Everything is trainable. The
-    backbone that is passed in stays as it is.
+    Call it inside `strategy.scope()` if there is a strategy; on several replicas BatchNormalization
+    then uses the statistics of the global batch. Everything is trainable. The given backbone is not
+    changed.
 
     Args:
-        backbone: built Keras model, (b, h, w, c) → (b, d); functional or sequential.
-        classes: int ≥ 2.
-        from_scratch: whether to leave the copy as its layers initialize themselves, instead of
-            giving it the backbone's weights.
+        backbone: images (b, h, w, c) → features (b, d); a built functional or sequential model.
+        classes: number of classes, at least 2.
+        from_scratch: whether to leave the copy randomly initialized instead of giving it the
+            backbone's weights.
 
     Returns:
-        A `keras.Model` (b, h, w, c) → float32 (b, classes). The head has a kernel N(0, 0.01) and
+        Images (b, h, w, c) → logits float32 (b, classes). The head has a kernel N(0, 0.01) and
         zero biases; its name is `head_of(model)`.
 
     Raises:
@@ -237,19 +258,19 @@ def classifier(backbone, classes, from_scratch=False):
         copy = keras.models.clone_model(backbone)
         images = keras.layers.Input(copy.input_shape[1:], name="images")
         features = copy(images)
-    except Exception as error:  # Keras raises nearly anything for a model of a class of one's own
+    except Exception as error:  # Keras raises nearly anything for subclassed models
         raise ValueError(
             "The backbone must be a functional or a sequential model. "
             f"Received: a {type(backbone).__name__} ({error})."
         ) from error
     if not from_scratch:
         copy.set_weights(backbone.get_weights())
-    for layer in copy._flatten_layers():  # one by one: to set the model's own may change nothing
+    for layer in copy._flatten_layers():  # one by one: setting the model's own may change nothing
         layer.trainable = True
     head = keras.layers.Dense(
         classes,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-        dtype="float32",  # under every precision policy
+        dtype="float32",  # under any precision policy
         name=_free_name(copy, "head"),
     )
     model = keras.Model(images, head(features), name="classifier")
@@ -258,27 +279,31 @@ def classifier(backbone, classes, from_scratch=False):
 
 
 def _free_name(model, name):
-    """The name, or with underscores until none of the model's variables is filed under it."""
+    """Returns the name, with underscores added until no path of a variable begins with it."""
     while any(variable.path.startswith(f"{name}/") for variable in model.variables):
         name += "_"
     return name
 
 
-def head_of(model):
-    """The name of the head of what `classifier` returned."""
+def head_of(model: keras.Model) -> str:
+    """Returns the name of the head of a model from `classifier`."""
     return model.layers[-1].name
 
 
-def compile_classifier(model, learning_rate, backbone_ratio):
-    """Compiles what `classifier` returned, with top-1 and, from six classes on, top-5 accuracy.
+def compile_classifier(
+    model: keras.Model,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    backbone_ratio: float,
+) -> None:
+    """Compiles a model from `classifier`, with top-1 and, from six classes on, top-5 accuracy.
 
     Args:
         model: the classifier.
-        learning_rate: float or `LearningRateSchedule`, the rate of the head.
-        backbone_ratio: float ≥ 0, the backbone's rate over that of the head.
+        learning_rate: rate of the head.
+        backbone_ratio: rate of the backbone divided by that of the head, ≥ 0.
     """
     classes = model.output_shape[-1]
-    ks = (1, 5) if classes > 5 else (1,)  # of five guesses among five classes one is always right
+    ks = (1, 5) if classes > 5 else (1,)  # one of five guesses among five classes is always right
     model.compile(
         TwoRateSGD(learning_rate, backbone_ratio, head=head_of(model)),
         loss=CrossEntropy(),
@@ -286,6 +311,6 @@ def compile_classifier(model, learning_rate, backbone_ratio):
     )
 
 
-def without_training(model):
-    """The classifier as it is saved: of core layers alone, so that plain Keras can load it."""
+def without_training(model: keras.Model) -> keras.Model:
+    """Returns the classifier to be saved: core layers only, so that plain Keras can load it."""
     return keras.Model(model.input, model.output, name=model.name)

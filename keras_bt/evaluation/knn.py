@@ -1,10 +1,12 @@
 """Weighted k-nearest-neighbor classification by cosine similarity.
 
-The protocol of Wu et al. 2018 (arXiv 1805.01978, section 3.4), as used by DINO: no training, no
-hyperparameter worth searching, so the number is a property of the features alone.
+The protocol of Wu et al. 2018 (arXiv 1805.01978, section 3.4), as used by DINO: there is no
+training and no hyperparameter worth searching, so the accuracy depends on the features alone.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,44 +15,43 @@ from keras_bt.evaluation.neighbours import nearest_neighbours
 
 
 def knn_predict(
-    train_features,
-    train_labels,
-    queries,
-    k=20,
-    temperature=0.07,
-    num_classes=None,
-    **search,
-):
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    queries: np.ndarray,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    **search: Any,
+) -> tuple[np.ndarray, np.ndarray]:
     """Classifies queries by a weighted vote of their k nearest training vectors.
 
     With s_i the cosine similarity of neighbor i, class c gets the share of the votes
 
         p_c = Σ_{i: y_i = c} exp(s_i / T) / Σ_i exp(s_i / T)
 
-    Ties: of equally similar training vectors the lowest index is nearer, of equal shares the
-    lowest class wins.
+    Ties: among equally similar training vectors, the lowest index is nearest; among equal shares,
+    the lowest class wins.
 
-    Example, with two classes on two axes:
-
-        >>> train = np.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> knn_predict(train, np.array([0, 1]), np.array([[2.0, 0.1]]), k=1)[1]
-        array([0])
+    >>> axes = np.array([[1.0, 0.0], [0.0, 1.0]])  # one training vector for each of two classes
+    >>> scores, labels = knn_predict(axes, np.array([0, 1]), np.array([[0.1, 2.0]]), k=1)
+    >>> scores, labels
+    (array([[0., 1.]], dtype=float32), array([1]))
 
     Args:
-        train_features: Floats (n, d), float32 for speed.
-        train_labels: Integers (n,), 0 to num_classes - 1, of at least two classes.
-        queries: Floats (m, d).
-        k: Number of neighbors, 1 to n.
+        train_features: floats (n, d), float32 for speed.
+        train_labels: integers (n,), 0 to num_classes - 1, of at least two classes.
+        queries: floats (m, d).
+        k: number of neighbors, 1 to n.
         temperature: T, above 0.
-        num_classes: Number of classes; by default the largest label plus 1.
-        **search: Chunk sizes and progress, as `nearest_neighbours`, which states the memory.
+        num_classes: number of classes; by default the largest label plus 1.
+        **search: chunk sizes and progress of `nearest_neighbours`, which states the memory.
 
     Returns:
         `(scores, labels)`: float32 (m, num_classes), the shares of the votes, and int64 (m,).
 
     Raises:
-        ValueError: If labels are missing or of one class only, if k or the temperature is out of
-            range, if shapes do not fit, or if a feature is not finite.
+        ValueError: if labels are missing or of one class only, k or the temperature is out of
+            range, shapes do not fit, or a feature is not finite.
     """
     train_labels, num_classes = _check_labels(train_labels, len(train_features), num_classes)
     _check_temperature(temperature)
@@ -58,32 +59,34 @@ def knn_predict(
     return knn_vote(similarities, train_labels[indices], temperature, num_classes)
 
 
-def knn_vote(similarities, neighbour_labels, temperature, num_classes):
-    """The vote of `knn_predict`, for neighbors already found.
+def knn_vote(
+    similarities: np.ndarray, neighbour_labels: np.ndarray, temperature: float, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Takes the vote of `knn_predict` for neighbors already found.
 
-    The first columns of a search with a large k are a search with a smaller one, so one call of
+    The first columns of a search with a large k are the search with a smaller k, so one call of
     `nearest_neighbours` serves several k.
 
     Args:
-        similarities: Floats (m, k), most similar first.
-        neighbour_labels: Integers (m, k), 0 to num_classes - 1.
+        similarities: floats (m, k), most similar first.
+        neighbour_labels: integers (m, k), 0 to num_classes - 1.
         temperature: T, above 0.
-        num_classes: Number of classes.
+        num_classes: number of classes.
 
     Returns:
-        `(scores, labels)` as `knn_predict`.
+        `(scores, labels)` as from `knn_predict`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: if the temperature is not above 0.
     """
     _check_temperature(temperature)
     scores = np.empty((len(similarities), num_classes), np.float32)
     labels = np.empty(len(similarities), np.int64)
-    # By pieces, because bincount needs float64 votes for all classes at once.
+    # In chunks, because bincount needs float64 votes for all classes at once.
     for start in range(0, len(similarities), 1024):
         rows = slice(start, start + 1024)
         s, y = np.asarray(similarities[rows], np.float64), neighbour_labels[rows]
-        # Subtracting the largest similarity cancels in the share and keeps exp from overflowing.
+        # Subtracting the largest similarity cancels in the shares and keeps exp from overflowing.
         weights = np.exp((s - s.max(axis=1, keepdims=True)) / temperature)
         query = np.arange(len(s))[:, None]
         votes = np.bincount(
@@ -95,30 +98,30 @@ def knn_vote(similarities, neighbour_labels, temperature, num_classes):
 
 
 def knn_accuracy(
-    train_features,
-    train_labels,
-    test_features,
-    test_labels,
-    k=20,
-    temperature=0.07,
-    **search,
-):
-    """Share of test images that `knn_predict` classifies rightly.
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: int = 20,
+    temperature: float = 0.07,
+    **search: Any,
+) -> float:
+    """Measures the share of test images that `knn_predict` classifies correctly.
 
     Args:
-        train_features: Floats (n, d), float32 for speed.
-        train_labels: Integers (n,), from 0, of at least two classes.
-        test_features: Floats (m, d).
-        test_labels: Integers (m,). A class without training images counts as wrong.
-        k: Number of neighbors, 1 to n.
+        train_features: floats (n, d), float32 for speed.
+        train_labels: integers (n,), from 0, of at least two classes.
+        test_features: floats (m, d).
+        test_labels: integers (m,). A class without training images counts as wrong.
+        k: number of neighbors, 1 to n.
         temperature: T, above 0.
-        **search: Chunk sizes and progress, as `nearest_neighbours`, which states the memory.
+        **search: chunk sizes and progress of `nearest_neighbours`, which states the memory.
 
     Returns:
         Top-1 accuracy, 0 to 1.
 
     Raises:
-        ValueError: As `knn_predict`, and if the test labels are missing or do not fit.
+        ValueError: as for `knn_predict`, and if the test labels are missing or do not fit.
     """
     measured = knn_accuracies(
         train_features, train_labels, test_features, test_labels, (k,), temperature, **search
@@ -128,11 +131,11 @@ def knn_accuracy(
 
 @dataclasses.dataclass(frozen=True)
 class KnnAccuracy:
-    """Shares of test images, 0 to 1.
+    """Test accuracies, 0 to 1.
 
     Attributes:
-        top1: Those whose class has the largest share of the votes.
-        top5: Those whose class is among the five with the largest; None for 5 classes or fewer.
+        top1: share of images whose class has the largest share of the votes.
+        top5: share of images whose class has one of the five largest; None for 5 classes or fewer.
     """
 
     top1: float
@@ -140,38 +143,41 @@ class KnnAccuracy:
 
 
 def knn_accuracies(
-    train_features,
-    train_labels,
-    test_features,
-    test_labels,
-    ks=(20, 200),
-    temperature=0.07,
-    **search,
-):
-    """Accuracies of `knn_predict` for several k, from one search for the largest of them.
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    ks: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    **search: Any,
+) -> dict[int, KnnAccuracy]:
+    """Measures accuracies of `knn_predict` for several k with one search for the largest.
 
-    A class without a vote is no guess, even where fewer than five have votes.
+    A class without votes is not a guess, even if fewer than five classes have votes.
 
-    Memory beside what `nearest_neighbours` needs: with m test features, k the largest of `ks` and
-    c classes, at most about `24*m*k + 4*m*c + 3*m*c` bytes: the neighbors with their classes, the
-    shares of the votes, and which of them are larger than that of the right class. For 50,000
-    test features, k = 200 and 1000 classes 0.6 GB.
+    Memory besides that of `nearest_neighbours`: with m test features, k the largest of `ks` and c
+    classes, at most about `24*m*k + 4*m*c + 3*m*c` bytes: the neighbors with their classes, the
+    shares of the votes, and which of them exceed that of the correct class. That is 0.6 GB for
+    50,000 test features, k = 200 and 1000 classes.
+
+    >>> knn_accuracies(features, labels, features, labels, ks=(1, 12))[1]
+    KnnAccuracy(top1=1.0, top5=None)
 
     Args:
-        train_features: Floats (n, d), float32 for speed; may be memory-mapped.
-        train_labels: Integers (n,), from 0, of at least two classes.
-        test_features: Floats (m, d); may be memory-mapped.
-        test_labels: Integers (m,). A class without training images counts as wrong.
-        ks: Numbers of neighbors, each 1 to n.
+        train_features: floats (n, d), float32 for speed; may be memory-mapped.
+        train_labels: integers (n,), from 0, of at least two classes.
+        test_features: floats (m, d); may be memory-mapped.
+        test_labels: integers (m,). A class without training images counts as wrong.
+        ks: numbers of neighbors, each 1 to n.
         temperature: T, above 0.
-        **search: Chunk sizes and progress, as `nearest_neighbours`.
+        **search: chunk sizes and progress of `nearest_neighbours`.
 
     Returns:
-        Dict from k to `KnnAccuracy`.
+        Accuracies for each k.
 
     Raises:
-        ValueError: As `knn_predict`, and if there is no k, or the test labels are missing or do
-            not fit.
+        ValueError: as for `knn_predict`, and if there is no k, or the test labels are missing or
+            do not fit.
     """
     train_labels, num_classes = _check_labels(train_labels, len(train_features), None)
     if test_labels is None or np.shape(test_labels) != (len(test_features),):

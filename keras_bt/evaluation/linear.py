@@ -1,7 +1,8 @@
-"""Linear classification of features: multinomial logistic regression, all labels or a few."""
+"""Linear probes: multinomial logistic regression on features, with all labels or a few."""
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -11,31 +12,31 @@ from threadpoolctl import threadpool_limits
 
 from keras_bt.data.subsets import balanced_indices
 
-# scikit-learn's C, the inverse of the L2 penalty, for standardized features. Searched upwards.
+# scikit-learn's C, the inverse of the L2 penalty, for standardized features. Searched upward.
 SEARCH_C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# For few labels, where nothing can be searched. On handwritten digits with 5 labels per class,
-# accuracy changes by less than 0.01 from 0.1 to 100, for raw pixels as for learned features.
+# For few labels, where no search is possible. On handwritten digits with 5 labels per class,
+# accuracy changes by less than 0.01 from 0.1 to 100, for raw pixels and learned features alike.
 FEW_LABEL_C = 1.0
 _MAX_ITERATIONS = 2000
-# Multiply-adds of one iteration from which several threads are worth their hand-over. Below, they
+# Multiply-adds per iteration above which several threads are worth their overhead. Below, they
 # spend their time waiting for each other: 8 s against 0.1 s was measured for 1,400 x 128 features
 # on two busy cores, and 80 s against 6 s for 60,000 x 512.
 _THREADED_WORK = 1e9
-# Improvements stop at some C; what lies beyond two that bring none is not worth the iterations.
+# Improvements stop at some C; after two without any, more are not worth the iterations.
 _PATIENCE = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeResult:
-    """What a logistic probe reached on the test features.
+    """Test results of a logistic probe.
 
     Attributes:
-        top1: Accuracy, 0 to 1.
-        top5: Share of test images whose class is among the five likeliest; None for 5 classes or
+        top1: accuracy, 0 to 1.
+        top5: share of test images whose class is among the five most likely; None for 5 classes or
             fewer, where it would say nothing.
         chosen_c: scikit-learn's C (inverse L2 penalty on standardized features) of the final fit.
-        converged: Whether the final fit met its tolerance within 2000 iterations.
-        search: `(C, accuracy on the held-out part)` of each C tried; empty without a search.
+        converged: whether the final fit met its tolerance within 2000 iterations.
+        search: `(C, accuracy on the held-out part)` for each C tried; empty without a search.
         predictions: int64 (m,), the predicted class of each test image.
     """
 
@@ -52,10 +53,10 @@ class FewLabelResult:
     """Accuracy from a few labels per class, over several draws of them.
 
     Attributes:
-        mean: Mean accuracy of the draws, 0 to 1.
-        standard_deviation: Between draws (with n - 1 in the denominator); 0 for a single draw.
-        accuracies: The accuracy of each draw.
-        labels_per_class: Number of labels per class.
+        mean: mean accuracy of the draws, 0 to 1.
+        standard_deviation: between draws (with n - 1 in the denominator); 0 for a single draw.
+        accuracies: accuracy of each draw.
+        labels_per_class: number of labels per class.
     """
 
     mean: float
@@ -65,34 +66,44 @@ class FewLabelResult:
 
 
 def logistic_probe(
-    train_features, train_labels, test_features, test_labels, regularization=None, seed=0
-):
-    """Fits a multinomial logistic regression on frozen features and measures it.
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    regularization: float | Sequence[float] | None = None,
+    seed: int = 0,
+) -> ProbeResult:
+    """Fits a multinomial logistic regression on frozen features and tests it.
 
     Features are standardized with the training features' mean and deviation. C is searched on a
     held-out fifth of every class of the *training* set, from strong to weak regularization, each
-    fit starting from the last, until two in a row are no better than the best; of equally good ones
-    the strongest is taken. The final fit uses all training features. With one image per class
+    fit starting from the last, until two in a row are no better than the best; among equally good
+    ones, the strongest wins. The final fit uses all training features. With one image per class
     nothing can be held out, and C is 1.
 
     Time with ten classes: about 0.1 s for 1,400 x 128 features, 5 to 15 s for 60,000 x 512, on one
-    core. Time and memory grow with n * d * classes: for ImageNet-sized data use the
-    stochastic-gradient linear protocol instead.
+    core. Time and memory grow with n * d * classes: for ImageNet-sized data use
+    `keras_bt.evaluation.linear_protocol` instead.
+
+    >>> separable = np.eye(3).repeat(10, axis=0)  # three classes on three axes
+    >>> classes = np.arange(3).repeat(10)
+    >>> logistic_probe(separable, classes, separable, classes, regularization=1.0)
+    ProbeResult(top1=1.0, top5=None, chosen_c=1.0, converged=True, search=())
 
     Args:
-        train_features: Floats (n, d).
-        train_labels: Integers (n,), of at least two classes.
-        test_features: Floats (m, d).
-        test_labels: Integers (m,). A class without training images counts as wrong.
+        train_features: floats (n, d).
+        train_labels: integers (n,), of at least two classes.
+        test_features: floats (m, d).
+        test_labels: integers (m,). A class without training images counts as wrong.
         regularization: scikit-learn's C, the *inverse* L2 penalty: one number to use it as it is,
-            several to search those, None to search 1e-4, 1e-3, ... 10.
-        seed: Seed of the held-out part.
+            several to search them, None to search 1e-4, 1e-3, ... 10.
+        seed: seed of the held-out part.
 
     Returns:
-        A `ProbeResult`.
+        The test results.
 
     Raises:
-        ValueError: If labels are missing or of one class only, shapes do not fit, a feature is not
+        ValueError: if labels are missing or of one class only, shapes do not fit, a feature is not
             finite, or C is not above 0.
     """
     train_features, train_labels = _check_features(train_features, train_labels, "train")
@@ -101,7 +112,7 @@ def logistic_probe(
     candidates = SEARCH_C if regularization is None else np.unique(regularization).tolist()
     if not candidates or not all(0 < c < np.inf for c in candidates):
         raise ValueError(
-            "regularization must be None, a number above 0 or several of them. "
+            "regularization must be None, a number above 0 or several such numbers. "
             f"Received: {regularization}."
         )
 
@@ -111,10 +122,10 @@ def logistic_probe(
         chosen_c, search = _search(train_features, train_labels, candidates, seed)
         classifier, converged = _fit(train_features, train_labels, _classifier(chosen_c))
     scores = classifier.decision_function(test_features)
-    if scores.ndim == 1:  # scikit-learn returns only the second class's score if there are two
+    if scores.ndim == 1:  # of two classes, scikit-learn returns only the second one's score
         scores = np.stack([-scores, scores], axis=1)
     classes = classifier.classes_
-    # Position of each test label among the classes; one that was never trained is at -1.
+    # Position of each test label among the classes; -1 for one that was never trained.
     position = np.searchsorted(classes, test_labels).clip(max=len(classes) - 1)
     position = np.where(classes[position] == test_labels, position, -1)
     return ProbeResult(
@@ -128,36 +139,37 @@ def logistic_probe(
 
 
 def few_label_probe(
-    train_features,
-    train_labels,
-    test_features,
-    test_labels,
-    labels_per_class=5,
-    draws=10,
-    seed=0,
-    regularization=FEW_LABEL_C,
-):
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    labels_per_class: int = 5,
+    draws: int = 10,
+    seed: int = 0,
+    regularization: float = FEW_LABEL_C,
+) -> FewLabelResult:
     """Fits logistic probes on a few labels per class, drawn several times.
 
-    Each draw takes the same number of random training images of every class and fits on these
-    alone, their standardization included. C is fixed, for five labels per class cannot be split
-    to search it.
+    Each draw takes the same number of random training images of every class and uses these alone,
+    including for standardization. C is fixed, because five labels per class are too few to split
+    for a search.
 
     Args:
-        train_features: Floats (n, d).
-        train_labels: Integers (n,), of at least two classes.
-        test_features: Floats (m, d).
-        test_labels: Integers (m,).
-        labels_per_class: Training images drawn of each class.
-        draws: Number of draws. Draw i is the same whatever the number of draws.
-        seed: Seed of the draws: the same seed draws the same images for other features.
+        train_features: floats (n, d).
+        train_labels: integers (n,), of at least two classes.
+        test_features: floats (m, d).
+        test_labels: integers (m,).
+        labels_per_class: training images drawn from each class.
+        draws: number of draws. Draw i is the same whatever their number.
+        seed: seed of the draws: the same seed draws the same images for other features.
         regularization: scikit-learn's C, the *inverse* L2 penalty, on standardized features.
 
     Returns:
-        A `FewLabelResult`.
+        The accuracy of each draw, their mean and deviation.
 
     Raises:
-        ValueError: As `logistic_probe`, and if a class has too few images or `draws` is below 1.
+        ValueError: as for `logistic_probe`, and if a class has too few images or `draws` is below
+            1.
     """
     train_features, train_labels = _check_features(train_features, train_labels, "train")
     if draws < 1:
@@ -181,15 +193,18 @@ def few_label_probe(
     )
 
 
-def top_k_accuracy(scores, labels, k):
-    """Share of examples whose class is among the k highest scores.
+def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Measures the share of examples whose class is among the k highest scores.
 
-    Of equal scores the lower class ranks higher, as in `argmax`.
+    Among equal scores, the lower class ranks higher, as in `argmax`.
+
+    >>> top_k_accuracy(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), np.array([1, 2]), k=2)
+    0.5
 
     Args:
-        scores: Floats (n, classes).
-        labels: Integers (n,), columns of `scores`; -1 is never right.
-        k: Number of guesses.
+        scores: floats (n, classes).
+        labels: integers (n,), columns of `scores`; -1 is never correct.
+        k: number of guesses.
 
     Returns:
         Accuracy, 0 to 1.
@@ -202,11 +217,11 @@ def top_k_accuracy(scores, labels, k):
 
 
 def _check_features(features, labels, name):
-    """Returns features (n, d) and labels (n,) as arrays, or says what is wrong with them."""
+    """Returns features (n, d) and labels (n,) as arrays; raises ValueError if they are invalid."""
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(
-            f"{name}_features must have shape (number, d), neither of them 0. "
+            f"{name}_features must have shape (number, d), neither being 0. "
             f"Received: shape {features.shape}."
         )
     if labels is None or np.shape(labels) != (len(features),):
@@ -223,7 +238,7 @@ def _check_features(features, labels, name):
 def _check_pair(train_features, train_labels, test_features):
     if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(
-            "train_features and test_features must be equally wide. "
+            "train_features and test_features must have the same width. "
             f"Received: widths {train_features.shape[1]} and {test_features.shape[1]}."
         )
     if train_labels.min() == train_labels.max():
@@ -234,11 +249,11 @@ def _check_pair(train_features, train_labels, test_features):
 
 
 def _standardize(train, test):
-    """Gives every training feature mean 0 and deviation 1, and the test features the same map."""
+    """Scales training features to mean 0 and deviation 1, and test features by the same map."""
     scaler = StandardScaler().fit(train)
     train, test = scaler.transform(train), scaler.transform(test)
-    # A deviation this small is the rounding of a constant feature. Scaled up to 1 it would be
-    # noise in training and of any size in the test set. As zeros in training it gets no weight.
+    # A deviation this small is rounding of a constant feature. Scaled up to 1, it would be noise in
+    # training and arbitrarily large in the test set. Zeros in training get no weight.
     train[:, np.sqrt(scaler.var_) <= 1e-6 * np.abs(scaler.mean_)] = 0
     return train, test
 
@@ -248,7 +263,7 @@ def _classifier(c):
 
 
 def _fit(features, labels, classifier):
-    """Fits; returns the classifier and whether it converged, in place of scikit-learn's warning."""
+    """Fits; returns the classifier and whether it converged, instead of scikit-learn's warning."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         classifier.fit(features, labels)
@@ -259,13 +274,14 @@ def _fit(features, labels, classifier):
 
 
 def _search(features, labels, candidates, seed):
-    """Chooses C on a held-out fifth of each class; returns it and what was measured."""
+    """Chooses C on a held-out fifth of each class; returns it and the accuracies measured."""
     held_out = _held_out(labels, seed)
     if len(candidates) == 1:
         return candidates[0], ()
     if not held_out.any():  # one image per class: nothing to measure on
         return FEW_LABEL_C, ()
-    results, best, worse = [], -1.0, 0
+    results: list[tuple[float, float]] = []
+    best, worse = -1.0, 0
     classifier = _classifier(candidates[0])
     for c in candidates:
         classifier.set_params(C=c)
@@ -282,7 +298,7 @@ def _search(features, labels, candidates, seed):
 
 
 def _held_out(labels, seed):
-    """Marks a random fifth of each class, at least one of a class with two or more."""
+    """Marks a random fifth of each class, at least one in a class of two or more."""
     random = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):

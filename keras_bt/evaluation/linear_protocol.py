@@ -1,28 +1,30 @@
 """The paper's linear evaluation: a linear classifier on a frozen backbone, trained by SGD.
 
-```python
-with strategy.scope():
-    model = linear_classifier(backbone, classes=10)
-result = train(model, batches, test_batches, cosine_rates(0.3, epochs=100), steps_per_epoch)
-```
+>>> batches = tf.data.Dataset.from_tensor_slices((features, labels)).batch(4)
+>>> linear = linear_classifier(features.shape[1], classes=3)  # in `strategy.scope()`, if any
+>>> train(linear, batches, batches, cosine_rates(0.3, epochs=3)).summary()["top1"]
+1.0
 
-In place of the backbone `linear_classifier` takes the length of its features, and `train` then
-takes features in place of images: extracted once, they give what the backbone gives, faster but
-without augmentation.
+In place of the length of the features, `linear_classifier` takes a backbone, and `train` then takes
+images: slower than features extracted once, but with augmentation.
 
 Source: section 3.1 of Barlow Twins, "Linear evaluation", and `evaluate.py` of its code.
 """
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_bt.evaluation.finetune import CrossEntropy, TwoRateSGD, epoch_rates, in_top_k
+from keras_bt.typing import Tensor
 
 EPOCHS = 100
-RATE = 0.3  # for a batch of 256 and any other: it is not scaled
+RATE = 0.3  # for a batch of 256 or any other size: it is not scaled
 WEIGHT_DECAY = 1e-6
 
 
@@ -31,26 +33,29 @@ class LinearResult:
     """Test accuracies after each epoch, 0 to 1.
 
     Attributes:
-        top1: After each epoch.
-        top5: After each epoch; None for five classes or fewer, where it would say nothing.
+        top1: share of images whose class has the highest logit.
+        top5: share of images whose class is among the five highest; None for five classes or fewer,
+            where it would say nothing.
     """
 
     top1: tuple[float, ...]
     top5: tuple[float, ...] | None
 
     @classmethod
-    def of(cls, history):
-        """Reads them from a dict of lists, such as the `history` of Keras' `History`."""
+    def of(cls, history: Mapping[str, Sequence[float]]) -> "LinearResult":
+        """Reads the accuracies from lists by name, such as the `history` of Keras' `History`."""
         top5 = history.get("val_top5")
-        return cls(tuple(map(float, history["val_top1"])), top5 and tuple(map(float, top5)))
+        top1 = tuple(map(float, history["val_top1"]))
+        return cls(top1, tuple(map(float, top5)) if top5 is not None else None)
 
-    def summary(self):
-        """What is reported: a dict of JSON values.
+    def summary(self) -> dict[str, Any]:
+        """Summarizes the accuracies as JSON values.
 
         Returns:
-            `top1` and `top5` after the last epoch, `best_top1` and `best_top5` of all epochs, each
-            for itself as the published code has it, and `best_epoch`, the first with that
-            `best_top1`, from 1. The best are chosen on the test set; the last are not.
+            `top1` and `top5` after the last epoch; `best_top1` and `best_top5`, chosen over all
+            epochs independently, as in the published code; `best_epoch`, the first with that
+            `best_top1`, from 1; and the number of `epochs`. The best are chosen on the test set,
+            the last are not.
         """
         return {
             "top1": self.top1[-1],
@@ -62,36 +67,42 @@ class LinearResult:
         }
 
 
-def linear_classifier(features, classes, weight_decay=WEIGHT_DECAY, momentum=0.9, seed=0):
-    """A linear classifier of features, or of images through a frozen copy of a backbone.
+def linear_classifier(
+    features: int | keras.Model,
+    classes: int,
+    weight_decay: float = WEIGHT_DECAY,
+    momentum: float = 0.9,
+    seed: int = 0,
+) -> keras.Model:
+    """Builds a linear classifier of features, or of images through a frozen copy of a backbone.
 
-    The backbone is in inference mode whatever is done to the classifier: BatchNormalization uses
-    its moving statistics, nothing is dropped, no weight changes. The one that is passed in stays
-    as it is. Only the linear layer learns: kernel N(0, 0.01), zero biases, cross-entropy, SGD
+    The copy is always in inference mode: BatchNormalization uses its moving statistics, nothing is
+    dropped, no weight changes. The given backbone is not changed. Only the linear layer learns:
+    kernel N(0, 0.01), zero biases, cross-entropy, SGD
 
         g ← ∂L/∂w + β w,   m ← μ m + g,   w ← w − rate · m
 
-    with the weight decay β on kernel and bias alike, and the rate outside the momentum, as in
-    PyTorch. Here β w is the gradient of an L2 penalty of β/2, for Keras' own weight decay is not
-    part of g.
+    with weight decay β on kernel and bias alike, and the rate outside the momentum, as in PyTorch.
+    Here β w is the gradient of an L2 penalty of β/2, because Keras' own weight decay is not part of
+    g.
 
-    To be called inside `strategy.scope()` where there is a strategy.
+    Call it inside `strategy.scope()` if there is a strategy.
 
     Args:
-        features: The length of the features, or a functional or sequential Keras model
-            (b, h, w, c) → (b, d).
-        classes: Number of classes, at least 2.
-        weight_decay: β.
-        momentum: μ.
-        seed: Of the kernel.
+        features: length of the features, or a functional or sequential backbone (b, h, w, c) →
+            (b, d).
+        classes: number of classes, at least 2.
+        weight_decay: β ≥ 0.
+        momentum: μ in [0, 1).
+        seed: seed of the kernel.
 
     Returns:
-        A compiled `keras.Model`, (b, d) or (b, h, w, c) → logits float32 (b, classes), with the
-        metrics `top1` and, from six classes on, `top5`. The linear layer is its last one.
+        A compiled model, (b, d) or (b, h, w, c) → logits float32 (b, classes), with the metrics
+        `top1` and, from six classes on, `top5`. The linear layer is its last.
 
     Raises:
-        ValueError: There are fewer than two classes, weight_decay is negative or no number, or the
-            backbone cannot be copied.
+        ValueError: if there are fewer than two classes, `weight_decay` is negative or not a number,
+            or the backbone cannot be copied.
     """
     if classes < 2:
         raise ValueError(f"There must be at least two classes. Received: classes={classes}.")
@@ -109,7 +120,7 @@ def linear_classifier(features, classes, weight_decay=WEIGHT_DECAY, momentum=0.9
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=seed),
         kernel_regularizer=penalty,
         bias_regularizer=penalty,
-        dtype="float32",  # under every precision policy
+        dtype="float32",  # under any precision policy
         name="linear_classifier",
     )
     model = keras.Model(inputs, head(vectors), name="linear_evaluation")
@@ -124,43 +135,43 @@ def linear_classifier(features, classes, weight_decay=WEIGHT_DECAY, momentum=0.9
 
 @keras.saving.register_keras_serializable("keras_bt")
 class Frozen(keras.layers.Layer):
-    """A model that never learns: none of its weights can be trained, and it infers even in `fit`.
+    """A model that never learns: its weights are not trainable, and it infers even in `fit`.
 
-    `model.trainable = False` alone would leave Dropout at work in `fit`, and so would
+    `model.trainable = False` alone would leave Dropout active in `fit`, and so would
     `model(images, training=False)` in a functional model, which `fit` overrides.
 
     Args:
-        model: The model.
-        **kwargs: Those of `keras.layers.Layer`.
+        model: the model.
+        **kwargs: those of `keras.layers.Layer`.
     """
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model: keras.Model, **kwargs: Any):
         super().__init__(**kwargs)
         self.model = model
         self.model.trainable = False
 
-    def call(self, images):
-        """What the model makes of images in inference mode."""
+    def call(self, images: Tensor) -> Tensor:
+        """Runs the model on images in inference mode."""
         return self.model(images, training=False)
 
-    def compute_output_shape(self, input_shape):
-        """The model's."""
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Returns the model's output shape."""
         return self.model.compute_output_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
 
     @classmethod
-    def from_config(cls, config):
-        """Makes it of what `get_config` returned."""
+    def from_config(cls, config: dict[str, Any]) -> "Frozen":
+        """Builds the layer from what `get_config` returned."""
         return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
 
 
 def _frozen_copy(backbone):
     try:
         copy = keras.models.clone_model(backbone)
-    except Exception as error:  # Keras raises nearly anything for a model of a class of one's own
+    except Exception as error:  # Keras raises nearly anything for subclassed models
         raise ValueError(
             "The backbone must be a functional or a sequential model. "
             f"Received: a {type(backbone).__name__} ({error})."
@@ -169,38 +180,40 @@ def _frozen_copy(backbone):
     return Frozen(copy, name="backbone")
 
 
-def cosine_rates(rate, epochs):
-    """A list of one rate per epoch: rate · (1 + cos(π e / epochs)) / 2 for e = 0, 1, ….
+def cosine_rates(rate: float, epochs: int) -> list[float]:
+    """Computes one rate per epoch: rate · (1 + cos(π e / epochs)) / 2 for e = 0, 1, ….
 
     Raises:
-        ValueError: The rate is no number ≥ 0, or there are no epochs.
+        ValueError: if the rate is not a number ≥ 0, or there are no epochs.
     """
     return epoch_rates("cosine", rate, epochs)
 
 
-def step_rates(rate, epochs, milestones, factor=0.1):
-    """A rate that is multiplied by `factor` after each of the given epochs.
+def step_rates(
+    rate: float, epochs: int, milestones: Iterable[int], factor: float = 0.1
+) -> list[float]:
+    """Computes one rate per epoch, multiplied by `factor` after each of the given epochs.
 
     >>> step_rates(0.3, 5, milestones=(2, 4), factor=0.5)
     [0.3, 0.3, 0.15, 0.15, 0.075]
 
     Args:
-        rate: Of the first epoch.
-        epochs: Epochs in all.
-        milestones: Numbers of epochs after which it drops, 1 to epochs − 1, increasing.
+        rate: rate of the first epoch, ≥ 0.
+        epochs: number of epochs.
+        milestones: epochs after which the rate drops, 1 to epochs − 1, increasing.
         factor: 0 to 1.
 
     Returns:
-        A list of one rate per epoch.
+        One rate per epoch.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
     """
-    epoch_rates("cosine", rate, epochs)  # for its checks of both
+    epoch_rates("cosine", rate, epochs)  # checks both
     milestones = list(milestones)
     if milestones != sorted(set(milestones)) or not all(0 < m < epochs for m in milestones):
         raise ValueError(
-            f"milestones must be increasing and from 1 to {epochs - 1}, for {epochs} epochs. "
+            f"milestones must be increasing, from 1 to {epochs - 1} for {epochs} epochs. "
             f"Received: {', '.join(map(str, milestones))}."
         )
     if not 0 <= factor <= 1:
@@ -209,23 +222,30 @@ def step_rates(rate, epochs, milestones, factor=0.1):
 
 
 def train(
-    model, batches, test, rates, steps_per_epoch=None, first_epoch=0, callbacks=(), verbose=0
-):
-    """Trains what `linear_classifier` returned and measures it after every epoch.
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    test: tf.data.Dataset,
+    rates: Sequence[float],
+    steps_per_epoch: int | None = None,
+    first_epoch: int = 0,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    verbose: int | str = 0,
+) -> LinearResult:
+    """Trains a model from `linear_classifier` and tests it after every epoch.
 
     Args:
-        model: The classifier.
-        batches: `tf.data.Dataset` of (images, labels), or of (features, labels): endless, such as
+        model: the classifier.
+        batches: (images, labels) or (features, labels): endless, such as from
             `keras_bt.data.labelled_views` and `labelled_features`, or one epoch.
-        test: Likewise, finite: `keras_bt.data.evaluation_batches`.
-        rates: One learning rate per epoch; as many epochs are trained.
-        steps_per_epoch: For endless batches.
-        first_epoch: Epochs done before, in `rates` and in the numbers of callbacks.
-        callbacks: Of `fit`.
-        verbose: Of `fit`.
+        test: the same, finite, such as from `keras_bt.data.evaluation_batches`.
+        rates: one learning rate per epoch, which sets the number of epochs.
+        steps_per_epoch: steps per epoch, for endless batches.
+        first_epoch: epochs already done, which `rates` and the callbacks' epoch numbers include.
+        callbacks: see `fit`.
+        verbose: see `fit`.
 
     Returns:
-        A `LinearResult` of the epochs trained now.
+        Accuracies of the epochs trained by this call.
     """
     set_rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: float(rates[epoch]))
     history = model.fit(

@@ -1,61 +1,65 @@
-"""Exact search for the nearest neighbors by cosine similarity, in a stated amount of memory."""
+"""Exact nearest-neighbor search by cosine similarity, in a stated amount of memory."""
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.progress import ProgressBar
 
-# More candidates than neighbors are kept by the float32 search, so that rounding cannot push a
-# true neighbor out where similarities lie close together.
+# The float32 search keeps more candidates than neighbors, so that rounding cannot push out a true
+# neighbor where similarities are close together.
 _SPARE_CANDIDATES = 16
-# Similarities that agree to so many decimals are a tie; float64 itself errs by about 1e-16.
+# Similarities that agree to this many decimals tie; the error of float64 is about 1e-16.
 _TIE_DECIMALS = 12
 _SELECT_COLUMNS = 512
 _REFINE_BYTES = 64 * 2**20
-# Multiply-adds (about 0.2 s of one core) from which several threads are worth their hand-over;
-# where the cores have other work they spend more time waiting for each other.
+# Multiply-adds (about 0.2 s of one core) above which several threads are worth their overhead; on
+# busy cores they spend more time waiting for each other.
 _THREADED_WORK = 1e10
 
 
 def nearest_neighbours(
-    train_features,
-    queries,
-    k,
+    train_features: np.ndarray,
+    queries: np.ndarray,
+    k: int,
     *,
-    query_chunk_size=1024,
-    train_chunk_size=4096,
-    progress=False,
-):
+    query_chunk_size: int = 1024,
+    train_chunk_size: int = 4096,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k training vectors of highest cosine similarity to each query, exactly.
 
-    A float32 search over chunks keeps a running best of k + 16 candidates per query; these are
-    compared again in float64. Where float32 rounding might have hidden a neighbor (many nearly
-    equal similarities, as in collapsed features), the query is searched again in float64. The
-    result is therefore that of a float64 search, whatever the chunk sizes. Similarities equal to
-    12 decimals are ties, and the lowest training index wins. A vector of zeros has similarity 0
-    to everything.
+    A float32 search over chunks keeps the best k + 16 candidates per query, which are then compared
+    in float64. Where float32 rounding might have hidden a neighbor (many nearly equal similarities,
+    as with collapsed features), the query is searched again in float64. The result is therefore
+    that of a float64 search, whatever the chunk sizes. Similarities equal to 12 decimals tie, and
+    the lowest training index wins. A vector of zeros has similarity 0 to everything.
 
-    Memory beside the inputs and the result: with q = query_chunk_size, t = train_chunk_size and
-    d the width, at most about `8*q*t + 8*d*(q + t) + 80*q*(k + 512)` bytes + 64 MiB, whatever the
+    >>> training = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> similarities, indices = nearest_neighbours(training, np.array([[3.0, 0.0]]), k=2)
+    >>> similarities.round(3), indices
+    (array([[1. , 0.707]]), array([[0, 2]]))
+
+    Memory besides the inputs and the result: with q = query_chunk_size, t = train_chunk_size and
+    width d, at most about `8*q*t + 8*d*(q + t) + 80*q*(k + 512)` bytes + 64 MiB, whatever the
     number of training vectors and queries; 240 MiB for the defaults at d = 2048 and k = 200. The
-    inputs may be memory-mapped (`np.load(..., mmap_mode="r")`): what the system keeps of them in
-    memory then counts as memory of the process, but is given back when it is needed elsewhere.
+    inputs may be memory-mapped (`np.load(..., mmap_mode="r")`): the part that the system keeps in
+    memory then counts as the process's, but is released when needed elsewhere.
 
     Time: 2*n*m*d floating-point operations, in NumPy's matrix product.
 
     Args:
-        train_features: Floats (n, d), float32 for speed.
-        queries: Floats (m, d).
-        k: Number of neighbors, 1 to n.
-        query_chunk_size: Queries compared at once.
-        train_chunk_size: Training vectors compared at once.
-        progress: Whether to show a progress bar, counted in queries.
+        train_features: floats (n, d), float32 for speed.
+        queries: floats (m, d).
+        k: number of neighbors, 1 to n.
+        query_chunk_size: queries compared at once.
+        train_chunk_size: training vectors compared at once.
+        progress: whether to show a progress bar, counted in queries.
 
     Returns:
         `(similarities, indices)`: float64 (m, k) and int64 (m, k), most similar first.
 
     Raises:
-        ValueError: If shapes do not fit, k is out of range, or a feature is not finite.
+        ValueError: if shapes do not fit, k is out of range, or a feature is not finite.
     """
     train_features, queries = np.asanyarray(train_features), np.asanyarray(queries)
     _check_features(train_features, queries)
@@ -86,15 +90,15 @@ def nearest_neighbours(
 
 
 def _search(train, queries, k, chunk_size):
-    """Exact neighbors of one chunk of queries: float32 search, float64 comparison."""
+    """Finds exact neighbors of one chunk of queries: float32 search, float64 comparison."""
     kept = min(k + _SPARE_CANDIDATES, len(train))
     found, candidates = _running_best(train, queries, kept, chunk_size, np.float32)
     similarities, indices = _refine(train, queries, candidates, k)
     if kept == len(train):
         return similarities, indices
-    # Whatever the search left out is at most its worst candidate, plus the rounding error of
-    # float32 inner products of unit vectors: of the order of sqrt(d) times the machine epsilon,
-    # with a constant above 4 next to impossible (Higham and Mary 2019).
+    # What the search left out is at most as similar as its worst candidate, plus the rounding error
+    # of float32 inner products of unit vectors: on the order of sqrt(d) times machine epsilon, with
+    # a constant above 4 practically impossible (Higham and Mary 2019).
     error = 4 * np.sqrt(train.shape[1] + 1) * np.finfo(np.float32).eps
     unsettled = found.min(axis=1) + error >= similarities[:, -1]
     if unsettled.any():
@@ -106,7 +110,7 @@ def _search(train, queries, k, chunk_size):
 
 
 def _running_best(train, queries, k, chunk_size, dtype):
-    """Searches chunk after chunk, keeping the k best of each query in order of training index."""
+    """Searches chunk by chunk, keeping the k best of each query in order of training index."""
     unit_queries = _unit(queries, dtype)
     best = np.full((len(queries), k), -np.inf, dtype)
     best_index = np.zeros((len(queries), k), np.int64)
@@ -116,8 +120,8 @@ def _running_best(train, queries, k, chunk_size, dtype):
             columns = similarity[:, offset : offset + _SELECT_COLUMNS]
             if dtype == np.float64:
                 np.round(columns, _TIE_DECIMALS, out=columns)
-            # After the first columns very few beat the k-th best, so almost all the work is this
-            # comparison. What equals the k-th best comes later in the data and loses the tie.
+            # After the first columns very few beat the k-th best, so nearly all the work is this
+            # comparison. Equals of the k-th best come later in the data and lose the tie.
             better = columns > best.min(axis=1, keepdims=True)
             rows = np.flatnonzero(better.any(axis=1))
             if rows.size:
@@ -131,7 +135,7 @@ def _running_best(train, queries, k, chunk_size, dtype):
 
 
 def _compact(similarity, wanted, first_index):
-    """Moves the wanted columns of each row to the left and fills up with -inf."""
+    """Moves the wanted columns of each row to the left and pads with -inf."""
     row, column = np.nonzero(wanted)
     count = wanted.sum(axis=1)
     place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
@@ -143,7 +147,7 @@ def _compact(similarity, wanted, first_index):
 
 
 def _select(similarity, index, k):
-    """The k largest of each row, in unchanged order; of equal ones the first."""
+    """Selects the k largest of each row, in unchanged order; the first of equal ones."""
     surplus = similarity.shape[1] - k
     kth = np.partition(similarity, surplus, axis=1)[:, surplus, None]
     chosen = similarity > kth
@@ -171,7 +175,7 @@ def _refine(train, queries, candidates, k):
 
 def _unit(vectors, dtype):
     """Divides vectors along the last axis by their length; zeros stay zeros."""
-    vectors = np.array(vectors, dtype)  # a copy, changed in place to hold no second one
+    vectors = np.array(vectors, dtype)  # a copy, changed in place to avoid a second one
     # Dividing by the largest entry first keeps the squares of tiny and huge features in range.
     largest = np.maximum(vectors.max(axis=-1), -vectors.min(axis=-1))
     vectors /= np.where(largest > 0, largest, 1)[..., None]
@@ -184,16 +188,16 @@ def _check_features(train_features, queries):
     for name, features in (("train_features", train_features), ("queries", queries)):
         if features.ndim != 2 or 0 in features.shape:
             raise ValueError(
-                f"{name} must have shape (number, d), neither of them 0. "
+                f"{name} must have shape (number, d), neither being 0. "
                 f"Received: shape {features.shape}."
             )
     if train_features.shape[1] != queries.shape[1]:
         raise ValueError(
-            "train_features and queries must be equally wide. "
+            "train_features and queries must have the same width. "
             f"Received: widths {train_features.shape[1]} and {queries.shape[1]}."
         )
     for name, features in (("train_features", train_features), ("queries", queries)):
-        # By pieces: isfinite of everything would need a quarter of the features' memory again.
+        # In chunks: isfinite of everything would need another quarter of the features' memory.
         for start in range(0, len(features), 4096):
             finite = np.isfinite(features[start : start + 4096]).all(axis=1)
             if not finite.all():

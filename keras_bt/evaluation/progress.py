@@ -6,25 +6,25 @@ import keras
 
 
 class ProgressBar:
-    """Counts what is done; may end before its target, say where images could not be read.
+    """A progress bar that may end before its target, for example if images were unreadable.
 
     Args:
-        target: How many there are, or None if that is not known.
-        unit: What is counted.
+        target: number of units, or None if unknown.
+        unit: name of what is counted.
     """
 
-    def __init__(self, target, unit):
-        # In a file every update is a line of its own.
+    def __init__(self, target: int | None, unit: str):
+        # In a file, every update is a line of its own.
         interval = 0.05 if sys.stdout.isatty() else 10
         self._bar = keras.utils.Progbar(target, unit_name=unit, interval=interval)
         self._done = 0
 
-    def add(self, count):
-        """Counts `count` more."""
+    def add(self, count: int) -> None:
+        """Counts `count` more units."""
         self._done += count
         self._bar.update(self._done, finalize=False)
 
-    def finish(self):
-        """Shows the bar as complete, with the time it took."""
+    def finish(self) -> None:
+        """Shows the bar as complete, with the time taken."""
         self._bar.target = self._done
         self._bar.update(self._done, finalize=True)

@@ -1,6 +1,7 @@
-"""What a backbone has learned, beside raw pixels and an untrained backbone."""
+"""Quick accuracies of a backbone, to compare with raw pixels and an untrained backbone."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from keras_bt.evaluation.linear import few_label_probe, logistic_probe
 
 @dataclasses.dataclass(frozen=True)
 class Accuracies:
-    """Test accuracies of one kind of features, 0 to 1; None where there are too few labels.
+    """Test accuracies of one kind of features, 0 to 1; None if there are too few labels.
 
     Attributes:
         knn: weighted nearest neighbors, k = 20 (or the number of training images).
         probe: linear probe with all labels of the training set.
-        few_labels: linear probe with 5 labels per class, mean over ten draws of them.
+        few_labels: linear probe with 5 labels per class, mean over ten draws of labels.
         few_labels_deviation: standard deviation over these draws.
     """
 
@@ -25,19 +26,26 @@ class Accuracies:
     few_labels_deviation: float | None
 
 
-def measure(train_features, train_labels, test_features, test_labels, labels_per_class=5, seed=0):
-    """Measures features by the three quick protocols.
+def measure(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    labels_per_class: int = 5,
+    seed: int = 0,
+) -> Accuracies:
+    """Measures features with three quick protocols.
 
     Args:
-        train_features: float array (n, d).
-        train_labels: int array (n,).
-        test_features: float array (m, d).
-        test_labels: int array (m,).
-        labels_per_class: int, for the probe with few labels.
-        seed: int, of the draws of few labels: the same for all features that are compared.
+        train_features: floats (n, d).
+        train_labels: integers (n,).
+        test_features: floats (m, d).
+        test_labels: integers (m,).
+        labels_per_class: labels per class for the probe with few labels.
+        seed: seed of the draws of few labels: the same for all features to be compared.
 
     Returns:
-        An `Accuracies`.
+        The accuracies.
     """
     data = (train_features, train_labels, test_features, test_labels)
     few = None
@@ -46,22 +54,26 @@ def measure(train_features, train_labels, test_features, test_labels, labels_per
     return Accuracies(
         knn=knn_accuracy(*data, k=min(20, len(train_features))),
         probe=logistic_probe(*data).top1,
-        few_labels=few and few.mean,
-        few_labels_deviation=few and few.standard_deviation,
+        few_labels=few.mean if few else None,
+        few_labels_deviation=few.standard_deviation if few else None,
     )
 
 
-def table(accuracies):
-    """Formats a dict from name to `Accuracies` as a table for the terminal, in percent."""
+def table(accuracies: Mapping[str, Accuracies]) -> str:
+    """Formats accuracies by name as a table for the terminal, in percent."""
     lines = [f"{'':24}{'kNN':>8}{'probe, all labels':>20}{'probe, 5 per class':>22}"]
     for name, row in accuracies.items():
         few = "–"
-        if row.few_labels is not None:
+        if row.few_labels is not None and row.few_labels_deviation is not None:
             few = f"{100 * row.few_labels:.1f} ± {100 * row.few_labels_deviation:.1f}"
         lines.append(f"{name:24}{100 * row.knn:8.1f}{100 * row.probe:20.1f}{few:>22}")
     return "\n".join(lines)
 
 
-def percent(accuracy):
-    """An accuracy in percent, a dash where there is none."""
+def percent(accuracy: float | None) -> str:
+    """Formats an accuracy in percent, None as a dash.
+
+    >>> percent(0.875), percent(None)
+    ('87.5', '–')
+    """
     return "–" if accuracy is None else f"{100 * accuracy:.1f}"

@@ -1,8 +1,9 @@
-"""Linear support vector machines on frozen features, one per class: the protocol of VOC07."""
+"""Linear support vector machines on frozen features, one per class: the VOC07 protocol."""
 
 import dataclasses
 import os
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,30 +17,30 @@ from threadpoolctl import threadpool_limits
 from keras_bt.evaluation.average_precision import average_precision, check_labels
 from keras_bt.evaluation.progress import ProgressBar
 
-# Those that VISSL searches for a ResNet-50.
+# Those searched by VISSL for a ResNet-50.
 COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
 FOLDS = 3
 _POSITIVE_WEIGHT = 2.0
 _MAX_ITERATIONS = 2000
 _MOST_THREADS = 8
-# What a thread needs per number of the training features: copies of the folds, and liblinear's
-# own of 16 bytes. All threads together keep to 4 GiB, if one does.
+# What a thread needs per number of the training features: copies of the folds, and 16 bytes of
+# liblinear's. All threads together stay within 4 GiB, if one does.
 _BYTES_PER_NUMBER = 30
 _MEMORY = 4 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class SvmResult:
-    """What the support vector machines reach on the test set.
+    """Test results of the support vector machines.
 
     Attributes:
         mean_average_precision: VOC 2007's, 0 to 1, over the classes that are not excluded.
-        average_precisions: That of each class; None if it is excluded.
-        mean_area: As `mean_average_precision`, but with interpolation="area". The benchmark code
-            that published numbers come from prints this one.
-        chosen_c: The cost chosen for each class; None if it is excluded.
-        excluded: The classes, by number, that cannot be measured.
-        converged: Whether all chosen machines were fitted to the end.
+        average_precisions: of each class; None if it is excluded.
+        mean_area: like `mean_average_precision`, but with interpolation="area". The benchmark code
+            behind published numbers prints this one.
+        chosen_c: cost chosen for each class; None if it is excluded.
+        excluded: numbers of the classes that cannot be measured.
+        converged: whether all chosen machines converged.
     """
 
     mean_average_precision: float
@@ -51,51 +52,55 @@ class SvmResult:
 
 
 def svm_probe(
-    train_features,
-    train_labels,
-    test_features,
-    test_labels,
-    costs=None,
-    seed=0,
-    progress=False,
-):
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    costs: float | Sequence[float] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> SvmResult:
     """Fits a linear support vector machine per class and measures its average precision.
 
     The protocol of Goyal et al. 2019 ("Scaling and Benchmarking Self-Supervised Visual
-    Representation Learning") as its successor VISSL has it and the Barlow Twins paper uses it
-    (appendix C.1): features of length 1; of every class the machine that minimizes
+    Representation Learning") as implemented by its successor VISSL and used by the Barlow Twins
+    paper (appendix C.1): features of length 1; for every class the machine that minimizes
 
         ½ ‖w‖² + ½ b² + C Σᵢ aᵢ max(0, 1 − yᵢ (w·xᵢ + b))²,  aᵢ = 2 for positives, 1 for others
 
-    with the C whose average precision (scikit-learn's) is the best in the mean over three
-    cross-validation folds, the smallest of equally good ones; then refitted on all training
-    features. Three things differ: the folds, which hold the same share of positives, are drawn
-    by `seed` instead of cut in the order of the data; the problem is solved in its primal, to
-    the same solution, but faster and without randomness; and examples labeled -1 are left out
-    of the training of that class, where VISSL takes them for negatives.
+    with the C of the best average precision (scikit-learn's), averaged over three cross-validation
+    folds, the smallest among equally good ones; then refitted on all training features. Three
+    things differ from VISSL: the folds, with equal shares of positives, are drawn by `seed` instead
+    of cut in the order of the data; the primal problem is solved, which has the same solution but
+    is faster and needs no randomness; and examples labeled -1 are left out of the training of that
+    class, where VISSL treats them as negatives.
 
-    A class is excluded if it has fewer than three positive or three other training examples, for
-    then there is no cross-validation, or no positive test example, for then it has no average
-    precision.
+    A class is excluded if it has fewer than three positive or three other training examples, too
+    few for cross-validation, or no positive test example, without which average precision is
+    undefined.
 
     Memory: the features as float64, and for every thread 30 bytes per number of the training
-    features. There is one thread per core, at most eight, and fewer where they would need more
-    than 4 GiB. Time: 5 minutes of a core for VOC07 and features of width 2048.
+    features. There is one thread per core, at most eight, and fewer if they would need more than
+    4 GiB. Time: 5 minutes of one core for VOC07 and features of width 2048.
+
+    >>> present = np.eye(3, dtype=int).repeat(4, axis=0)  # four images of each of three classes
+    >>> svm_probe(present, present, present, present, costs=1.0).mean_average_precision
+    1.0
 
     Args:
-        train_features: Floats (n, d).
-        train_labels: Integers (n, classes): 1 present, 0 absent, -1 not to be counted.
-        test_features: Floats (m, d).
-        test_labels: Integers (m, classes).
-        costs: The values of C to choose from, one or several; by default those of `COSTS`.
-        seed: Integer, of the folds.
-        progress: Whether to show a progress bar, counted in classes.
+        train_features: floats (n, d).
+        train_labels: integers (n, classes): 1 present, 0 absent, -1 not counted.
+        test_features: floats (m, d).
+        test_labels: integers (m, classes), likewise.
+        costs: values of C to choose from, one or several; by default those of `COSTS`.
+        seed: seed of the folds.
+        progress: whether to show a progress bar, counted in classes.
 
     Returns:
-        An `SvmResult`.
+        The test results.
 
     Raises:
-        ValueError: If shapes do not fit, a feature is not finite, a label is none of the three, a
+        ValueError: if shapes do not fit, a feature is not finite, a label is none of the three, a
             cost is not above 0, or all classes are excluded.
     """
     train_features, train_labels = _check(train_features, train_labels, "train")
@@ -106,23 +111,22 @@ def svm_probe(
     ):
         if train.shape[1] != test.shape[1]:
             raise ValueError(
-                f"train_{what} and test_{what} must be equally wide. "
+                f"train_{what} and test_{what} must have the same width. "
                 f"Received: widths {train.shape[1]} and {test.shape[1]}."
             )
-    costs = np.unique(COSTS if costs is None else costs).tolist()
-    if not costs or not all(0 < c < np.inf for c in costs):
-        raise ValueError(f"costs must be numbers above 0. Received: {costs}.")
+    candidates: list[float] = np.unique(COSTS if costs is None else costs).tolist()
+    if not candidates or not all(0 < c < np.inf for c in candidates):
+        raise ValueError(f"costs must be numbers above 0. Received: {candidates}.")
     included = _included(train_labels, test_labels)
     if not included:
         raise ValueError(
             "At least one class must have three positive and three other training examples and "
-            f"a positive test example. Received: {train_labels.shape[1]} classes, none of which "
-            "has."
+            f"a positive test example. Received: {train_labels.shape[1]} classes, none with these."
         )
 
     def probe(label):
         scores, c, converged = _fit_class(
-            train_features, train_labels[:, label], test_features, costs, seed
+            train_features, train_labels[:, label], test_features, candidates, seed
         )
         truth = test_labels[:, label]
         by_form = [average_precision(scores, truth, form) for form in ("11-point", "area")]
@@ -132,7 +136,7 @@ def svm_probe(
     affordable = _MEMORY // (_BYTES_PER_NUMBER * train_features.size)
     threads = min(os.cpu_count() or 1, _MOST_THREADS, max(affordable, 1), len(included))
     rows = {}
-    # Where a fit ends early, `SvmResult.converged` says it in place of scikit-learn's warning.
+    # `SvmResult.converged` reports fits that end early, instead of scikit-learn's warning.
     with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore", ConvergenceWarning)
         for label, row in zip(included, pool.map(probe, included), strict=True):
@@ -186,7 +190,7 @@ def _machine(c):
 
 
 def _included(train_labels, test_labels):
-    """The classes that can be measured."""
+    """Returns the classes that can be measured."""
     positives, others = ((train_labels == value).sum(axis=0) for value in (1, 0))
     enough = (positives >= FOLDS) & (others >= FOLDS) & (test_labels == 1).any(axis=0)
     return np.flatnonzero(enough).tolist()
@@ -197,12 +201,12 @@ def _check(features, labels, name):
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(
-            f"{name}_features must have shape (number, d), neither of them 0. "
+            f"{name}_features must have shape (number, d), neither being 0. "
             f"Received: shape {features.shape}."
         )
     if labels.ndim != 2 or len(labels) != len(features):
         raise ValueError(
-            f"{name}_labels must have shape ({len(features)}, classes), a row per feature. "
+            f"{name}_labels must have shape ({len(features)}, classes), one row per feature. "
             f"Received: shape {labels.shape}."
         )
     check_labels(labels)

@@ -299,7 +299,7 @@ def test_mistakes_are_named():
         ((train, labels.astype(float), queries), "integers from 0. Received: dtype float64"),
         ((train, labels, queries, 5, 0.07, 3), "below num_classes. Received: num_classes=3"),
         ((train, labels, queries, 5, 0.0), "temperature must be above 0"),
-        ((train, labels, queries[:, :5]), "equally wide. Received: widths 24 and 5"),
+        ((train, labels, queries[:, :5]), "the same width. Received: widths 24 and 5"),
         ((train, labels, queries[0]), r"queries must have shape \(number, d\)"),
         ((train, labels, queries[:0]), r"queries must have shape .* Received: shape \(0, 24\)"),
         ((broken, labels, queries), "train_features must be finite. .* row 17"),

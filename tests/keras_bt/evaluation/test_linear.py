@@ -247,7 +247,7 @@ def test_mistakes_are_named():
         ((features, 0 * labels, features, labels), "at least two classes. Received: only class 0"),
         ((broken, labels, features, labels), "train_features must be finite"),
         ((features, labels, broken, labels), "test_features must be finite"),
-        ((features, labels, features[:, :2], labels), "equally wide. Received: widths 5 and 2"),
+        ((features, labels, features[:, :2], labels), "the same width. Received: widths 5 and 2"),
         ((features[:0], labels[:0], features, labels), r"Received: shape \(0, 5\)"),
         ((features, labels, features, labels, 0.0), "regularization must be None"),
         ((features, labels, features, labels, []), "regularization must be None"),

@@ -133,7 +133,7 @@ def test_classes_that_cannot_be_measured_are_excluded():
     assert result.average_precisions[3:] == kept.average_precisions
     assert result.mean_average_precision == kept.mean_average_precision
     assert json.loads(json.dumps(dataclasses.asdict(result)))["excluded"] == [0, 1, 2]
-    with pytest.raises(ValueError, match="Received: 3 classes, none of which has"):
+    with pytest.raises(ValueError, match="Received: 3 classes, none with these"):
         svm_probe(train, labels[:, :3], test, test_labels[:, :3])
 
 
@@ -147,14 +147,14 @@ def test_a_fit_that_does_not_converge_is_told(monkeypatch):
     [
         ({"train_labels": np.zeros(30, int)}, r"train_labels must have shape \(30, classes\)"),
         ({"test_labels": np.zeros((9, 2), int)}, r"test_labels must have shape \(20, classes\)"),
-        ({"test_labels": np.zeros((20, 3), int)}, "labels must be equally wide.*2 and 3"),
-        ({"test_features": np.zeros((20, 7))}, "features must be equally wide.*20 and 7"),
+        ({"test_labels": np.zeros((20, 3), int)}, "labels must have the same width.*2 and 3"),
+        ({"test_features": np.zeros((20, 7))}, "features must have the same width.*20 and 7"),
         ({"train_features": np.zeros((0, 20))}, r"train_features.*shape \(0, 20\)"),
         ({"train_features": np.full((30, 20), np.nan)}, "train_features must be finite"),
         ({"train_labels": np.full((30, 2), 2)}, "Received: 2"),
         ({"costs": [0, 1]}, "costs must be numbers above 0"),
         ({"costs": []}, "costs must be numbers above 0"),
-        ({"test_labels": np.zeros((20, 2), int)}, "none of which has"),
+        ({"test_labels": np.zeros((20, 2), int)}, "none with these"),
     ],
 )
 def test_wrong_input(change, message):
