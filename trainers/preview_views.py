@@ -151,7 +151,7 @@ def about_unreadable(unreadable):
         return ""
     lines = [
         f"{len(unreadable):,} could not be read; training would "
-        + ("skip them:" if len(unreadable) <= unreadable.limit else "stop, as they exceed 1%:")
+        + ("skip them:" if len(unreadable) <= unreadable.limit else "stop, as these are over 1%:")
     ]
     lines += [f"  {name}: {reason}" for name, reason in sorted(unreadable.reasons.items())]
     return "\n".join(lines) + "\n"
