@@ -1,4 +1,4 @@
-"""Sources of images and what is made of them: views for training, batches for evaluation."""
+"""Sources of images, and batches of them: views for training, center crops for evaluation."""
 
 from keras_bt.data.decoding import DataError
 from keras_bt.data.evaluation import (

@@ -1,14 +1,14 @@
-"""Encoded image files to RGB pixels, with a record of the files that cannot be read.
+"""Decoding of image files to RGB pixels, with a record of the files that cannot be read.
 
-JPEG and PNG are decoded by TensorFlow, whose accurate inverse DCT gives the pixels that
-Pillow's `convert("RGB")` gives, to the last bit: progressive, gray, CMYK and Adobe-marked
-JPEG, PNG with a palette, with alpha or with 16 bits. The fast inverse DCT, TensorFlow's
-default, is off by one level on average and is no faster. Everything else (GIF, BMP, WebP) and
-everything that TensorFlow refuses goes to Pillow, which also says why a file cannot be read.
+JPEG and PNG are decoded by TensorFlow, whose accurate inverse DCT gives the pixels of Pillow's
+`convert("RGB")` to the last bit, for progressive, gray, CMYK and Adobe-marked JPEG, and for PNG
+with a palette, with alpha or with 16 bits. The fast inverse DCT, TensorFlow's default, is off by
+one level on average and is no faster. Everything else (GIF, BMP, WebP) and everything that
+TensorFlow rejects goes to Pillow, which also says why a file cannot be read.
 
-As in torchvision: alpha is dropped, not blended; of an animation the first frame counts; the
-EXIF orientation is ignored. Unlike Pillow, which clips 16-bit gray to white, both paths keep
-the high byte.
+As in torchvision, alpha is dropped, not blended; only the first frame of an animation is used;
+EXIF orientation is ignored. Unlike Pillow, which clips 16-bit gray to white, both paths keep the
+high byte.
 """
 
 import io
@@ -19,30 +19,32 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_bt.typing import Tensor
+
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG"
 _NAMES_SHOWN = 50  # in an error message; `Unreadable.names` has all
 
 
 class DataError(ValueError):
-    """A user's mistake about the data, said in one line."""
+    """A user's mistake about the data, stated in one line."""
 
 
 class Unreadable:
-    """The images of one data set that could not be read. Safe to use from several threads.
+    """The images of one data set that could not be read; thread-safe.
 
     At most 1% of the data set may be unreadable, and one image in any case, so that a single
     broken file does not stop a run on fewer than 100 images. One more, and `check` raises.
 
     Args:
-        where: The data set, for messages.
-        total: Number of images in it, readable or not.
+        where: Name of the data set, for messages.
+        total: Number of its images, readable or not.
     """
 
     def __init__(self, where: str, total: int):
         self.where = where
         self.total = total
         self.limit = max(1, total // 100)
-        self._reasons = {}
+        self._reasons: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def __len__(self):
@@ -50,22 +52,22 @@ class Unreadable:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The unreadable images met so far, sorted."""
+        """The names of the unreadable images found so far, sorted."""
         return tuple(sorted(self.reasons))
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why each of them could not be read."""
+        """Why each could not be read, by name."""
         with self._lock:
             return dict(self._reasons)
 
     def add(self, name: str, reason: str) -> None:
-        """Notes one unreadable image; an image met again counts once."""
+        """Records an unreadable image; an image recorded again counts once."""
         with self._lock:
             self._reasons[name] = reason
 
     def check(self) -> None:
-        """Raises DataError if more than the tolerated number of images was unreadable."""
+        """Raises DataError if more images were unreadable than are tolerated."""
         if len(self) <= self.limit:
             return
         names = self.names
@@ -77,13 +79,15 @@ class Unreadable:
         )
 
 
-def decode_file(path, unreadable: Unreadable, root: str, stop: bool = True):
+def decode_file(
+    path: Tensor, unreadable: Unreadable, root: str, stop: bool = True
+) -> tuple[Tensor, Tensor]:
     """Reads and decodes one image file inside a `tf.data` function.
 
     Args:
         path: string scalar.
-        unreadable: Where a failure is noted, under the path relative to `root`.
-        root: The folder that `path` lies in.
+        unreadable: Records a failure, under the path relative to `root`.
+        root: The folder that contains `path`.
         stop: Whether too many failures end the data set with an error.
 
     Returns:
@@ -99,13 +103,15 @@ def decode_file(path, unreadable: Unreadable, root: str, stop: bool = True):
     return _or_else(image, fallback, [path])
 
 
-def decode_bytes(encoded, name, unreadable: Unreadable, stop: bool = True):
-    """Decodes one image given as a string of bytes; otherwise like `decode_file`.
+def decode_bytes(
+    encoded: Tensor, name: Tensor, unreadable: Unreadable, stop: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Decodes one image given as a byte string; otherwise like `decode_file`.
 
     Args:
         encoded: string scalar, the contents of an image file.
         name: string scalar, the image's name in `unreadable`.
-        unreadable: Where a failure is noted.
+        unreadable: Records a failure.
         stop: Whether too many failures end the data set with an error.
 
     Returns:
@@ -119,12 +125,17 @@ def decode_bytes(encoded, name, unreadable: Unreadable, stop: bool = True):
 
 
 def printable(path: bytes | str) -> str:
-    """A path as text that can be printed and written, whatever bytes it is made of."""
+    r"""Returns a path as text that can be printed and written, whatever bytes it consists of.
+
+    Example:
+        >>> print(printable(b"caf\xe9.jpg"))   # not UTF-8
+        caf\xe9.jpg
+    """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def decode_native(encoded):
-    """Decodes JPEG and PNG; gives an empty image for any other format."""
+def decode_native(encoded: Tensor) -> Tensor:
+    """Decodes JPEG and PNG to uint8 (h, w, 3); returns an empty image for any other format."""
     return tf.cond(
         (tf.strings.substr(encoded, 0, 3) == _JPEG) | (tf.strings.substr(encoded, 0, 4) == _PNG),
         # decode_jpeg reads PNG as well, and it alone lets us choose the accurate inverse DCT.
@@ -134,9 +145,9 @@ def decode_native(encoded):
 
 
 def _without_errors(function, argument):
-    """`function(argument)`, or an empty image where it raises.
+    """Returns `function(argument)`, or an empty image if it raises.
 
-    A graph has no try and except, but `ignore_errors` on a data set of one element is one. It
+    A graph has no try and except, but `ignore_errors` on a one-element data set does the same. It
     costs less than a tenth of decoding a photograph of 500 × 375 pixels.
     """
     attempt = tf.data.Dataset.from_tensors(argument).map(function).ignore_errors()
@@ -145,7 +156,7 @@ def _without_errors(function, argument):
 
 
 def _or_else(image, fallback, arguments):
-    """A non-empty image as it is, or else what the Python function `fallback` makes of it."""
+    """Returns a non-empty image as it is, otherwise what the Python function `fallback` returns."""
 
     def call_fallback():
         # stateful=False: with op determinism on, TensorFlow runs a map with a stateful
@@ -164,7 +175,7 @@ def _with_pillow(file, name: str, unreadable: Unreadable, stop: bool):
                 pixels = np.asarray(image) >> 8
                 return np.repeat(pixels[..., None], 3, axis=-1).astype(np.uint8), np.True_
             return np.asarray(image.convert("RGB")), np.True_
-    # Pillow's decoders raise whatever they stumble over: OSError, SyntaxError, struct.error…
+    # Pillow's decoders raise errors of many kinds: OSError, SyntaxError, struct.error…
     except Exception as error:
         unreadable.add(name, _reason(error))
         if stop:

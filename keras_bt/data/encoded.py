@@ -1,34 +1,43 @@
-"""Images that are decoded whenever they are asked for: files, and encoded bytes in memory."""
+"""Images decoded on demand: from files, or from encoded bytes in memory."""
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bt.data.decoding import decode_bytes, decode_file
-from keras_bt.data.sources import ArraySource, DecodedSource, MapSource
+from keras_bt.data.decoding import Unreadable, decode_bytes, decode_file
+from keras_bt.data.sources import ArraySource, DecodedSource, Integers, MapSource, Source
+from keras_bt.typing import Tensor
 
 CACHE_BYTES = 2**30  # decoded images up to this size are kept in memory
 
 
 class EncodedSource(MapSource):
-    """Encoded images, decoded whenever they are asked for."""
+    """Encoded images, decoded on demand."""
 
-    def __init__(self, name, num_examples, labels=None, cache_bytes=CACHE_BYTES, **attributes):
+    def __init__(
+        self,
+        name: str,
+        num_examples: int,
+        labels: Integers | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        **attributes: Any,
+    ):
         super().__init__(name, num_examples, labels, **attributes)
         self.cache_bytes = cache_bytes
-        self._cached = None
+        self._cached: MapSource | None = None
 
     def encoded_bytes(self, enough: int) -> int:
-        """Size of all encoded images together; counting may end beyond `enough`."""
+        """Returns the size of all encoded images; may stop counting beyond `enough`."""
         raise NotImplementedError
 
-    def cached(self):
+    def cached(self) -> Source:
         """See `Source.cached`."""
         if self._cached is None:
-            # Decoded images take at least about three times the space of encoded ones. Whoever
-            # has millions of files should not wait for a try that is bound to fail.
+            # Decoded images take at least about three times the space of encoded ones. Nobody with
+            # millions of files should wait for an attempt that is bound to fail.
             enough = self.cache_bytes // 3
             fits = self.encoded_bytes(enough) <= enough
             self._cached = (_decode_all(self) if fits else None) or self
@@ -40,10 +49,10 @@ class FileSource(EncodedSource):
 
     Args:
         paths: The files.
-        root: The folder they lie in; messages name them relative to it.
-        labels: One whole number from 0 per file, or None.
+        root: The folder that contains them; messages name files relative to it.
+        labels: One integer from 0 per file, or None.
         class_names: One name per class, or None.
-        name: What to call the source in messages.
+        name: Name of the source in messages.
         cache_bytes: Decoded images up to this size are kept in memory; 0 keeps none.
         unreadable: The record to continue; a new one by default.
     """
@@ -52,11 +61,11 @@ class FileSource(EncodedSource):
         self,
         paths: Sequence[str],
         root: str,
-        labels=None,
-        class_names=None,
-        name="files",
-        cache_bytes=CACHE_BYTES,
-        unreadable=None,
+        labels: Integers | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "files",
+        cache_bytes: int = CACHE_BYTES,
+        unreadable: Unreadable | None = None,
     ):
         super().__init__(
             name,
@@ -72,15 +81,15 @@ class FileSource(EncodedSource):
             # As bytes, which need not be UTF-8.
             self._path_tensor = tf.constant([os.fsencode(path) for path in paths], tf.string)
 
-    def image(self, number, stop=True):
+    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
         return decode_file(self._path_tensor[number], self.unreadable, self.root, stop)
 
     def _content(self):
-        # Not the bytes: to read a million files takes as long as to use them.
+        # Not the bytes: reading a million files takes as long as using them.
         return [(os.path.relpath(path, self.root), *_size_and_time(path)) for path in self.paths]
 
-    def subset(self, indices):
+    def subset(self, indices: Integers) -> "FileSource":
         """See `Source.subset`."""
         return FileSource(
             [self.paths[index] for index in indices],
@@ -89,14 +98,14 @@ class FileSource(EncodedSource):
             **self._part(indices),
         )
 
-    def encoded_bytes(self, enough):
+    def encoded_bytes(self, enough: int) -> int:
         """See `EncodedSource.encoded_bytes`."""
         total = 0
         for path in self.paths:
             try:
                 total += os.stat(path).st_size
             except OSError:
-                continue  # a broken link, say: decoding will note it as unreadable
+                continue  # e.g. a broken link: decoding will record it as unreadable
             if total > enough:
                 break
         return total
@@ -106,25 +115,34 @@ class BytesSource(EncodedSource):
     """Encoded images in memory.
 
     Args:
-        encoded: One string of bytes per image.
+        encoded: One byte string per image.
         keys: One name per image.
+        labels: One integer from 0 per image, or None.
+        name: Name of the source in messages.
         **attributes: See `FileSource`.
     """
 
-    def __init__(self, encoded, keys, labels=None, name="bytes", **attributes):
+    def __init__(
+        self,
+        encoded: Sequence[bytes] | Tensor,
+        keys: Sequence[bytes] | Tensor,
+        labels: Integers | None = None,
+        name: str = "bytes",
+        **attributes: Any,
+    ):
         super().__init__(name, len(encoded), labels, **attributes)
         with tf.device("CPU:0"):
             self._encoded = tf.constant(encoded, tf.string)
             self._keys = tf.constant(keys, tf.string)
 
-    def image(self, number, stop=True):
+    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
         return decode_bytes(self._encoded[number], self._keys[number], self.unreadable, stop)
 
     def _content(self):
         return list(self._encoded.numpy())
 
-    def subset(self, indices):
+    def subset(self, indices: Integers) -> "BytesSource":
         """See `Source.subset`."""
         return BytesSource(
             tf.gather(self._encoded, indices),
@@ -134,7 +152,7 @@ class BytesSource(EncodedSource):
             **self._part(indices),
         )
 
-    def encoded_bytes(self, enough):
+    def encoded_bytes(self, enough: int) -> int:
         """See `EncodedSource.encoded_bytes`."""
         return int(tf.reduce_sum(tf.strings.length(self._encoded)))
 
@@ -143,12 +161,12 @@ def _size_and_time(path):
     try:
         status = os.stat(path)
     except OSError:
-        return None, None  # a broken link, say
+        return None, None  # e.g. a broken link
     return status.st_size, status.st_mtime_ns
 
 
 def _decode_all(source: EncodedSource) -> MapSource | None:
-    """Decodes a whole source into memory, or gives up where it exceeds `cache_bytes`."""
+    """Decodes a whole source into memory; returns None if it exceeds `cache_bytes`."""
     decoded = (
         tf.data.Dataset.range(source.num_examples)
         .map(lambda index: source.image(index, stop=False), tf.data.AUTOTUNE, deterministic=True)

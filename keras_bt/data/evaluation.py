@@ -1,6 +1,7 @@
-"""Batches for evaluation: every image once, resized and cropped as a network is to see it."""
+"""Batches for evaluation: every image once, resized and center-cropped for the network."""
 
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,15 +18,19 @@ from keras_bt.preprocessing import (
 
 
 def evaluation_resize(source: Source, image_size: int) -> int:
-    """The length that evaluation gives to an image's shorter side before it cuts out the center.
+    """Returns the length to which evaluation resizes the shorter side before the center crop.
 
     Args:
         source: The images.
-        image_size: Side of the center crop.
+        image_size: Side of the center crop in pixels.
 
     Returns:
-        image_size · 256/224; for data sets whose images are all alike and no larger than image_size
-        (digits, MNIST, CIFAR) image_size, as nothing can be cropped there without loss.
+        image_size · 256/224, but image_size for data sets whose images all have one size, no
+        larger than image_size (digits, MNIST, CIFAR): a crop would lose part of their content.
+
+    Example:
+        >>> evaluation_resize(test, 14), evaluation_resize(test, 16)   # images of 16 × 16
+        (16, 16)
     """
     small = source.image_shape is not None and min(source.image_shape[:2]) <= image_size
     return image_size if small else default_resize(image_size)
@@ -36,14 +41,14 @@ def evaluation_batches(
     image_size: int,
     batch_size: int,
     resize: int | None = None,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
 ) -> tf.data.Dataset:
-    """All readable images of a source once, in its order, as a network is to see them.
+    """Makes batches of all readable images of a source, each once and in order, for a network.
 
     Args:
         source: The images.
-        image_size: Side of the images to make.
+        image_size: Side of the resulting images in pixels.
         batch_size: Images per batch; the last batch may be shorter.
         resize: Length of the shorter side before the center crop; by default
             `evaluation_resize(source, image_size)`.
@@ -52,10 +57,16 @@ def evaluation_batches(
 
     Returns:
         Batches (images float32 (b, image_size, image_size, 3), labels int64 (b,)); the labels
-        are -1 where there are none, and (b, classes) where the source is `multilabel`.
+        are -1 without labels, and (b, classes) if the source is `multilabel`.
 
     Raises:
-        DataError: batch_size < 1, or more than 1% of a source that is cached are unreadable.
+        DataError: batch_size < 1, or more than 1% of a cached source is unreadable.
+
+    Example:
+        >>> for batch in evaluation_batches(test, image_size=32, batch_size=8):   # 12 images
+        ...     print(batch[0].shape, batch[1].numpy())
+        (8, 32, 32, 3) [0 1 2 0 1 2 0 1]
+        (4, 32, 32, 3) [2 0 1 2]
     """
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
@@ -86,36 +97,46 @@ def evaluation_batches(
 
 
 def raw_pixels(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels themselves, a baseline for features.
+    """Returns the pixels themselves, a baseline for features.
 
     Args:
         source: The images.
 
     Returns:
-        pixels: float32 (n, h · w · c), 0..1: of images in memory and small, every pixel; of
-            others, resized to 32 × 32 and without those that cannot be read.
+        pixels: float32 (n, h · w · c) in 0..1: every pixel of small images in memory; otherwise
+            those of the readable images, resized to 32 × 32.
         labels: int64 (n,), -1 without labels.
     """
     if isinstance(source, ArraySource) and source.is_small:
         pixels = source.images.astype(np.float32) / 255
         return pixels.reshape(len(pixels), -1), source.label(np.arange(len(pixels))).numpy()
     batches = evaluation_batches(source, 32, 256, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
-    pixels, labels = zip(*batches.as_numpy_iterator(), strict=True)
-    return np.concatenate(pixels).reshape(-1, 32 * 32 * 3), np.concatenate(labels)
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(images).reshape(-1, 32 * 32 * 3), np.concatenate(labels)
 
 
 @contextlib.contextmanager
-def reading(*sources: Source):
+def reading(*sources: Source) -> Iterator[None]:
     """Turns the failure of a data set with too many unreadable images into a DataError.
 
-    TensorFlow reports an error inside a data set as its own; this gives the user's.
+    TensorFlow reports an error inside a data set as its own; this restores the DataError.
 
     Args:
-        *sources: Whose images are read inside the `with` statement.
+        *sources: The sources that are read inside the `with` statement.
+
+    Raises:
+        DataError: More than 1% of a source was unreadable.
 
     Example:
-        >>> with reading(train):
-        ...     model.fit(views)
+        >>> for name in ("a.png", "b.png"):
+        ...     open(name, "w").close()   # empty, so not an image
+        >>> broken, _ = keras_bt.data.open_source("folder:.", cache_bytes=0)
+        >>> with reading(broken):
+        ...     list(evaluation_batches(broken, image_size=32, batch_size=2))
+        Traceback (most recent call last):
+            ...
+        keras_bt.data.decoding.DataError: At most 1% of the images may be unreadable: remove or
+        repair them. Received: 2 unreadable of 2 in folder:.: a.png, b.png.
     """
     try:
         yield

@@ -1,21 +1,28 @@
-"""One short name for any data: equal names mean equal data."""
+"""Short names for data of any kind; equal names mean equal data."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
 
-def fingerprint(*parts) -> str:
-    """SHA-256 of a sequence of values.
+def fingerprint(*parts: Any) -> str:
+    """Returns the SHA-256 of a sequence of values.
 
     Args:
-        *parts: Strings, bytes, whole numbers, floats, None, or tuples and lists of these; arrays.
+        *parts: Strings, bytes, integers, floats, None, arrays, or tuples and lists of these.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        TypeError: A value is of another kind.
+        TypeError: A value is of another type.
+
+    Example:
+        >>> fingerprint("digits", 1797)[:8]
+        '2a2d21c0'
+        >>> fingerprint("ab", "c") == fingerprint("a", "bc")
+        False
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -36,5 +43,7 @@ def fingerprint(*parts) -> str:
         elif part is None or isinstance(part, (bool, int, float)):
             digest.update(f"{type(part).__name__} {part!r};".encode())
         else:  # its repr might show an address
-            raise TypeError(f"There is no fingerprint of such an object. Received: {type(part)}.")
+            raise TypeError(
+                f"There is no fingerprint of objects of this type. Received: {type(part)}."
+            )
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Folders of image files, with a folder per class or without labels."""
+"""Folders of image files, with one folder per class or unlabeled."""
 
 import os
 from pathlib import Path
@@ -20,16 +20,16 @@ def open_folder(
     - Anything else is unlabeled: images in `DIR` itself, or all in one subfolder.
 
     Below that, folders may be nested. Symbolic links are followed, names beginning with a dot
-    are ignored, and the order is that of the sorted paths. Files count as images by their
-    extension, in any case; whether they are is seen when they are read.
+    are ignored, and images are ordered by path. A file is taken for an image by its extension, in
+    upper or lower case; whether it is one shows when it is read.
 
     Args:
         directory: The folder.
-        name: What to call it in messages.
+        name: Its name in messages.
         cache_bytes: Decoded images up to this size are kept in memory.
 
     Returns:
-        The training source and the test source, or None in place of the latter.
+        The training source, and the test source or None.
 
     Raises:
         DataError: The folder cannot be read or holds no image.
@@ -37,13 +37,13 @@ def open_folder(
     train_folder = os.path.join(directory, "train")
     if not os.path.isdir(train_folder):
         return _open_part(directory, name, cache_bytes), None
-    # One class is a class where the layout says that classes are meant.
+    # One class is enough where the layout says that folders are classes.
     train = _open_part(train_folder, f"{name}/train", cache_bytes, min_classes=1)
     if train.class_names is None:
         return train, None
     for part in ("test", "val"):
         folder = os.path.join(directory, part)
-        if os.path.isdir(folder) and (_classes_in(folder)):
+        if os.path.isdir(folder) and _classes_in(folder):
             test = _open_part(folder, f"{name}/{part}", cache_bytes, train.class_names)
             return train, test
     return train, None
@@ -58,7 +58,7 @@ def _open_part(folder, name, cache_bytes, class_names=None, min_classes=2):
         if unknown := set(_classes_in(folder)) - set(classes):
             raise DataError(
                 "The test set must have the classes of the training set. Received: "
-                f"{printable(min(unknown))} in {name}, which is none of them."
+                f"{printable(min(unknown))} in {name}, which is not one of them."
             )
         for label, class_name in enumerate(classes):
             class_folder = os.path.join(folder, class_name)
@@ -75,7 +75,7 @@ def _open_part(folder, name, cache_bytes, class_names=None, min_classes=2):
 
 
 def _classes_in(folder):
-    """Names of the subfolders that hold images; none if there are images beside them."""
+    """Returns the names of subfolders that hold images, or none if images lie beside them."""
     entries = _entries(folder)
     if any(_is_image(entry) for entry in entries):
         return ()
@@ -111,8 +111,8 @@ def _identity(folder):
 
 
 def _is_image(entry):
-    # A link that leads nowhere is kept, so that it is reported and not passed over in silence;
-    # is_file leaves out pipes and devices, on which reading would hang.
+    # A broken link is kept, so that it is reported and not silently skipped; is_file excludes
+    # pipes and devices, on which reading would hang.
     is_file = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     return is_file and entry.name.lower().endswith(EXTENSIONS)
 

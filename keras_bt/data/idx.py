@@ -1,13 +1,15 @@
 """The file format of MNIST and its successors: http://yann.lecun.com/exdb/mnist/."""
 
 import gzip
+import pathlib
 import struct
-from pathlib import Path
+import zlib
 
 import numpy as np
 
 from keras_bt.data.decoding import DataError
 from keras_bt.data.sources import ArraySource
+from keras_bt.typing import Path
 
 _UINT8 = 0x08  # the code of the element type in the magic number
 
@@ -20,15 +22,15 @@ def open_idx(directory: str, name: str) -> tuple[ArraySource, ArraySource | None
 
     Args:
         directory: The folder of the files.
-        name: What to call the data in messages.
+        name: Name of the data in messages.
 
     Returns:
-        The training source and the test source, or None in place of the latter.
+        The training source, and the test source or None.
 
     Raises:
-        DataError: A file is missing or is not what it should be.
+        DataError: A file is missing or malformed.
     """
-    folder = Path(directory)
+    folder = pathlib.Path(directory)
     if not folder.is_dir():
         raise DataError(f"idx: needs a folder of MNIST-style files. Received: {directory}.")
     train = _open_part(folder, "train", f"{name} train")
@@ -73,26 +75,31 @@ def _find(folder, stem, dimensions):
     return None
 
 
-def read_idx(path, dimensions: int) -> np.ndarray:
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Reads one file of unsigned bytes.
 
     Args:
         path: The file, gzipped if its name ends in `.gz`.
-        dimensions: The number of axes it must have.
+        dimensions: The number of axes that its array must have.
 
     Returns:
         uint8 array.
 
     Raises:
         DataError: The file is unreadable, of another kind, truncated or too long.
+
+    Example:
+        >>> _ = pathlib.Path("labels").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+        >>> read_idx("labels", dimensions=1)
+        array([7, 2, 1], dtype=uint8)
     """
-    path = Path(path)
+    path = pathlib.Path(path)
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     # EOFError: a truncated .gz; BadGzipFile is an OSError; zlib.error: damaged inside.
-    except (OSError, EOFError, gzip.zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"An idx file must be readable. Received: {path} ({error}).") from error
     header = 4 + 4 * dimensions
     expected = struct.pack(">HBB", 0, _UINT8, dimensions)

@@ -1,4 +1,4 @@
-"""Batches of views with their labels, or of features, to train a classifier on.
+"""Batches of views or of features, with labels, to train a classifier on.
 
 They come in the order of `keras_bt.data.sampler`: a pure function of (seed, epoch, place in the
 epoch).
@@ -8,9 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.decoding import DataError
-from keras_bt.data.pretraining import block_size, crop_function, join_blocks, rest_of_views
+from keras_bt.data.pretraining import (
+    SplitView,
+    block_size,
+    crop_function,
+    join_blocks,
+    rest_of_views,
+)
 from keras_bt.data.sampler import Order
-from keras_bt.data.sources import ArraySource, Source
+from keras_bt.data.sources import ArraySource, Integers, Source
 from keras_bt.data.tfds import RecordSource
 
 _PARALLEL = tf.data.AUTOTUNE
@@ -18,36 +24,31 @@ _PARALLEL = tf.data.AUTOTUNE
 
 def labelled_views(
     source: Source,
-    view,
+    view: SplitView,
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
     image_size: int | None = None,
     compile_views: bool | None = None,
 ) -> tf.data.Dataset:
-    """An endless stream of batches of one view of each image, with the labels.
+    """Makes an endless stream of batches of one view of each image, with labels.
 
-    An epoch holds every image once and is always ⌈num_examples / batch_size⌉ steps. Its last batch
-    may be shorter, and so is one with images that cannot be read: these are left out, and noted in
-    `source.unreadable`. (Should a batch have no other images, it is left out itself.) Where more
-    than 1% are unreadable the data set fails: read it inside `with keras_bt.data.reading(source)`
+    An epoch holds every image once and always takes ⌈num_examples / batch_size⌉ steps. Its last
+    batch may be shorter, and so may batches with unreadable images: these are left out and
+    recorded in `source.unreadable`. (A batch with no other images is itself left out.) If more
+    than 1% are unreadable, the data set fails: read it inside `with keras_bt.data.reading(source)`
     to get the DataError that names them.
 
-    An epoch is a permutation of its own, of all images; of tfds records that do not fit in memory
-    it is what a shuffling buffer makes of them, see `RecordSource`.
-
-    >>> train, _ = keras_bt.data.open_source("digits")
-    >>> view = View([RandomResizedCrop(32, interpolation="bilinear"), RandomFlip(), Normalize()])
-    >>> batches = labelled_views(train, view, 256, seed=0)
-    >>> model.fit(batches, epochs=100, steps_per_epoch=6)   # ⌈1297 / 256⌉
+    Every epoch is a new permutation of all images; tfds records that do not fit in memory go
+    through a shuffle buffer instead, see `RecordSource`.
 
     Args:
         source: The images, with one label each.
-        view: As in `pretraining_views`.
+        view: The view to make of each image.
         batch_size: Images per batch.
-        seed: Of the order and the views, 0 to 2³¹ − 1.
-        first_epoch: Number of epochs to leave out, which is free. What follows is what the whole
-            run sees from there on.
+        seed: Seed of the order and the views, 0 to 2³¹ − 1.
+        first_epoch: Number of epochs to skip, at no cost. What follows is what the whole run sees
+            from there on.
         image_size: As in `pretraining_views`.
         compile_views: As in `pretraining_views`.
 
@@ -56,8 +57,15 @@ def labelled_views(
 
     Raises:
         DataError: batch_size < 1; no labels, or several per image; images of different sizes, but
-            neither random crop nor image_size; more than 1% unreadable in a source that is cached.
+            neither random crop nor image_size; more than 1% unreadable in a cached source.
         ValueError: seed or first_epoch is out of range.
+
+    Example:
+        >>> from keras_bt.augmentations import RandomFlip, RandomResizedCrop, View
+        >>> view = View([RandomResizedCrop(8), RandomFlip()])
+        >>> batches = labelled_views(train, view, batch_size=5, seed=0)   # train: 12 images
+        >>> [tuple(images.shape) for images, _ in batches.take(3)]   # one epoch
+        [(5, 8, 8, 3), (5, 8, 8, 3), (2, 8, 8, 3)]
     """
     _check(source, batch_size)
     run = _order(source.num_examples, batch_size, seed, first_epoch)
@@ -89,16 +97,16 @@ def labelled_views(
 
 
 def labelled_features(
-    features, labels, batch_size: int, seed: int, first_epoch: int = 0
+    features: np.ndarray, labels: Integers, batch_size: int, seed: int, first_epoch: int = 0
 ) -> tf.data.Dataset:
-    """An endless stream of batches of features, in the order that `labelled_views` has.
+    """Makes an endless stream of batches of features, in the order of `labelled_views`.
 
     Args:
         features: (n, d), may be memory-mapped.
-        labels: int (n,).
+        labels: (n,).
         batch_size: Features per batch; the last batch of an epoch may be shorter.
-        seed: Of the order, 0 to 2³¹ − 1.
-        first_epoch: Number of epochs to leave out.
+        seed: Seed of the order, 0 to 2³¹ − 1.
+        first_epoch: Number of epochs to skip.
 
     Returns:
         Batches (features float32 (b, d), labels int64 (b,)).
@@ -106,6 +114,12 @@ def labelled_features(
     Raises:
         DataError: batch_size < 1, or not one label per feature.
         ValueError: seed or first_epoch is out of range.
+
+    Example:
+        >>> for batch in labelled_features(features, labels, batch_size=8, seed=0).take(2):
+        ...     print(batch[0].shape, batch[1].numpy())   # of 12 features
+        (8, 16) [1 1 1 0 1 0 2 0]
+        (4, 16) [2 2 0 2]
     """
     n, d = features.shape
     if np.shape(labels) != (n,):
@@ -115,13 +129,13 @@ def labelled_features(
         )
     _check_batch_size(batch_size)
     run = _order(n, batch_size, seed, first_epoch)
-    labels = np.asarray(labels, np.int64)
+    label_array = np.asarray(labels, np.int64)
 
     def gathered(_, numbers):
         numbers = numbers[run.exists(numbers)]
         # In NumPy, which reads no more of a memory-mapped file than it must.
         batch = tf.numpy_function(
-            lambda numbers: (features[numbers].astype(np.float32, copy=False), labels[numbers]),
+            lambda n: (features[n].astype(np.float32, copy=False), label_array[n]),
             [numbers],
             (tf.float32, tf.int64),
             stateful=False,
@@ -140,7 +154,7 @@ def _order(num_examples, batch_size, seed, first_epoch):
 
 
 def _batch_crops(run, source, view):
-    """From (seed of a block, epochs, numbers) to crops, labels and which of them there are."""
+    """Returns a function: seed of a block, epochs, numbers → crops, labels, which of them exist."""
 
     def crops(seed, epochs, numbers):
         there, numbers = run.exists(numbers), tf.maximum(numbers, 0)
@@ -153,7 +167,7 @@ def _batch_crops(run, source, view):
 
 
 def _crops(run, source, view, image_size):
-    """Data set of (crop, label, whether there is such an image)."""
+    """Returns a data set of (crop, label, whether there is such an image)."""
     crop = crop_function(view, source, image_size)
 
     if isinstance(source, RecordSource):
@@ -162,7 +176,7 @@ def _crops(run, source, view, image_size):
         examples = run.numbers(run.batch_size).unbatch()
 
     def cropped(epoch, number, *reference):
-        # What only fills up a batch is treated like an image that cannot be read.
+        # A number that only fills up a batch is treated like an unreadable image.
         image, readable, label = tf.cond(
             run.exists(number),
             lambda: source.decode(*(reference or (number,))),
@@ -188,7 +202,7 @@ def _check(source, batch_size):
     if source.class_names is None or getattr(source, "multilabel", False):
         number = "no labels" if source.class_names is None else "several labels per image"
         raise DataError(
-            "Images with one label each are needed here. "
+            "Training a classifier requires images with one label each. "
             f"Received: {source.name}, which has {number}."
         )
 

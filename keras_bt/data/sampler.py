@@ -1,6 +1,6 @@
-"""In which order a run takes the images, and the seed of every random draw.
+"""The order in which a run takes the images, and the seed of every random draw.
 
-All is a pure function of (seed, epoch, place in the epoch). Nothing depends on the number of
+Both are pure functions of (seed, epoch, place in the epoch). Nothing depends on the number of
 parallel calls, and a run that starts at step k sees exactly what the whole run sees from step k on.
 """
 
@@ -10,28 +10,39 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.decoding import DataError
+from keras_bt.data.tfds import RecordSource
+from keras_bt.typing import Tensor
 
 _ENDLESS = np.iinfo(np.int64).max
-_ORDER = -1  # what `Order.draw` draws: an epoch's order, at 0 and above the views of an image
+_ORDER = -1  # `what` of `Order.draw` for an epoch's order; 0 and above are the views of an image
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Which images come when.
+    """The order of the images in a run.
 
     Attributes:
         num_examples: Number of images.
-        batch_size: Images per step, in all shards together.
+        batch_size: Images per step, all shards together.
         seed: Seed of the run, 0 to 2³¹ − 1.
-        first_step: Number of steps to leave out.
+        first_step: Number of steps to skip.
         shard_index: Which part of each batch, 0 to num_shards − 1.
-        num_shards: Into how many equal parts batches are divided.
-        keep_remainder: Whether the images left over at the end of an epoch make a last batch. It
-            is filled up with numbers that no image has, see `exists`. (With one shard only.)
+        num_shards: Number of equal parts that each batch is divided into.
+        keep_remainder: Whether the images left over at the end of an epoch make a last batch,
+            filled up with numbers that no image has, see `exists`. (With one shard only.)
 
     Raises:
-        DataError: The batch size cannot be divided by the number of shards.
+        DataError: The batch size is not divisible by the number of shards.
         ValueError: seed, first_step or shard is out of range.
+
+    Example:
+        >>> order = Order(num_examples=5, batch_size=2, seed=0)
+        >>> for epochs, numbers in order.numbers(2).take(4):   # an image is left over per epoch
+        ...     print(epochs.numpy(), numbers.numpy())
+        [0 0] [4 1]
+        [0 0] [2 0]
+        [1 1] [4 2]
+        [1 1] [0 3]
     """
 
     num_examples: int
@@ -43,30 +54,30 @@ class Order:
     keep_remainder: bool = False
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
         left_over = self.batch_size - 1 if self.keep_remainder else 0
         return (self.num_examples + left_over) // self.batch_size
 
     @property
-    def local_batch_size(self):
-        """Images per step in a shard."""
+    def local_batch_size(self) -> int:
+        """Images per step in one shard."""
         return self.batch_size // self.num_shards
 
-    def exists(self, number):
-        """Whether there is an image of that number, or it only fills up an epoch's last batch."""
+    def exists(self, number: Tensor) -> Tensor:
+        """Tells an image's number (True) from one that only fills up an epoch's last batch."""
         return (number >= 0) & (number < self.num_examples)
 
-    def draw(self, epoch, what):
-        """The seed of one random draw: int64 (2,), a hash of (seed, epoch, what)."""
+    def draw(self, epoch: int | Tensor, what: int | Tensor) -> Tensor:
+        """Returns the seed of one random draw: int64 (2,), a hash of (seed, epoch, what)."""
         pair = tf.stack([self.seed * 2**32 + epoch, tf.cast(what, tf.int64)])
         return tf.random.stateless_uniform([2], pair, None, None, tf.int64, alg="philox")
 
-    def block_seeds(self, block):
-        """Data set of a seed for every block of so many images, all epochs through.
+    def block_seeds(self, block: int) -> tf.data.Dataset:
+        """Returns a data set of one seed for every block of `block` images, through all epochs.
 
-        Blocks are counted through all shards, so that as many images with one seed make the same
-        blocks however many shards there are.
+        Blocks are counted across all shards, so the same images in blocks of the same size get the
+        same seeds however many shards there are.
         """
         here = self.local_batch_size // block  # blocks per step
         numbers = tf.data.Dataset.range(self.first_step * here, _ENDLESS)
@@ -78,8 +89,8 @@ class Order:
 
         return numbers.map(seed)
 
-    def numbers(self, block):
-        """Data set of (epochs, numbers) of the images of a block: int64 (block,) each.
+    def numbers(self, block: int) -> tf.data.Dataset:
+        """Returns a data set of (epochs, numbers) of the images of a block: int64 (block,) each.
 
         An epoch goes through a permutation of all images, the same for all shards.
         """
@@ -99,18 +110,14 @@ class Order:
 
         return self._epochs().flat_map(one_epoch)
 
-    def records(self, source):
-        """Data set of (epoch, number in the epoch, record …) of a source without numbers.
-
-        Args:
-            source: A `RecordSource`.
-        """
+    def records(self, source: RecordSource) -> tf.data.Dataset:
+        """Returns a data set of (epoch, number in the epoch, record …) of records, unnumbered."""
 
         def one_epoch(epoch):
             records = source.shuffled(self.draw(epoch, _ORDER), self.shard_index, self.num_shards)
             places = self.steps_per_epoch * self.local_batch_size
             if self.keep_remainder:
-                # Empty ones fill up the last batch: to read on would begin with all files anew.
+                # Empty ones fill up the last batch: reading on would start over with all files.
                 empty = tuple(tf.zeros(s.shape, s.dtype) for s in records.element_spec)
                 fill = tf.data.Dataset.from_tensors(empty).repeat()
                 records = records.take(self.num_examples).concatenate(fill)
@@ -125,7 +132,7 @@ class Order:
         return tf.data.Dataset.range(self.first_step // self.steps_per_epoch, _ENDLESS)
 
     def _done(self, epoch):
-        """Number of steps of an epoch that lie before the first step."""
+        """Returns the number of steps of an epoch that lie before the first step."""
         return tf.maximum(self.first_step - epoch * self.steps_per_epoch, 0)
 
     def __post_init__(self):

@@ -1,7 +1,6 @@
-"""From what the user writes after `--data=` to sources of images."""
+"""Opens the images that a `--data` specification names."""
 
 import difflib
-import re
 
 import numpy as np
 
@@ -14,13 +13,13 @@ from keras_bt.data.tfds import open_tfds
 
 _KINDS = "digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT], or one of these after heldout:"
 _NAMES = ("digits", "idx", "folder", "tfds", "heldout")
-HELD_OUT = 6  # one training image in so many
+HELD_OUT = 6  # one training image in this many
 
 
 def open_source(
     spec: str, data_dir: str | None = None, cache_bytes: int = CACHE_BYTES
 ) -> tuple[Source, Source | None]:
-    """Opens a set of images.
+    """Opens the images that a specification names.
 
     Args:
         spec: One of
@@ -29,15 +28,15 @@ def open_source(
             `folder:DIR`: image files, see `keras_bt.data.folders.open_folder`;
             `tfds:NAME[:SPLIT]`: see `keras_bt.data.tfds.open_tfds`;
             `heldout:SPEC` or `heldout:N:SPEC`, SPEC one of these: see `hold_out`.
-        data_dir: For `tfds:`, where the prepared data sets lie.
-        cache_bytes: Decoded images of up to this many bytes are kept in memory (1 GiB by
-            default; while it is filled, up to four times as much is in use), 0 for none.
+        data_dir: For `tfds:`, the folder of the prepared data sets.
+        cache_bytes: Decoded images up to this size are kept in memory (1 GiB by default; up to
+            four times as much while the cache is filled); 0 keeps none.
 
     Returns:
-        The training source, and the test source or None where there is none.
+        The training source, and the test source or None.
 
     Raises:
-        DataError: There is no such source, or it is not what it should be.
+        DataError: The specification is unknown, or the data is missing or malformed.
 
     Example:
         >>> train, test = open_source("digits")
@@ -54,37 +53,44 @@ def open_source(
     if kind == "tfds" and rest:
         return open_tfds(rest, data_dir, cache_bytes)
     if kind == "heldout" and rest:
-        number, inner = re.fullmatch(r"(?:(\d+):)?(.*)", rest, re.DOTALL).groups()
+        number, colon, inner = rest.partition(":")
+        if not (colon and number.isdecimal()):
+            number, inner = "", rest
         train, _ = open_source(inner, data_dir, cache_bytes)
-        return hold_out(train, number and int(number), spec)
+        return hold_out(train, int(number) if number else None, spec)
     raise DataError(f"Data must be one of {_KINDS}. Received: {spec!r}{_hint(str(spec))}")
 
 
 def hold_out(train: Source, number: int | None, name: str) -> tuple[Source, Source]:
-    """Divides the training images, to choose settings without a look at the test images.
+    """Splits the training images, for choosing settings without looking at the test images.
 
-    A sixth is held out, drawn at random but always the same: parts of any size are measured on the
-    same images, and a smaller part lies within a larger one. The encoded images of `tfds:` are
-    kept in memory for that.
+    A sixth is held out, drawn at random but always the same, so subsets of any size are measured on
+    the same images, and a smaller subset is part of a larger one. The encoded images of `tfds:`
+    are kept in memory for this.
 
     Args:
         train: The training images.
         number: How many of the rest to train on; all if None.
-        name: What the user calls them.
+        name: The user's name for them.
 
     Returns:
         The images to train on and those to measure on.
 
     Raises:
         DataError: There are fewer images than that.
+
+    Example:
+        >>> fitted, held_out = hold_out(train, 6, "heldout:6:digits")   # 12 images
+        >>> fitted.num_examples, held_out.num_examples
+        (6, 2)
     """
     order = np.random.RandomState(0).permutation(train.num_examples)
     held_out, rest = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
     number = len(rest) if number is None else number
     if not len(held_out) or not 0 < number <= len(rest):
         raise DataError(
-            f"A sixth of the training images is held out, which leaves {len(rest):,}; take "
-            f"heldout:SPEC, or heldout:N:SPEC with N from 1 to as many. Received: {name!r}."
+            f"heldout: holds out a sixth of the training images, which leaves {len(rest):,}. Use "
+            f"heldout:SPEC, or heldout:N:SPEC with N from 1 to that number. Received: {name!r}."
         )
     to_train, to_measure = (train.subset(np.sort(part)) for part in (rest[:number], held_out))
     to_measure.role = "held-out training images"
@@ -101,20 +107,21 @@ def _hint(spec):
 def open_digits() -> tuple[ArraySource, ArraySource]:
     """Opens scikit-learn's real handwritten digits: 1797 gray images of 8 × 8.
 
-    scikit-learn defines no test set. Ours is the last 500 images. A random choice flatters every
+    scikit-learn defines no test set; ours is the last 500 images. A random split flatters every
     method (nearest neighbors of raw pixels: 0.99 instead of 0.96), presumably because it puts the
-    same hands into both halves. Gray values 0..16 become 0..255.
+    same writers in both halves. Gray values 0..16 become 0..255.
 
     Returns:
         The training source and the test source.
     """
-    # Imported where it is needed: it takes a second, which no other source should cost.
+    # Imported here because it takes a second, which other sources should not cost.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     class_names = [str(name) for name in digits.target_names]
-    return tuple(
+    train, test = (
         ArraySource(images[part], digits.target[part], class_names, name=f"digits {name}")
         for name, part in (("train", slice(0, 1297)), ("test", slice(1297, None)))
     )
+    return train, test

@@ -1,26 +1,32 @@
-"""A part of a data set's labels, as the semi-supervised protocol wants it: balanced and seeded."""
+"""Subsets of a data set's labels for the semi-supervised protocol, class-balanced and seeded."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_bt.data.decoding import DataError
-from keras_bt.data.sources import Source
+from keras_bt.data.sources import Integers, Source
 
 
-def balanced_indices(labels, per_class: int, seed) -> np.ndarray:
+def balanced_indices(labels: Integers, per_class: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draws the same number of examples of every class, e.g. for `source.subset`.
 
     Args:
-        labels: (n,) whole numbers.
+        labels: (n,).
         per_class: How many of each class that occurs.
-        seed: Of the draw; a whole number or several, such as (seed, number of the draw).
+        seed: Seed of the draw; one integer or several, such as (seed, number of the draw).
 
     Returns:
         int64 (classes · per_class,), sorted.
 
     Raises:
         DataError: per_class < 1, or a class has fewer examples.
+
+    Example:
+        >>> chosen = balanced_indices([7, 7, 7, 9, 9, 9], per_class=2, seed=0)
+        >>> np.array([7, 7, 7, 9, 9, 9])[chosen]
+        array([7, 7, 9, 9])
     """
     labels = np.asarray(labels)
     if per_class < 1:
@@ -29,34 +35,34 @@ def balanced_indices(labels, per_class: int, seed) -> np.ndarray:
     if (counts < per_class).any():
         smallest = counts.argmin()
         raise DataError(
-            "Every class must have as many training images as labels are drawn of it. "
+            "Every class must have at least as many training images as labels to draw. "
             f"Received: {counts[smallest]} of class {classes[smallest]}, {per_class} wanted."
         )
     return _draw(labels, classes, per_class, seed)
 
 
-def subset_indices(labels, wanted: str, seed) -> np.ndarray:
-    """Draws a class-balanced part of a data set.
+def subset_indices(labels: Integers, wanted: str, seed: int | Sequence[int]) -> np.ndarray:
+    """Draws a class-balanced subset of a data set.
 
-    Of each class the same number is drawn: ⌊N / classes⌋ for N images in all, but at least one,
-    and all images of a class that has fewer. All images (`100%`) are all images, balanced or not.
+    The same number is drawn from each class: ⌊N / classes⌋ for N images in all, but at least one,
+    and all images of a class that has fewer. `100%` means all images, balanced or not.
 
     Args:
-        labels: (n,) whole numbers; those below 0 stand for no label, and are never drawn.
-        wanted: A share such as `1%` or a number of images such as `600`, N.
+        labels: (n,); values below 0 mean no label and are never drawn.
+        wanted: A share such as `1%` or a number of images N such as `600`.
         seed: As in `balanced_indices`.
 
     Returns:
         int64, sorted.
 
     Raises:
-        DataError: `wanted` is neither, no image, or more than there is; or images have several
+        DataError: `wanted` is neither, or is zero or more than all images; or images have several
             labels each.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1:
         raise DataError(
-            "A part of the labels is drawn class by class and needs one label per image. "
+            "A subset of the labels is drawn class by class and needs one label per image. "
             "Received: several labels per image."
         )
     number = _number(wanted, len(labels))
@@ -64,24 +70,28 @@ def subset_indices(labels, wanted: str, seed) -> np.ndarray:
         return np.flatnonzero(labels >= 0)
     classes = np.unique(labels[labels >= 0])
     if not len(classes):
-        raise DataError("A part of the labels needs labeled images. Received: none.")
+        raise DataError("A subset of the labels needs labeled images. Received: none.")
     return _draw(labels, classes, max(1, number // len(classes)), seed)
 
 
 def labelled_subset(source: Source, labels: str, seed: int) -> Source:
-    """A class-balanced part of a labeled source, see `subset_indices`.
-
-    >>> train, _ = keras_bt.data.open_source("digits")
-    >>> keras_bt.data.labelled_subset(train, "10%", seed=0).num_examples   # 13 of each class
-    130
+    """Draws a class-balanced subset of a labeled source, see `subset_indices`.
 
     Args:
         source: The images, with one label each.
         labels: A share such as `1%` or a number of images such as `600`; `100%` returns `source`.
-        seed: Of the draw.
+        seed: Seed of the draw.
+
+    Returns:
+        The images drawn, in the order of the source.
 
     Raises:
         DataError: The source has no labels, or as in `subset_indices`.
+
+    Example:
+        >>> train, _ = keras_bt.data.open_source("digits")
+        >>> keras_bt.data.labelled_subset(train, "10%", seed=0).num_examples   # 13 of each class
+        130
     """
     if _number(labels, source.num_examples) == source.num_examples:
         return source
@@ -89,7 +99,7 @@ def labelled_subset(source: Source, labels: str, seed: int) -> Source:
 
 
 def _number(wanted, total):
-    """The number of images that is meant; a share is rounded."""
+    """Converts a share, rounded, or a number of images to a number of images."""
     rule = "labels must be a share such as 1% or a number of images such as 600"
     text = str(wanted).strip()
     if not re.fullmatch(r"\d+(\.\d+)?%|\d+", text):

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import tensorflow as tf
 from keras_bt.data.decoding import DataError, decode_bytes
 from keras_bt.data.encoded import CACHE_BYTES, BytesSource
 from keras_bt.data.fingerprint import fingerprint
-from keras_bt.data.sources import Source
+from keras_bt.data.sources import Integers, Source
+from keras_bt.typing import Tensor
 
-# Encoded images waiting to be shuffled: 1.1 GB of ImageNet.
+# In encoded images: 1.1 GB of ImageNet.
 _SHUFFLE_BUFFER = 10_000
 _FILES_READ_TOGETHER = 16
-# One image may be of no class; where a hundred are, the labels are withheld.
+# One image may belong to no class; if a hundred do, the labels are withheld.
 _LABELS_LOOKED_AT = 100
 _SPEC = re.compile(r"(?P<name>[^:\[\]]+(:[\d*]+\.[\d*]+\.[\d*]+)?)(:(?P<split>[^\d*].*))?")
 
@@ -25,20 +27,20 @@ _SPEC = re.compile(r"(?P<name>[^:\[\]]+(:[\d*]+\.[\d*]+\.[\d*]+)?)(:(?P<split>[^
 def open_tfds(
     spec: str, data_dir: str | None, cache_bytes: int = CACHE_BYTES
 ) -> tuple[Source, Source | None]:
-    """Opens a data set of TensorFlow Datasets, preparing it first if need be.
+    """Opens a data set of TensorFlow Datasets, preparing it first if necessary.
 
     Args:
         spec: `NAME[/CONFIG][:VERSION][:SPLIT]`, e.g. `imagenet2012`,
             `imagenet2012_subset/1pct`, `mnist:train[:10%]`. SPLIT is `train` by default.
-        data_dir: Where prepared data sets lie; by default where tfds keeps them. Archives that
-            must be downloaded by hand go into its `downloads/manual`.
+        data_dir: Folder of the prepared data sets; by default that of tfds. Archives that must
+            be downloaded by hand go into its `downloads/manual`.
         cache_bytes: Decoded images up to this size are kept in memory.
 
     Returns:
-        The training source and the test source. The latter is the split `test` or, where that
-        is missing or without labels, `validation`; None if neither exists. What SPLIT names is
-        not tested on. A data set whose feature `labels` is a list of classes, such as
-        `voc/2007`, gives sources that are `multilabel`.
+        The training source and the test source. The latter is the split `test` or, if that is
+        missing or without labels, `validation`; None if neither exists. A split named in SPLIT
+        is not used for testing. A data set whose feature `labels` is a list of classes, such as
+        `voc/2007`, gives `multilabel` sources.
 
     Raises:
         DataError: There is no such data set or split, or it cannot be prepared.
@@ -59,7 +61,7 @@ def open_tfds(
 
 
 def _prepared_builder(name, data_dir):
-    # Imported where it is needed: it takes seconds, which no other source should cost.
+    # Imported here because it takes seconds, which other sources should not cost.
     import tensorflow_datasets as tfds
 
     try:
@@ -71,12 +73,12 @@ def _prepared_builder(name, data_dir):
         raise DataError(
             f"tfds: needs a data set that TensorFlow Datasets knows. Received: {name}{hint}"
         ) from error
-    except Exception as error:  # an unknown config or version: each raises what it likes
+    except Exception as error:  # an unknown config or version: of any type
         raise DataError(f"tfds cannot open {name}: {_one_line(error)}") from error
     _image_features(builder)  # before hours of downloading
     try:
         builder.download_and_prepare()
-    # AssertionError: ImageNet's builder, where the archives are missing.
+    # AssertionError: ImageNet's builder if the archives are missing.
     except Exception as error:
         raise DataError(
             f"tfds cannot prepare {name} in {builder.data_dir}: {_one_line(error)}"
@@ -106,7 +108,7 @@ def _open_split(builder, split, cache_bytes):
     name = f"tfds:{builder.info.full_name}:{split}"
     try:
         info = builder.info.splits[split]
-    except Exception as error:  # KeyError, ValueError or AssertionError, by what is wrong
+    except Exception as error:  # KeyError, ValueError or AssertionError, depending on what is wrong
         raise DataError(
             f"The splits of {builder.info.full_name} are {', '.join(builder.info.splits)}, and "
             f"parts of them such as train[:10%]. Received: {split}."
@@ -129,16 +131,16 @@ def _withheld(records):
 
 @dataclasses.dataclass(frozen=True)
 class TfdsLabels:
-    """Which features of a data set hold the labels, and how to read them.
+    """The features of a data set that hold its labels, and how to read them.
 
     - `label`, a class: one label per image.
-    - `labels`, a list of classes: several labels per image. Where there is `labels_no_difficult`
+    - `labels`, a list of classes: several labels per image. If there is `labels_no_difficult`
       too, as in PASCAL VOC, it lists the classes of which the image shows an object that is not
-      marked as difficult. Those in the first list alone are not to be counted: whoever finds
-      them is neither right nor wrong (VOC2007 devkit, "difficult" in the image sets).
+      marked as difficult. Classes in the first list alone do not count: finding them is neither
+      right nor wrong (VOC2007 devkit, "difficult" in the image sets).
 
     Attributes:
-        features: Those to be read, by name.
+        features: The features to read, by name.
         class_names: One name per class.
         multilabel: Whether there are several labels per image.
     """
@@ -148,8 +150,8 @@ class TfdsLabels:
     multilabel: bool
 
     @classmethod
-    def of(cls, features) -> "TfdsLabels | None":
-        """Those of a data set with these features, or None if it has no labels."""
+    def of(cls, features: Mapping[str, Any]) -> "TfdsLabels | None":
+        """Finds the labels of a data set with these features; returns None if it has none."""
         import tensorflow_datasets as tfds
 
         one, several = features.get("label"), features.get("labels")
@@ -163,15 +165,14 @@ class TfdsLabels:
             return cls(used, tuple(several.feature.names), multilabel=True)
         return None
 
-    def read(self, example):
-        """The label of an example, inside a `tf.data` function.
+    def read(self, example: dict[str, Tensor]) -> Tensor:
+        """Returns the label of an example, inside a `tf.data` function.
 
         Args:
             example: The features by name.
 
         Returns:
-            int64 scalar; if `multilabel` int64 (classes,): 1 present, 0 absent, -1 not to be
-            counted.
+            int64 scalar; if `multilabel`, int64 (classes,): 1 present, 0 absent, -1 not counted.
         """
         if not self.multilabel:
             return example["label"]
@@ -182,14 +183,14 @@ class TfdsLabels:
         return tf.where(present & ~counted[0], tf.constant(-1, tf.int64), label)
 
     def _among(self, listed):
-        """For every class whether it is listed: int64 (k,) → bool (classes,)."""
+        """Marks the listed classes: int64 (k,) → bool (classes,)."""
         each = tf.one_hot(listed, len(self.class_names), True, False, dtype=tf.bool)
         return tf.reduce_any(each, axis=0)
 
-    def withheld(self, labels) -> bool:
-        """Whether labels are kept secret, as in the tests of challenges.
+    def withheld(self, labels: np.ndarray) -> bool:
+        """Tells whether labels are kept secret, as in the test sets of challenges.
 
-        They are -1 then, or, of several per image, all lists are empty.
+        They are then -1, or, with several per image, all lists are empty.
 
         Args:
             labels: int64 (n,) or (n, classes), of some examples.
@@ -199,18 +200,18 @@ class TfdsLabels:
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
-    """The record files of a split and how to read what is in them."""
+    """The record files of a split and how to read them."""
 
     files: list[str]
-    skip: list[int]  # records to leave out at the beginning of each file
-    take: list[int]  # records to read of each file
+    skip: list[int]  # records to skip at the beginning of each file
+    take: list[int]  # records to read from each file
     held: list[int]  # records in each file
     examples: Any  # tfds.features.FeaturesDict with what we read of an example
     labels: Any  # the same with the label alone
     label: TfdsLabels | None
     image: str  # names of features
     key: str | None
-    image_shape: tuple[int, int, int] | None  # as RGB, if all images are alike
+    image_shape: tuple[int, int, int] | None  # as RGB, if all images have one size
 
     @classmethod
     def of(cls, builder, info):
@@ -229,7 +230,7 @@ class _Records:
         texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
         keys = ("file_name", "filename", "image/filename", "id")
         key = next((name for name in keys if name in texts), None)
-        # Only what we read: masks and captions need not be decoded as well.
+        # Only what we use: masks and captions need not be decoded.
         wanted = {name: features[name] for name in (image, key) if name} | labels
         shape = features[image].shape[:2]
         return cls(
@@ -246,14 +247,14 @@ class _Records:
         )
 
     def num_bytes(self):
-        """Size of the records to read; of a part of a file, its share."""
+        """Returns the size of the records to read; of a partly read file, its share."""
         return sum(
             tf.io.gfile.stat(file).length * take / held
             for file, take, held in zip(self.files, self.take, self.held, strict=True)
         )
 
     def parse(self, record, place):
-        """One record → encoded image, its name, its label (-1 without labels)."""
+        """Parses a record to an encoded image, its name and its label (-1 without labels)."""
         import tensorflow_datasets as tfds
 
         decoders = {self.image: tfds.decode.SkipDecoding()}
@@ -262,25 +263,26 @@ class _Records:
         return example[self.image], example[self.key] if self.key else place, label
 
     def parse_label(self, record, place):
-        """One record → its label alone."""
-        return self.label.read(self.labels.deserialize_example(record))
+        """Parses only the label of a record."""
+        example = self.labels.deserialize_example(record)
+        return self.label.read(example) if self.label else tf.constant(-1, tf.int64)
 
     def in_order(self):
-        """All records, file after file, each with its place."""
+        """Returns a data set of all records, file by file, each with its place."""
         return tf.data.Dataset.from_tensor_slices(self._columns()).flat_map(_read)
 
     def shuffled(self, seed, shard_index, num_shards):
-        """An endless stream of one shard's records, each with its place.
+        """Returns an endless stream of one shard's records, each with its place.
 
-        The files are taken in a random order, the same for all shards; each shard reads every
-        num_shards-th of them, or of the records where there are too few files. Sixteen files
-        are read at a time and go through a shuffling buffer. When all are read, they are read
+        The files are taken in a random order, the same for all shards. Each shard reads every
+        num_shards-th file, or every num_shards-th record if there are too few files. Sixteen
+        files are read at a time, through a shuffle buffer. When all are read, they are read
         again: shards may differ by some records, but their epochs must not.
 
         Args:
             seed: int64 (2,), may be a tensor.
             shard_index: Which shard.
-            num_shards: How many.
+            num_shards: Number of shards.
         """
         order = tf.argsort(tf.random.stateless_uniform([len(self.files)], seed))
         files = tf.data.Dataset.from_tensor_slices(
@@ -298,8 +300,8 @@ class _Records:
         )
         if not by_file:
             records = records.shard(num_shards, shard_index)
-        # Dataset.shuffle mixes TensorFlow's global seed into its own. Held fixed here, inside
-        # the function of one epoch, it leaves the order to our seed alone.
+        # Dataset.shuffle mixes TensorFlow's global seed into its own. Fixed here, inside the
+        # function of one epoch, the order depends on our seed alone.
         tf.compat.v1.set_random_seed(1)
         draw = tf.random.stateless_uniform([], seed, minval=0, maxval=2**31 - 1, dtype=tf.int64)
         return records.shuffle(_SHUFFLE_BUFFER, seed=draw).repeat()
@@ -318,16 +320,16 @@ def _read(file, name, skip, take):
 
 
 class RecordSource(Source):
-    """The records of a prepared data set, read one after the other.
+    """The records of a prepared data set, read sequentially.
 
     Args:
-        records: What to read.
+        records: The records to read.
         num_examples: How many there are.
-        name: What to call the source in messages.
+        name: Name of the source in messages.
         cache_bytes: Decoded images up to this size are kept in memory.
     """
 
-    def __init__(self, records, num_examples, name, cache_bytes):
+    def __init__(self, records: _Records, num_examples: int, name: str, cache_bytes: int):
         super().__init__(
             name,
             num_examples,
@@ -337,32 +339,33 @@ class RecordSource(Source):
         )
         self.records = records
         self.cache_bytes = cache_bytes
-        self._label_array = None
+        self._label_array: np.ndarray | None = None
 
-    def fingerprint(self):
-        """See `Source.fingerprint`; by the name of the data set and the sizes of its files."""
+    def fingerprint(self) -> str:
+        """See `Source.fingerprint`; from the name of the data set and the sizes of its files."""
         r = self.records
         names = [os.path.basename(file) for file in r.files]
         sizes = [tf.io.gfile.stat(file).length for file in r.files]
         return fingerprint(self.name, names, sizes, r.skip, r.take, r.image, bool(r.label))
 
-    def shuffled(self, seed, shard_index=0, num_shards=1):
-        """An endless stream of a shard's records, to be given to `decode`.
+    def shuffled(self, seed: Tensor, shard_index: int = 0, num_shards: int = 1) -> tf.data.Dataset:
+        """Returns an endless stream of a shard's records, for `decode`.
 
         Args:
-            seed: int64 (2,), may be a tensor; the order is a pure function of it.
+            seed: int64 (2,); the order is a pure function of it.
             shard_index: Which shard.
-            num_shards: How many.
+            num_shards: Number of shards.
         """
         return self.records.shuffled(seed, shard_index, num_shards)
 
-    def decode(self, record, place):
-        """See `Source.decode`."""
+    def decode(self, *reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Source.decode`; takes a record and its place."""
+        record, place = reference
         encoded, key, label = self.records.parse(record, place)
         return *decode_bytes(encoded, key, self.unreadable), label
 
-    def in_order(self):
-        """See `Source.in_order`; the records."""
+    def in_order(self) -> tf.data.Dataset:
+        """See `Source.in_order`; the records, each with its place."""
         return self.records.in_order()
 
     def _labels(self):
@@ -371,11 +374,11 @@ class RecordSource(Source):
             self._label_array = np.array(list(labels.as_numpy_iterator()), np.int64)
         return self._label_array
 
-    def subset(self, indices) -> BytesSource:
-        """The images with the given numbers, read into memory as encoded bytes.
+    def subset(self, indices: Integers) -> BytesSource:
+        """Reads the images with the given numbers into memory, as encoded bytes.
 
-        All records are read once for it. To take part of a large data set it is cheaper to
-        name a part of the split, such as `tfds:NAME:train[:10%]`.
+        This reads all records once. To use part of a large data set, it is cheaper to name a part
+        of the split, such as `tfds:NAME:train[:10%]`.
         """
         wanted = np.zeros(self.num_examples, bool)
         wanted[indices] = True

@@ -100,7 +100,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_a_class_of_the_test_set_must_be_known(tmp_path):
     make(tmp_path, "train/a/1.png", "train/b/1.png", "test/c/1.png")
-    with pytest.raises(DataError, match="Received: c in folder:d/test, which is none of them"):
+    with pytest.raises(DataError, match="Received: c in folder:d/test, which is not one of them"):
         open_folder(str(tmp_path), "folder:d")
 
 

@@ -264,7 +264,7 @@ def test_impossible_numbers_are_refused(make_source, arguments, message):
 
 def test_one_label_per_image_is_needed(make_source):
     unlabelled = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), name="photos")
-    with pytest.raises(DataError, match=r"one label each .* Received: photos, which has no labels"):
+    with pytest.raises(DataError, match=r"one label each\. Received: photos, which has no labels"):
         labelled_views(unlabelled, Look(), BATCH, seed=5)
     several = make_source("arrays")
     several.multilabel = True
