@@ -39,7 +39,7 @@ def test_trains_goes_on_and_hands_on(run, capsys):
     out = run("--epochs=1", "--batch_size=5")
     assert [path.name for path in checkpoints(out / "checkpoints")] == ["00000002"]
     run("--epochs=2", "--batch_size=5")
-    assert [path.name for path in checkpoints(out / "checkpoints")][0] == "00000004"
+    assert next(path.name for path in checkpoints(out / "checkpoints")) == "00000004"
     backbone = keras.models.load_model(out / "backbone.keras")
     served = tf.saved_model.load(out / "saved_model" / "2")
     images = np.zeros((3, 20, 30, 3), np.uint8)
