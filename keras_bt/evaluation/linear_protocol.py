@@ -213,7 +213,7 @@ def step_rates(
     milestones = list(milestones)
     if milestones != sorted(set(milestones)) or not all(0 < m < epochs for m in milestones):
         raise ValueError(
-            f"milestones must be increasing, from 1 to {epochs - 1} for {epochs} epochs. "
+            f"milestones must be increasing and from 1 to {epochs - 1}, for {epochs} epochs. "
             f"Received: {', '.join(map(str, milestones))}."
         )
     if not 0 <= factor <= 1:
