@@ -1,21 +1,21 @@
 """Does an accelerator wait for the host? `python -m benchmarks.end_to_end`.
 
-From JPEG files on disk to trained steps, by `trainers.pretrain`: the script runs in processes of
-its own, with clocks around its input (see `benchmarks.watched_pretrain`), and they take turns.
+From JPEG files on disk to trained steps, by `trainers.pretrain`: it runs in separate processes with
+clocks around its input (see `benchmarks.watched_pretrain`), and these take turns.
 
-1. Training on this machine's device, as a user runs it. What the loop waits for the next batch is
-   read by clocks around each fetch. Where the device is the processor itself, training and input
-   share its cores and the loop waits for little, while each step takes longer: so the same steps
-   are run again, fed with one batch out of memory. The difference is what the input costs in all.
-2. The host's part alone: steps that take no time, by number of host cores to which the process is
-   confined, and placement of the augmentation. Still with `model.fit` and its callbacks.
-3. An accelerator of a given speed, simulated: a step sleeps for batch/speed seconds, which takes no
-   host core. A real one also has the host launch its operations.
+1. Training on this machine's device, as a user runs it. Clocks around each fetch measure how long
+   the loop waits for the next batch. If the device is the CPU itself, training and input share its
+   cores: the loop waits little, but each step takes longer. The same steps are therefore run again,
+   fed with one batch from memory. The difference is the total cost of the input.
+2. The host's part alone: steps that take no time, by the number of host cores that the process may
+   use and by where views are augmented. Still with `model.fit` and its callbacks.
+3. A simulated accelerator of given speed: a step sleeps for batch/speed seconds, which takes no
+   host core. With a real one the host also launches its operations.
 
 Unless `--data=folder:DIR` says otherwise, the files are about 500 × 375 pixels, cut from the two
-photographs that scikit-learn brings; decoded images are not kept, for these stand for more than
-fits in memory. The system itself keeps such few files in memory: the speed of a disk is measured
-only with files of one's own that do not fit. Nothing else should be running on the machine. The two
+photographs that come with scikit-learn; decoded images are not cached, because these stand for more
+than fits in memory. The system itself does cache so few files: the speed of a disk is measured only
+with files of your own that do not fit. Nothing else should be running on the machine. The two
 trainings of part 1 take about 8 GB of memory each with ResNet-50 and the published projector.
 """
 
@@ -40,19 +40,19 @@ from trainers.cli import command
 PLACEMENTS = ("host", "device")
 ACCELERATORS = ["V100=110", "assumed A=400", "assumed B=1200"]
 FOREVER = 10**6  # epochs; a run ends when it has been measured
-# Steps to leave out. What a process has in stock when its turn comes: two batches, and as much as
-# the parallel stages of its pipeline hold. Afterwards the stock is that of the steady flow, for
-# accelerators follow in the order of falling speed.
+# Steps to skip: those fed from what a process has buffered when its turn comes, two batches and
+# what the parallel stages of its pipeline hold. Afterwards the buffers are those of the steady
+# state, because accelerators follow in order of decreasing speed.
 STOCK = 8
 FIRST = 1
 FEEDS = "the files", "one batch in memory"
 
 
 def accelerator_speeds(texts):
-    """Name → source images per second, of texts NAME=SPEED.
+    """Parses texts NAME=SPEED into a dict from name to source images per second.
 
     Raises:
-        ValueError: for any other text, or a name given twice.
+        ValueError: a text has another form, or a name occurs twice.
     """
     speeds = {}
     for text in texts:
@@ -63,7 +63,7 @@ def accelerator_speeds(texts):
             speed = math.nan
         if not name or not 0 < speed < math.inf:
             raise ValueError(
-                "An accelerator must be NAME=SPEED, a number of images per second > 0. "
+                "An accelerator must be NAME=SPEED, with a positive number of images per second. "
                 f"Received: {text}"
             )
         if name in speeds:
@@ -73,24 +73,24 @@ def accelerator_speeds(texts):
 
 
 def core_counts(texts, available):
-    """Numbers of cores to measure, rising; by default 1, 2, 4 … and all that are available.
+    """Returns the numbers of cores to measure, ascending; by default 1, 2, 4 … and all available.
 
     Raises:
-        ValueError: for anything but numbers from 1 to `available`.
+        ValueError: a text is not a number from 1 to `available`.
     """
     if not texts:
         return sorted({2**i for i in range(available.bit_length())} | {available})
     for text in texts:
         if not (text.isdecimal() and 1 <= int(text) <= available):
             raise ValueError(
-                f"Cores must be numbers from 1 to {available}, which are available. "
+                f"Cores must be numbers from 1 to {available}, the number available. "
                 f"Received: {text}"
             )
     return sorted({int(text) for text in texts})
 
 
 def rate_per_core(rates):
-    """Images per second of each core: the least squares of rate = cores · rate per core.
+    """Fits the images per second of each core by least squares of rate = cores · rate per core.
 
     Args:
         rates: dict, number of cores → images per second.
@@ -99,7 +99,7 @@ def rate_per_core(rates):
 
 
 def exponent(rates):
-    """The a of rate ∝ coresᵃ, fitted by least squares of logarithms; NaN for one number of cores.
+    """Fits the a of rate ∝ coresᵃ by least squares in the logarithms; NaN for one core count.
 
     Args:
         rates: dict, number of cores → images per second.
@@ -111,19 +111,20 @@ def exponent(rates):
 
 
 def predicted_wait(cores, per_core, speed):
-    """The part of the time that an accelerator waits: max(0, 1 − cores · rate per core / speed)."""
+    """Predicts the fraction of time an accelerator waits: max(0, 1 − cores · per_core / speed)."""
     return max(0.0, 1 - cores * per_core / speed)
 
 
 def cores_needed(per_core, speed):
-    """The number of host cores from which on `predicted_wait` is 0."""
+    """Returns the smallest number of host cores for which `predicted_wait` is 0."""
     return math.ceil(speed / per_core)
 
 
 def trainer_arguments(args, spec, folder, **settings):
-    """The trainer's command line for a run that never ends nor writes a checkpoint.
+    """Returns the trainer's command line for a run that neither ends nor writes a checkpoint.
 
-    Of what a user runs, the looks at the representation and the final evaluation are left out.
+    Compared with a user's run, the monitoring of the representation and the final evaluation are
+    missing.
     """
     settings |= {"data": spec, "workdir": folder, "image_size": args.image_size}
     settings |= {"strategy": "one", "epochs": FOREVER, "checkpoint_every": FOREVER}
@@ -132,23 +133,23 @@ def trainer_arguments(args, spec, folder, **settings):
 
 
 def spread(values, digits=0):
-    """Median (least–greatest) as text."""
+    """Formats median (min–max)."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def percent(part):
-    """A part of the whole as text."""
+    """Formats a fraction as a percentage."""
     return f"{100 * part:.0f}%"
 
 
 def images_per_second(readings, batch_size):
-    """Of each reading."""
+    """Returns the images per second of each reading."""
     return [batch_size * r.steps / r.elapsed for r in readings]
 
 
 def print_training(args, spec, folder, cache):
-    """Part 1."""
+    """Measures and prints part 1."""
     same = {name: getattr(args, name) for name in ("backbone", "stem", "width", "projector")}
     same |= {"precision": args.precision, "augment_on": args.augment_on}
     same["batch_size"] = args.train_batch_size
@@ -180,19 +181,17 @@ def print_training(args, spec, folder, cache):
         )
     header = ["fed from", "images/s", "ms per step", "% of it waiting for the batch"]
     print(aligned(header, rows))
-    print(
-        f"\nWhat the input costs in all: {percent(1 - medians[0] / medians[1])} of the images/s\n"
-    )
+    print(f"\nTotal cost of the input: {percent(1 - medians[0] / medians[1])} of the images/s\n")
     sys.stdout.flush()
 
 
 def named(placement, cores):
-    """The name of a process of parts 2 and 3."""
+    """Names a process of parts 2 and 3."""
     return f"augmentation on the {placement}, {cores} host core{'s' * (cores > 1)}"
 
 
 def simulated_readings(args, spec, folder, cache, cores, speeds):
-    """Measures parts 2 and 3: name of process, name of accelerator or None → readings."""
+    """Measures parts 2 and 3: (name of process, name of accelerator or None) → readings."""
     settings = {}
     tiny = {"backbone": "resnet18", "width": 1, "projector": "8"}
     for placement, count in itertools.product(args.placements, cores):
@@ -203,7 +202,7 @@ def simulated_readings(args, spec, folder, cache, cores, speeds):
             **tiny,
             augment_on=placement,
             batch_size=args.batch_size,
-            deterministic=False,  # as on an accelerator, where it is not free
+            deterministic=False,  # as on an accelerator, where determinism costs time
         )
         options = Options(count, simulated=True, cache=cache)
         settings[named(placement, count)] = options, arguments
@@ -215,11 +214,13 @@ def simulated_readings(args, spec, folder, cache, cores, speeds):
 
 
 def print_host(args, readings, cores):
-    """Part 2; returns the fitted rate per core of each placement."""
-    pinned = "confined to" if hasattr(os, "sched_setaffinity") else "tf.data has threads for"
+    """Prints part 2; returns the fitted rate per core of each placement."""
+    pinned = (
+        "the process runs on" if hasattr(os, "sched_setaffinity") else "tf.data has threads for"
+    )
     print(
         "## The host's part alone\n\nMeasured: steps that take no time, batches of "
-        f"{args.batch_size}; the process is {pinned} so many host cores\n"
+        f"{args.batch_size}; {pinned} the given number of host cores\n"
     )
     rows, fits, per_core = [], [], {}
     for placement in args.placements:
@@ -242,7 +243,7 @@ def print_host(args, readings, cores):
 
 
 def print_accelerators(args, readings, cores, speeds, per_core):
-    """Part 3."""
+    """Prints part 3."""
     print(
         "## An accelerator of given speed\n\nMeasured with steps that sleep for batch/speed "
         f"seconds, batches of {args.batch_size}. Predicted: 1 − cores · images/s per core / speed, "
@@ -268,7 +269,7 @@ def print_accelerators(args, readings, cores, speeds, per_core):
     header = ["augmentation", "accelerator", "its images/s", "host cores", "images/s reached"]
     header += ["% waiting for batches", "% idle in all", "predicted"]
     print(aligned(header, rows))
-    print("\nHost cores from which on it does not wait: not measured, extrapolated\n")
+    print("\nHost cores needed so that it never waits: extrapolated, not measured\n")
     rows = [
         [name, f"{speed:g}", *(str(cores_needed(per_core[p], speed)) for p in args.placements)]
         for name, speed in speeds.items()
@@ -278,10 +279,10 @@ def print_accelerators(args, readings, cores, speeds, per_core):
 
 
 def check_data(args, spec):
-    """Opens the data to see what is wrong with them before anything is started.
+    """Opens the data to find mistakes before anything starts; returns the number of images.
 
     Raises:
-        ValueError: if they cannot be read or are fewer than a batch.
+        ValueError: the data cannot be read or are fewer than a batch.
     """
     with command.quiet_start():
         from keras_bt import data
@@ -309,7 +310,7 @@ def main():
             )
         spec = args.data
         if spec is not None and not spec.startswith("folder:"):
-            raise ValueError(f"data must be folder:DIR, image files. Received: {spec}")
+            raise ValueError(f"data must be folder:DIR, a folder of images. Received: {spec}")
         if spec is None:
             progress(f"writing {args.images} photographs")
             photographs = pathlib.Path(folder) / "photographs"
@@ -322,7 +323,7 @@ def main():
         what = "JPEG files of 500 × 375" if args.data is None else f"images of {args.data}"
         print(
             f"{number:,} {what}; two views of {args.image_size} × {args.image_size} of each. "
-            f"Medians of {args.rounds} rounds (least–greatest)\n",
+            f"Medians of {args.rounds} rounds (min–max)\n",
             flush=True,
         )
         if args.train:
@@ -333,24 +334,26 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "folder:DIR of one's own. Default: photographs are written.")
-    flags.DEFINE_integer("images", 512, "Photographs to write.", 2)
-    flags.DEFINE_integer("image_size", 224, "Side of the views in pixels.", 1)
-    flags.DEFINE_integer("rounds", 3, "Measurements of each.", 1)
-    flags.DEFINE_bool("train", True, "Whether to train on this machine as well.")
-    flags.DEFINE_string("backbone", "resnet50", "Of the training, as for trainers.pretrain.")
-    flags.DEFINE_string("stem", "imagenet", "Of the training, as for trainers.pretrain.")
-    flags.DEFINE_integer("width", 64, "Of the training, as for trainers.pretrain.", 1)
-    flags.DEFINE_string("projector", "8192-8192-8192", "Of the training, likewise.")
-    flags.DEFINE_string("precision", "float32", "Of the training, likewise.")
-    flags.DEFINE_enum("augment_on", "host", PLACEMENTS, "Of the training, likewise.")
-    flags.DEFINE_integer("train_batch_size", 16, "Images per step of the training.", 2)
-    flags.DEFINE_integer("train_steps", 3, "Least number of steps per measurement of it.", 1)
-    flags.DEFINE_float("train_seconds", 10.0, "Least duration of a measurement of it.", 0)
-    flags.DEFINE_list("placements", list(PLACEMENTS), "Where views are made, to be compared.")
+    flags.DEFINE_string(
+        "data", None, "Your own images, folder:DIR. Default: photographs are written."
+    )
+    flags.DEFINE_integer("images", 512, "Number of photographs to write.", 2)
+    flags.DEFINE_integer("image_size", 224, "Side of the views, in pixels.", 1)
+    flags.DEFINE_integer("rounds", 3, "Measurements of each setting.", 1)
+    flags.DEFINE_bool("train", True, "Also train on this machine (part 1).")
+    flags.DEFINE_string("backbone", "resnet50", "Backbone of part 1, as in trainers.pretrain.")
+    flags.DEFINE_string("stem", "imagenet", "Stem of part 1's ResNet, as in trainers.pretrain.")
+    flags.DEFINE_integer("width", 64, "Width of part 1's ResNet, as in trainers.pretrain.", 1)
+    flags.DEFINE_string("projector", "8192-8192-8192", "Widths of part 1's projector.")
+    flags.DEFINE_string("precision", "float32", "Precision of part 1, as in trainers.pretrain.")
+    flags.DEFINE_enum("augment_on", "host", PLACEMENTS, "Where part 1 augments its views.")
+    flags.DEFINE_integer("train_batch_size", 16, "Images per training step of part 1.", 2)
+    flags.DEFINE_integer("train_steps", 3, "Minimum steps per measurement of part 1.", 1)
+    flags.DEFINE_float("train_seconds", 10.0, "Minimum seconds per measurement of part 1.", 0)
+    flags.DEFINE_list("placements", list(PLACEMENTS), "Where parts 2 and 3 augment their views.")
     flags.DEFINE_list("cores", [], "Numbers of host cores. Default: 1, 2, 4 … up to all.")
-    flags.DEFINE_list("accelerators", ACCELERATORS, "NAME=IMAGES_PER_SECOND of those simulated.")
-    flags.DEFINE_integer("batch_size", 32, "Images per step of the simulation.", 2)
-    flags.DEFINE_integer("steps", 5, "Least number of steps per measurement of it.", 1)
-    flags.DEFINE_float("seconds", 2.5, "Least duration of a measurement of it.", 0)
+    flags.DEFINE_list("accelerators", ACCELERATORS, "Accelerators to simulate, NAME=IMAGES/S.")
+    flags.DEFINE_integer("batch_size", 32, "Images per step of parts 2 and 3.", 2)
+    flags.DEFINE_integer("steps", 5, "Minimum steps per measurement of parts 2 and 3.", 1)
+    flags.DEFINE_float("seconds", 2.5, "Minimum seconds per measurement of parts 2 and 3.", 0)
     command.run(main)

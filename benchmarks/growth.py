@@ -1,10 +1,10 @@
 """How time and memory grow: `python -m benchmarks.growth --out growth.png`.
 
-With the batch n and the width d in both forms of the objective (loss and gradients); with the side
-of the images and the batch in a whole training step of a small ResNet-18; and with the number of
-replicas, which are logical devices of this machine and share its cores. Over each range a power is
-fitted, y = a·x^b, by least squares of the logarithms. Beside the exponent b stands the expected
-one, fitted in the same way to what is counted: the operations and bytes of
+They grow with the batch n and the width d in both forms of the objective (loss and gradients); with
+the image side and the batch in a whole training step of a small ResNet-18; and with the number of
+replicas, which are logical devices of this machine and share its cores. Over each range, a power
+law y = a·x^b is fitted by least squares in the logarithms. The expected exponent beside the
+measured one is fitted in the same way to counts: the operations and bytes of
 `keras_bt.objectives.costs` for the objective, pixels for the step. Nothing else should be running
 on the machine.
 """
@@ -28,14 +28,14 @@ _MIB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What grows with what.
+    """Time and memory as functions of one variable.
 
     Attributes:
-        variable: what x is, in words.
-        name: what is measured, in words.
-        x: its values.
+        variable: Name of x.
+        name: Name of what is measured.
+        x: The values of the variable.
         measured: dict from "time" (seconds) and "memory" (bytes) to one number per x.
-        counted: the same of what is expected, in units of any size.
+        counted: The same for what is expected, in arbitrary units.
     """
 
     variable: str
@@ -46,7 +46,7 @@ class Series:
 
 
 class TrainStep(TensorFlow):
-    """A training step of a ResNet-18 of a quarter of the width, for one batch of square images."""
+    """A training step of a quarter-width ResNet-18, on one batch of square images."""
 
     def __init__(self, threads, tf32):
         super().__init__(threads, tf32)
@@ -59,7 +59,7 @@ class TrainStep(TensorFlow):
         self._twins.optimizer.build(self._twins.trainable_variables)
 
     def steps(self, batch_size, image_size):
-        """Dict from the only form to a function that takes a step and returns the loss."""
+        """Returns, by the only form, a function that takes a step and returns the loss."""
         tf, shape = self._tf, (batch_size, image_size, image_size, 3)
         views = [tf.random.stateless_normal(shape, [0, seed]) for seed in range(2)]
         step = tf.function(lambda *views: self._twins.train_step(views)["loss"])
@@ -67,15 +67,15 @@ class TrainStep(TensorFlow):
 
 
 def exponent(x, y):
-    """The b of the power a·x^b that is closest to y in the squares of the logarithms.
+    """Returns the b of the power law a·x^b fitted to y by least squares in the logarithms.
 
-    NaN if a y is not positive: allocators say 0 for what is too small for them.
+    NaN if a y is not positive: allocators report 0 for what is too small for them.
     """
     return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if min(y) > 0 else float("nan")
 
 
 def objective_series(turn, variable, x, fixed, form):
-    """Measures the objective for every x; `variable` is "n" or "d", `fixed` the other's value."""
+    """Measures the objective for every x; `variable` is "n" or "d", `fixed` is the other one."""
     other = {"n": "d", "d": "n"}[variable]
     sizes = [{variable: value, other: fixed} for value in x]
     costs = [replicas.formulas().objective_cost(**size, replicas=1, form=form) for size in sizes]
@@ -90,7 +90,7 @@ def objective_series(turn, variable, x, fixed, form):
 
 
 def step_series(turn, variable, x, fixed):
-    """Measures the training step for every x, the side of the images or the batch."""
+    """Measures the training step for every x, which is the image side or the batch."""
     sides = variable == "image side"
     sizes = [(fixed, value) if sides else (value, fixed) for value in x]
     answers = [turn(n=n, d=side, form=STEP) for n, side in sizes]
@@ -107,7 +107,7 @@ def _measured(answers):
 
 
 def replica_series(counts, n, d, form, rounds):
-    """Measures the objective on so many logical devices: the time of all cores, memory of all."""
+    """Measures the objective on these numbers of logical devices: CPU time and memory of all."""
     settings = [replicas.Setting(n, d, count, form) for count in counts]
     results = replicas.measured(settings, rounds, steps=3)
     costs = {count: replicas.formulas().objective_cost(n, d, count, form) for count in counts}
@@ -127,7 +127,7 @@ def replica_series(counts, n, d, form, rounds):
 
 
 def rows(series):
-    """Rows of the table, as text."""
+    """Formats the rows of the table."""
     found = []
     for one in series:
         for quantity in QUANTITIES:
@@ -149,7 +149,7 @@ def rows(series):
 
 
 def picture(series):
-    """A figure with a column of panels for every variable: above time, below memory."""
+    """Draws a figure with a column of panels per variable: time above, memory below."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     from keras_bt.plots import figures
@@ -189,7 +189,7 @@ def picture(series):
         panel.yaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.25)
         if index % columns == 0:
-            panel.set_ylabel({"time": "milliseconds", "memory": "MiB at the peak"}[quantity])
+            panel.set_ylabel({"time": "milliseconds", "memory": "peak MiB"}[quantity])
         if variable == "replicas":
             panel.set_title({"time": "all cores together", "memory": "all replicas"}[quantity])
         figures.legend(panel, loc="upper left", fontsize=8, frameon=False)
@@ -206,7 +206,7 @@ def _short(value, _):
 
 
 def measured(args):
-    """All series."""
+    """Measures all series."""
     sizes = [[int(x) for x in xs] for xs in (args.n, args.d, args.sides, args.batches, args.counts)]
     batches, widths, sides, step_batches, counts = sizes
     series, start = [], (args.threads, False)
@@ -259,16 +259,16 @@ def main(_):
 
 if __name__ == "__main__":
     flags.DEFINE_list("n", ["256", "512", "1024", "2048", "4096"], "Batches of the objective.")
-    flags.DEFINE_integer("fixed_d", 2048, "Its width meanwhile.", 2)
+    flags.DEFINE_integer("fixed_d", 2048, "Width of the objective while its batch varies.", 2)
     flags.DEFINE_list("d", ["512", "1024", "2048", "4096", "8192"], "Widths of the objective.")
-    flags.DEFINE_integer("fixed_n", 512, "Its batch meanwhile.", 2)
-    flags.DEFINE_list("sides", ["32", "48", "64", "96"], "Sides of the training step's images.")
-    flags.DEFINE_integer("step_batch", 16, "Their batch meanwhile.", 2)
+    flags.DEFINE_integer("fixed_n", 512, "Batch of the objective while its width varies.", 2)
+    flags.DEFINE_list("sides", ["32", "48", "64", "96"], "Image sides of the training step.")
+    flags.DEFINE_integer("step_batch", 16, "Batch of the training step while the side varies.", 2)
     flags.DEFINE_list("batches", ["16", "32", "64", "128"], "Batches of the training step.")
-    flags.DEFINE_integer("side", 32, "The side of their images meanwhile.", 16)
+    flags.DEFINE_integer("side", 32, "Image side of the training step while its batch varies.", 16)
     flags.DEFINE_list("counts", ["1", "2", "4", "8"], "Numbers of replicas.")
-    flags.DEFINE_integer("replicas_n", 512, "Their global batch.", 2)
-    flags.DEFINE_integer("replicas_d", 2048, "Their width.", 2)
+    flags.DEFINE_integer("replicas_n", 512, "Global batch while the number of replicas varies.", 2)
+    flags.DEFINE_integer("replicas_d", 2048, "Width while the number of replicas varies.", 2)
     flags.DEFINE_integer("rounds", 3, "Measurements of each number of replicas.", 1)
     flags.DEFINE_string("out", None, "PNG file for the picture. Default: none.")
     flags.DEFINE_integer("threads", available_cores(), "Threads of TensorFlow on the CPU.", 1)

@@ -1,10 +1,10 @@
-"""How fast are views made? `python -m benchmarks.input_pipeline`, beside torchvision's transforms.
+"""Speed of making views, beside torchvision's transforms: `python -m benchmarks.input_pipeline`.
 
 Both make the paper's two views, 224 × 224, of the same JPEG files of about 500 × 375, cut from the
-two photographs that scikit-learn brings. All contestants take turns in one run, with as many
+two photographs that come with scikit-learn. All contestants take turns in one run, with as many
 threads (tf.data) or worker processes (DataLoader) as there are cores. Nothing else should be
-running on the machine. torchvision is optional; its wheel works beside PyTorch for CPUs as well:
-`pip install --no-deps torchvision==VERSION`, the version that belongs to that of PyTorch.
+running on the machine. torchvision is optional; its wheel also works with PyTorch for CPUs:
+`pip install --no-deps torchvision==VERSION`, with the version that matches PyTorch's.
 """
 
 import datetime
@@ -25,29 +25,29 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageFilter, ImageOps
 
-# TensorFlow is imported inside functions: the DataLoader's workers read this file, but need none.
+# TensorFlow is imported inside functions: DataLoader's workers import this file without needing it.
 PACKAGES = ("keras_bt", "keras", "keras-cv", "tensorflow", "pillow", "torch", "torchvision")
-OPERATIONS = {  # each of them on one source image, that is for both of its views
+OPERATIONS = {  # each per source image, that is, for both of its views
     "decode": "Decode",
     "RandomResizedCrop": "Crops",
     "RandomFlip": "Flip",
     "RandomColorJitter": "Jitter",
-    "RandomGrayscale": "Grey",
+    "RandomGrayscale": "Gray",
     "RandomGaussianBlur": "Blur",
-    "RandomSolarize": "Solarise",
-    "Normalize": "Normalise",
+    "RandomSolarize": "Solarize",
+    "Normalize": "Normalize",
 }
 TORCHVISION = "torchvision, DataLoader"
 _BLOCK = 8  # images per call of a layer, as in `pretraining_views`
 
 
 def write_photographs(folder, number, seed=0):
-    """Writes JPEG files of 500 × 375, upright or lying: crops of two photographs, all different.
+    """Writes JPEG files of 500 × 375 or 375 × 500: crops of two photographs, all different.
 
     Args:
-        folder: Where to write them.
-        number: How many.
-        seed: Of the crops.
+        folder: Folder to write to.
+        number: Number of files.
+        seed: Seed for the crops.
 
     Returns:
         Their paths, sorted.
@@ -60,7 +60,7 @@ def write_photographs(folder, number, seed=0):
     for i in range(number):
         photograph = originals[i % len(originals)]
         width, height = (500, 375) if generator.random() < 0.8 else (375, 500)
-        # Hardly ever enlarged, which would make smooth images and small files.
+        # Crops are almost never enlarged, because that gives smooth images and small files.
         scale = min(photograph.width / width, photograph.height / height)
         scale *= generator.uniform(0.85, 1)
         left = generator.uniform(0, photograph.width - scale * width)
@@ -75,13 +75,13 @@ def write_photographs(folder, number, seed=0):
 
 
 def keras_bt_batches(folder, image_size, batch_size, cores, **placement):
-    """An endless stream of batches of two views of the files below `folder`."""
+    """Returns an endless stream of batches of two views of the files in `folder`."""
     import tensorflow as tf
 
     from keras_bt import data
     from keras_bt.augmentations import barlow_twins_views
 
-    # No cache: the files are few, but stand for more than memory holds.
+    # No cache: these few files stand for more than fits in memory.
     source, _ = data.open_source(f"folder:{folder}", cache_bytes=0)
     views = barlow_twins_views(image_size)
     batches = data.pretraining_views(source, *views, batch_size, seed=0, **placement)
@@ -91,11 +91,11 @@ def keras_bt_batches(folder, image_size, batch_size, cores, **placement):
 
 
 def import_torchvision():
-    """Imports torchvision's transforms, also where its compiled operators do not fit PyTorch.
+    """Imports torchvision's transforms, even if its compiled operators do not match PyTorch.
 
-    There is no torchvision for PyTorch without CUDA on PyPI. Its operators cannot be loaded then,
-    and the import fails where it describes two of them further. The transforms use none of them,
-    so it is enough to declare the two.
+    PyPI has no torchvision for PyTorch without CUDA. Its operators then cannot be loaded, and the
+    import fails where it registers more about two of them. The transforms use no operators, so it
+    is enough to declare the two.
     """
     try:
         import torchvision.transforms
@@ -116,13 +116,13 @@ def import_torchvision():
 
 
 def gaussian_blur(image):
-    """Pillow's blur with a random σ, as in the published recipe."""
+    """Blurs with Pillow and a random σ, as in the published recipe."""
     return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
 @functools.cache
 def torchvision_operations(image_size):
-    """The published recipe: two lists of (name of our layer, torchvision's transform)."""
+    """Returns the published recipe: two lists of (name of our layer, torchvision's transform)."""
     transforms = import_torchvision()
 
     def operations(blur, solarize):
@@ -149,9 +149,9 @@ def decode_with_pillow(path):
 
 
 class PhotographPairs:
-    """A data set for PyTorch: item i is two views of file i.
+    """A PyTorch data set: item i is two views of file i.
 
-    The transforms are made in the worker process, which has to get torchvision to work first.
+    The transforms are made in the worker process, which has to import torchvision first.
     """
 
     def __init__(self, paths, image_size):
@@ -172,7 +172,7 @@ class PhotographPairs:
 
 
 def one_thread(worker):
-    """Starts a worker process: the workers together take all cores."""
+    """Limits a worker process to one thread, as all workers together use all cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -180,7 +180,7 @@ def one_thread(worker):
 
 
 def torchvision_batches(paths, image_size, batch_size, cores, batches):
-    """So many batches of two views from a DataLoader with one worker per core."""
+    """Returns a DataLoader of `batches` batches of two views, with one worker per core."""
     import torch
 
     pairs = PhotographPairs(paths, image_size)
@@ -190,28 +190,28 @@ def torchvision_batches(paths, image_size, batch_size, cores, batches):
         sampler=torch.utils.data.RandomSampler(pairs, num_samples=batches * batch_size),
         num_workers=cores,
         worker_init_fn=one_thread,
-        # Not a fork of this process, whose threads a fork would not copy.
+        # Not "fork", which would not copy this process's threads.
         multiprocessing_context="forkserver",
     )
 
 
 def images_per_second(batches, batch_size, steps, cores):
-    """Measures the flow of batches once it is steady.
+    """Measures the throughput of batches in the steady state.
 
     Args:
         batches: Iterable of at least steps + 3 · cores batches.
         batch_size: Source images per batch.
-        steps: Number of batches to measure. Rounded up to a multiple of cores, for worker
-            processes deliver so many at about the same time.
-        cores: Number of threads or processes that make them.
+        steps: Number of batches to measure, rounded up to a multiple of cores, because worker
+            processes deliver that many at about the same time.
+        cores: Number of threads or processes that make the batches.
 
     Returns:
         Source images per second, and CPU milliseconds per image.
     """
     steps = -(-steps // cores) * cores
     iterator = iter(batches)
-    # The consumer always waits, so no stock of batches builds up before the measurement starts
-    # that would count as made during it; the first ones include compilation.
+    # The consumer always waits, so no buffered batches from before the measurement count in it.
+    # The first batches include compilation.
     for _ in range(2 * cores):
         next(iterator)
     start, cpu_start = time.perf_counter(), cpu_seconds()
@@ -223,7 +223,7 @@ def images_per_second(batches, batch_size, steps, cores):
 
 
 def cpu_seconds():
-    """CPU time of this process and, where the system is Linux, of its worker processes so far."""
+    """Returns the CPU time so far of this process and, on Linux, of its worker processes."""
     seconds = time.process_time()
     for worker in multiprocessing.active_children():
         stat = pathlib.Path(f"/proc/{worker.pid}/stat")
@@ -234,7 +234,7 @@ def cpu_seconds():
 
 
 def cpu_milliseconds(function, times):
-    """CPU time of one call, in milliseconds: all threads of this process, without waiting."""
+    """Measures the CPU time of one call in milliseconds, over all threads of this process."""
     function()
     start = time.process_time()
     for _ in range(times):
@@ -243,7 +243,7 @@ def cpu_milliseconds(function, times):
 
 
 def keras_bt_operations(folder, image_size, images, compiled):
-    """CPU milliseconds per source image of each operation; decoding and crops if not compiled.
+    """Measures CPU ms per source image of each operation; decoding and crops only uncompiled.
 
     Every operation runs in tf.data on a single thread, on real images or crops.
     """
@@ -270,7 +270,7 @@ def keras_bt_operations(folder, image_size, images, compiled):
         return [view.crop({"images": image, "seed": seed})["images"] for view in views]
 
     result = {}
-    if not compiled:  # XLA neither decodes nor knows shapes that differ from image to image
+    if not compiled:  # XLA supports neither decoding nor shapes that vary between images
         result["decode"] = milliseconds(lambda i: encoded.decode(i)[0])
         copying = milliseconds(lambda i: decoded.decode(i)[0])
         result["RandomResizedCrop"] = milliseconds(crops) - copying
@@ -289,7 +289,7 @@ def keras_bt_operations(folder, image_size, images, compiled):
 
 
 def torchvision_operations_times(paths, image_size, images):
-    """CPU milliseconds per source image of each of torchvision's operations."""
+    """Measures CPU milliseconds per source image of each of torchvision's operations."""
     import torch
 
     threads = torch.get_num_threads()
@@ -301,7 +301,7 @@ def torchvision_operations_times(paths, image_size, images):
     for operations in torchvision_operations(image_size):
         views = photographs
         for name, operation in operations:
-            # `views` of this operation are what the next one works on.
+            # Each operation works on the views of the one before.
             start = time.process_time()
             views = [operation(view) for view in views]
             spent = 1000 * (time.process_time() - start) / len(views)
@@ -311,18 +311,18 @@ def torchvision_operations_times(paths, image_size, images):
 
 
 def table(header, rows):
-    """A Markdown table, numbers to the right."""
+    """Formats a Markdown table with numbers aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def available_cores():
-    """Cores that this process may use, where the system says so; else all."""
+    """Returns the number of cores that this process may use, or of all if the system cannot say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def machine(cores):
-    """One line each: date, processor and versions."""
+    """Describes the machine in two lines: date and processor; versions."""
     name = platform.processor() or platform.machine()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -338,7 +338,7 @@ def machine(cores):
 
 
 def contestants(folder, paths, image_size, batch_size, steps, cores):
-    """Name → function that starts a stream of at least steps + 3 · cores batches."""
+    """Returns, by name, functions that start a stream of at least steps + 3 · cores batches."""
     ours = functools.partial(keras_bt_batches, folder, image_size, batch_size, cores)
     result = {
         "keras_bt, host, compiled": functools.partial(ours, compile_views=True),
@@ -356,7 +356,7 @@ def contestants(folder, paths, image_size, batch_size, steps, cores):
 
 
 def speed_table(rates, cpu):
-    """Rows: contestants; `rates` in images per second and `cpu` in ms, a list each."""
+    """Formats a row per contestant; `rates` in images per second and `cpu` in ms, a list each."""
     reference = statistics.median(rates[TORCHVISION]) if TORCHVISION in rates else None
     rows = []
     for name, values in rates.items():
@@ -369,7 +369,7 @@ def speed_table(rates, cpu):
 
 
 def operations_table(columns):
-    """Rows: operations; `columns` are dicts of milliseconds, by the name of the column."""
+    """Formats a row per operation; `columns` are dicts of milliseconds, by column title."""
     rows = [
         [title, *(f"{column[key]:.2f}" for column in columns.values())]
         for key, title in OPERATIONS.items()
@@ -407,10 +407,10 @@ def main(_):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on start-up
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notes
     flags.DEFINE_integer("images", 400, "Files to write, and images per measurement.", 1)
     flags.DEFINE_integer("rounds", 3, "Measurements of each contestant.", 1)
     flags.DEFINE_integer("batch_size", 64, "Source images per batch.", 2)
-    flags.DEFINE_integer("image_size", 224, "Side of the views in pixels.", 1)
-    flags.DEFINE_integer("cores", None, "Threads or workers. Default: as many as there are.", 1)
+    flags.DEFINE_integer("image_size", 224, "Side of the views, in pixels.", 1)
+    flags.DEFINE_integer("cores", None, "Threads or worker processes. Default: one per core.", 1)
     app.run(main)

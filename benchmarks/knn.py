@@ -1,9 +1,9 @@
-"""Memory and time of the search for nearest neighbors: `python -m benchmarks.knn`.
+"""Memory and time of the nearest-neighbor search: `python -m benchmarks.knn`.
 
 Random features, 200,000 for training and 10,000 queries of 2048 numbers each, once memory-mapped
-from files in a temporary folder and once read into memory. Each runs in a process of its own, whose
-peak is what the system says (`getrusage`); it contains Python with keras_bt and TensorFlow, and of
-mapped files the pages that the system did not need elsewhere. The features need 1.7 GB of disk.
+from files in a temporary folder and once read into memory. Each case runs in its own process, whose
+peak memory the system reports (`getrusage`); it includes Python with keras_bt and TensorFlow, and
+those pages of mapped files that the system did not evict. The features need 1.7 GB of disk.
 """
 
 import datetime
@@ -24,11 +24,11 @@ from trainers.cli import command
 
 PLACES = ("memory-mapped", "in memory")
 _GIB = 2**30
-_ROWS = 4096  # written at once
+_ROWS = 4096  # per write
 
 
 def write_features(path, n, width, seed):
-    """Writes n random vectors piece by piece, so that this process stays small.
+    """Writes n random vectors in pieces, to keep this process small.
 
     The peak of a child process is never below that of its parent.
     """
@@ -42,13 +42,13 @@ def write_features(path, n, width, seed):
 
 
 def peak_gib():
-    """The most memory that this process has had so far."""
+    """Returns the peak memory of this process so far, in GiB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _GIB
 
 
 def measure(folder, place, k, classes):
-    """Searches and votes; prints GiB at the start and at the peak, seconds, and those of CPUs."""
+    """Searches and votes; prints GiB at the start and at the peak, seconds and CPU seconds."""
     with command.quiet_start():
         from keras_bt.evaluation.knn import knn_accuracies
 
@@ -66,7 +66,7 @@ def measure(folder, place, k, classes):
 
 
 def measured(folder, place, k, classes):
-    """The same in a fresh process."""
+    """Runs `measure` in a fresh process and returns what it prints."""
     arguments = [f"--folder={folder}", f"--place={place}", f"--k={k}", f"--classes={classes}"]
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.knn", *arguments],
@@ -78,7 +78,7 @@ def measured(folder, place, k, classes):
 
 
 def machine():
-    """Two lines: date and processor; versions."""
+    """Describes the machine in two lines: date and processor; versions."""
     name = platform.processor() or platform.machine()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -113,11 +113,11 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("train", 200_000, "Training features.", 2)
-    flags.DEFINE_integer("queries", 10_000, "Queries.", 1)
-    flags.DEFINE_integer("width", 2048, "Numbers in a feature.", 1)
-    flags.DEFINE_integer("k", 200, "Neighbours.", 1)
-    flags.DEFINE_integer("classes", 1000, "Classes.", 2)
-    flags.DEFINE_string("folder", None, "Where the features are written. Default: the system's.")
+    flags.DEFINE_integer("train", 200_000, "Number of training features.", 2)
+    flags.DEFINE_integer("queries", 10_000, "Number of queries.", 1)
+    flags.DEFINE_integer("width", 2048, "Dimension of the features.", 1)
+    flags.DEFINE_integer("k", 200, "Number of neighbors that vote.", 1)
+    flags.DEFINE_integer("classes", 1000, "Number of classes.", 2)
+    flags.DEFINE_string("folder", None, "Folder to write features to. Default: the system's.")
     flags.DEFINE_enum("place", None, PLACES, "Set by the benchmark itself, for one measurement.")
     app.run(main)

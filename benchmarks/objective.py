@@ -1,13 +1,13 @@
 """The objective and its gradient, beside the published formula: `python -m benchmarks.objective`.
 
-Time and peak memory of the loss and its gradients with respect to both embeddings: in both forms,
-and as published in PyTorch (`benchmarks.torch_barlow_twins`) where that is installed, in float32,
-on a GPU if TensorFlow sees one. Each framework has one process, with the same number of threads;
-they take turns, and first of all must find the same loss for the same embeddings. Nothing else
+Measures time and peak memory of the loss and its gradients with respect to both embeddings: in both
+forms, and as published in PyTorch (`benchmarks.torch_barlow_twins`) where that is installed, in
+float32, on a GPU if TensorFlow sees one. Each framework has one process, with the same number of
+threads; they take turns, and must compute the same loss for the same embeddings. Nothing else
 should be running on the machine.
 
-Memory is beyond the inputs, gradients included, as the framework's allocator says. PyTorch has none
-on CPUs: there it is the growth of its process, where Linux tells it.
+Memory is what is needed beyond the inputs, gradients included, according to the framework's
+allocator. PyTorch's has no statistics on CPUs: there it is the growth of the process, on Linux.
 """
 
 import contextlib
@@ -30,21 +30,21 @@ from trainers.cli import command
 
 TORCH = "PyTorch"
 REDUNDANCY_WEIGHT = 0.0051
-TORCH_MATRICES = 6  # of d × d at once in PyTorch: C, what is not its diagonal, squares, gradients
+TORCH_MATRICES = 6  # d × d at once in PyTorch: C, its off-diagonal part, squares, gradients
 _MIB, _GIB = 2**20, 2**30
 _TURN_SECONDS = 0.2  # a turn has as many steps as fit, at least one
-_CELL_SECONDS = 20  # no further round begins when a cell has taken so long
+_CELL_SECONDS = 20  # no further round starts once a cell has taken this long
 
 
 def embeddings(n, d):
-    """Two related views of n images, float32 (2, n, d), the same in every process."""
+    """Draws two related views of n images, float32 (2, n, d), the same in every process."""
     views = np.random.default_rng(0).standard_normal((2, n, d), dtype=np.float32)
     views[1] += views[0]
     return views
 
 
 class TensorFlow:
-    """The objective of this project."""
+    """This project's objective."""
 
     def __init__(self, threads, tf32):
         with command.quiet_start():
@@ -57,7 +57,7 @@ class TensorFlow:
         tf.config.experimental.enable_tensor_float_32_execution(tf32)
 
     def steps(self, n, d):
-        """Dict from form to a function that computes loss and gradients, and returns the loss."""
+        """Returns, by form, functions that compute loss and gradients and return the loss."""
         tf, views = self._tf, [self._tf.constant(z) for z in embeddings(n, d)]
 
         def step(form):
@@ -73,11 +73,11 @@ class TensorFlow:
         return {form: step(form) for form in FORMS}
 
     def wait(self):
-        """Returns when the device has computed everything."""
+        """Waits until the device has computed everything."""
         self._tf.test.experimental.sync_devices()
 
     def memory(self, reset):
-        """Bytes in use, and at the peak since the last reset."""
+        """Returns the bytes in use now, and at the peak since the last reset."""
         device = "GPU:0" if self.gpu else "CPU:0"
         if reset:
             self._tf.config.experimental.reset_memory_stats(device)
@@ -97,12 +97,12 @@ class PyTorch:
         self.gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
     def steps(self, n, d):
-        """As above."""
+        """Returns the same as `TensorFlow.steps`."""
         from benchmarks.torch_barlow_twins import published_loss
 
         device = "cuda" if self.gpu else "cpu"
         views = [self._torch.from_numpy(z).to(device) for z in embeddings(n, d)]
-        views = [z.clone().requires_grad_() for z in views]  # NumPy's array goes
+        views = [z.clone().requires_grad_() for z in views]  # frees the NumPy array
         normalize = self._torch.nn.BatchNorm1d(d, affine=False).to(device)
 
         def step():
@@ -114,12 +114,12 @@ class PyTorch:
         return {TORCH: step}
 
     def wait(self):
-        """As above."""
+        """Waits until the device has computed everything."""
         if self.gpu:
             self._torch.cuda.synchronize()
 
     def memory(self, reset):
-        """As above, or None where that is not known."""
+        """Returns the same as `TensorFlow.memory`, or None where it is not known."""
         if not self.gpu:
             return process_memory(reset)
         if reset:
@@ -131,29 +131,29 @@ FRAMEWORKS = {"TensorFlow": TensorFlow, TORCH: PyTorch}
 
 
 def process_memory(reset):
-    """Bytes of this process now, and at the peak since the last reset; Linux only, else None."""
+    """Returns this process's bytes now and at the peak since the last reset; None unless Linux."""
     if not sys.platform.startswith("linux"):
         return None
     if reset:
         with contextlib.suppress(OSError, AttributeError):  # a C library that is not glibc
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+            ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     status = dict(s.split(":") for s in pathlib.Path("/proc/self/status").read_text().splitlines())
     return [1024 * int(status[name].split()[0]) for name in ("VmRSS", "VmHWM")]
 
 
 def peak_memory(step, memory):
-    """Bytes that a step needs at its peak beyond what there was; or None if that is not known."""
+    """Returns the bytes that a step needs at its peak beyond those in use, or None if unknown."""
     start = memory(reset=True)
     step()
     return None if start is None else memory(reset=False)[1] - start[0]
 
 
 def answers(framework):
-    """Returns a function for `answer_turns`: what the framework measures when asked.
+    """Returns a function for `answer_turns` that measures the framework.
 
-    Asked for {"n", "d", "form"}, which is a turn. The first with new n, d prepares the inputs, the
-    first of a form warms up and measures memory. Asked for None, it says what GPU there is.
+    {"n", "d", "form"} requests a turn. The first with new n, d prepares the inputs; the first of a
+    form warms up and measures memory. None requests the name of the GPU.
     """
     shape, steps, warm = None, {}, {}
 
@@ -163,7 +163,7 @@ def answers(framework):
             return {"gpu": framework.gpu}
         if shape != (order["n"], order["d"]):
             shape, warm = (order["n"], order["d"]), {}
-            steps = {}  # the old inputs go before the new ones come
+            steps = {}  # frees the old inputs before the new ones are made
             steps = framework.steps(*shape)
 
         def step():
@@ -187,16 +187,16 @@ def answers(framework):
 
 @contextlib.contextmanager
 def started(name, threads, tf32, module="benchmarks.objective"):
-    """Starts `answers` in a process; gives a function from an order to its answer, and the GPU."""
+    """Starts `answers` in a process; yields a function from order to answer, and the GPU."""
     arguments = [f"--child={name}", f"--threads={threads}", f"--tf32={tf32}"]
-    # Threads of OpenMP must be known before PyTorch is there.
+    # OpenMP's number of threads must be set before PyTorch is imported.
     with taking_turns(module, arguments, OMP_NUM_THREADS=str(threads)) as turn:
         gpu = turn()["gpu"]
         yield lambda **order: turn(order), gpu
 
 
 def expected_bytes(n, d, form):
-    """About what a form needs beyond the inputs."""
+    """Estimates what a form needs beyond the inputs."""
     costs = formulas()
     if form != TORCH:
         return costs.objective_cost(n, d, 1, form).memory
@@ -204,7 +204,7 @@ def expected_bytes(n, d, form):
 
 
 def measured_cell(turns, n, d, forms, rounds):
-    """Dict from form to its answers, with the median of their seconds."""
+    """Measures a cell: a dict from form to its answers, with the median of their seconds."""
     begun, results = time.perf_counter(), {form: [] for form in forms}
     for _ in range(rounds):
         for form in forms:
@@ -218,14 +218,14 @@ def measured_cell(turns, n, d, forms, rounds):
 
 
 def check_losses(n, d, cell, tolerance):
-    """Raises RuntimeError if the forms, and PyTorch, do not have one loss."""
+    """Raises RuntimeError unless the forms, and PyTorch, have the same loss."""
     losses = {form: result["loss"] for form, result in cell.items()}
     if max(losses.values()) - min(losses.values()) > tolerance * abs(min(losses.values())):
-        raise RuntimeError(f"All must find the same loss for {n} × {d}. Received: {losses}.")
+        raise RuntimeError(f"All must compute the same loss for {n} × {d}. Received: {losses}.")
 
 
 def row(n, d, cell, chosen):
-    """A row of the table, for the measured forms, of which `chosen` is what auto takes."""
+    """Makes a row of the table, for the measured forms, of which auto takes `chosen`."""
     seconds = {form: result["seconds"] for form, result in cell.items()}
     memory = {form: result["memory"] for form, result in cell.items() if result["memory"]}
     better = min(seconds[form] for form in FORMS if form in seconds)
@@ -245,7 +245,7 @@ def row(n, d, cell, chosen):
 
 
 def table(rows):
-    """The rows under their header."""
+    """Formats the rows under their header."""
     ms, mib = ([f"{form}, {unit}" for form in (*FORMS, TORCH)] for unit in ("ms", "MiB"))
     ratio = f"{TORCH} / auto"
     header = ["n × d", *ms, ratio, "auto / better", *mib, ratio]
@@ -253,7 +253,7 @@ def table(rows):
 
 
 def left_out(torch_gpu, gpu):
-    """Why PyTorch is not measured, or None."""
+    """Says why PyTorch is not measured, or returns None."""
     if not importlib.util.find_spec("torch"):
         return f"{TORCH} is left out: it is not installed."
     if bool(torch_gpu) != bool(gpu):
@@ -293,9 +293,9 @@ def print_measured(args):
         print(table(rows))
         names = {chosen: "TensorFlow", TORCH: TORCH}
         found = [f"{name} {processes[f]:.2f} GiB" for f, name in names.items() if f in processes]
-        print(f"\nEach whole process at its peak, over all of these: {', '.join(found)}.")
+        print(f"\nPeak memory of each whole process over all of these: {', '.join(found)}.")
     if skipped:
-        print(f"\nNot measured, needing more than {args.max_gib:g} GiB: {', '.join(skipped)}.")
+        print(f"\nNot measured (need more than {args.max_gib:g} GiB): {', '.join(skipped)}.")
 
 
 def print_header(args, gpu, reason):
@@ -303,8 +303,8 @@ def print_header(args, gpu, reason):
     print(machine())
     print(f"{device}; float32{', products in TF32' if gpu and args.tf32 else ''}")
     print(
-        f"Loss and gradients. ms: median of up to {args.rounds} rounds; MiB: at the peak, beyond "
-        "the inputs. * what auto chooses"
+        f"Loss and gradients. ms: median of up to {args.rounds} rounds; MiB: peak beyond the "
+        "inputs. *: what auto chooses"
     )
     print(f"{reason}\n" if reason else "", flush=True)
 
@@ -320,11 +320,11 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("n", ["64", "128", "256", "512", "1024", "2048"], "Batch sizes.")
-    flags.DEFINE_list("d", ["512", "2048", "8192", "16384", "65536"], "Widths of the embeddings.")
+    flags.DEFINE_list("n", ["64", "128", "256", "512", "1024", "2048"], "Batch sizes n.")
+    flags.DEFINE_list("d", ["512", "2048", "8192", "16384", "65536"], "Embedding widths d.")
     flags.DEFINE_integer("rounds", 5, "Turns of each form at each size.", 1)
-    flags.DEFINE_float("max_gib", 12.0, "Leave out what is expected to need more memory.", 0)
+    flags.DEFINE_float("max_gib", 12.0, "Skip what is expected to need more memory, in GiB.", 0)
     flags.DEFINE_integer("threads", available_cores(), "Threads of each framework on the CPU.", 1)
-    flags.DEFINE_bool("tf32", False, "Matrix products in TF32, on GPUs that have it.")
+    flags.DEFINE_bool("tf32", False, "Compute matrix products in TF32 on GPUs that have it.")
     flags.DEFINE_enum("child", None, list(FRAMEWORKS), "Set by the benchmark itself.")
     app.run(main)

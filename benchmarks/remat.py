@@ -1,9 +1,9 @@
-"""Memory and time of training with rematerialization and without: `python -m benchmarks.remat`.
+"""Memory and time of training with and without rematerialization: `python -m benchmarks.remat`.
 
 One step is `train_step` of Barlow Twins on random images: two forward passes, the backward pass and
-the update by LARS. Each measurement has a process of its own, whose peak is what the system says
-(`getrusage`); it contains Python with keras_bt and TensorFlow, and what the first step needed for
-tracing. The processor is used even where there is a GPU, whose memory the system does not count.
+the LARS update. Each measurement runs in its own process, whose peak memory the system reports
+(`getrusage`); it includes Python with keras_bt and TensorFlow, and what the first step needed for
+tracing. The CPU is used even where there is a GPU, whose memory the system does not count.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from absl import app, flags
 from benchmarks.knn import machine, peak_gib
 from trainers.cli import command
 
-WAYS = {False: "kept", True: "computed again"}
+WAYS = {False: "kept", True: "recomputed"}
 
 
 def measure(args):
@@ -46,7 +46,7 @@ def measure(args):
 
 
 def measured(args, remat):
-    """The same in a fresh process."""
+    """Runs `measure` in a fresh process and returns what it prints."""
     own = [flag for flag in args.get_key_flags_for_module(sys.argv[0]) if flag.name != "remat"]
     result = subprocess.run(
         [
@@ -82,13 +82,13 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("depth", "50", ["18", "34", "50", "101", "152"], "Of the ResNet.")
-    flags.DEFINE_enum("stem", "imagenet", ["imagenet", "small"], "Of the ResNet.")
-    flags.DEFINE_integer("width", 64, "Of the ResNet.", 1)
+    flags.DEFINE_enum("depth", "50", ["18", "34", "50", "101", "152"], "Depth of the ResNet.")
+    flags.DEFINE_enum("stem", "imagenet", ["imagenet", "small"], "Stem of the ResNet.")
+    flags.DEFINE_integer("width", 64, "Width of the ResNet.", 1)
     flags.DEFINE_integer("projector", 2048, "Width of the projector's three layers.", 1)
-    flags.DEFINE_integer("image_size", 224, "In pixels.", 1)
-    flags.DEFINE_integer("batch_size", 16, "Images of a view.", 2)
-    flags.DEFINE_integer("steps", 3, "Steps whose median is the time, after the first.", 1)
-    flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles the step.")
+    flags.DEFINE_integer("image_size", 224, "Side of the images, in pixels.", 1)
+    flags.DEFINE_integer("batch_size", 16, "Images per batch.", 2)
+    flags.DEFINE_integer("steps", 3, "Timed steps after the first; their median counts.", 1)
+    flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA.")
     flags.DEFINE_bool("remat", None, "Set by the benchmark itself, for one measurement.")
     app.run(main)

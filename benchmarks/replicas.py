@@ -1,10 +1,10 @@
 """Both forms of the objective by number of replicas: `python -m benchmarks.replicas`.
 
-Time and memory of a step, which is the objective and its gradient alone: without a strategy, and on
-1, 2 and 4 logical devices of this machine under MirroredStrategy. Each has a process of its own and
-they take turns; beside the medians stands what `keras_bt.objectives.costs` says. Nothing else
-should be running on the machine. Logical devices share its cores and its memory: their times tell
-how much work there is in all, and what they send one another is copied, not sent.
+Measures time and memory of a step, here only the objective and its gradient: without a strategy,
+and on 1, 2 and 4 logical devices of this machine under MirroredStrategy. Each has its own process
+and they take turns; `keras_bt.objectives.costs` gives the numbers beside the medians. Nothing else
+should be running on the machine. Logical devices share its cores and memory: their times show the
+total amount of work, and what they send one another is copied, not sent.
 
 `--model` measures nothing: it prints by formula what many replicas send.
 """
@@ -30,7 +30,7 @@ _MIB_PER_GIB = 2**10
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is measured: n images in all, embeddings of width d, replicas (or PLAIN), form."""
+    """A measurement: n images in all, embeddings of width d, replicas (or PLAIN), form."""
 
     n: int
     d: int
@@ -39,11 +39,11 @@ class Setting:
 
 
 def prepare(replicas):
-    """Divides the processor into so many logical devices.
+    """Divides the CPU into logical devices, one per replica.
 
     Returns:
-        function (n, d) → the embeddings of both views, n/replicas rows on each.
-        function (za, zb, form) → one step on each.
+        function (n, d) → the embeddings of both views, n/replicas rows on each device.
+        function (za, zb, form) → one step on each device.
     """
     with command.quiet_start():
         import tensorflow as tf
@@ -80,12 +80,12 @@ def prepare(replicas):
 
 
 def measure(setting, steps):
-    """Answers turns with seconds, those of all cores, and MiB beside the inputs.
+    """Answers turns with seconds, CPU seconds of all cores, and MiB beyond the inputs.
 
-    The first turn is answered when everything is ready, and means nothing.
+    The first turn is answered when everything is ready and is to be discarded.
     """
     embeddings, step = prepare(setting.replicas)
-    step(*embeddings(8, 8), setting.form)  # what TensorFlow allocates once
+    step(*embeddings(8, 8), setting.form)  # for what TensorFlow allocates once
     inputs = embeddings(setting.n, setting.d)
     start = peak_gib()
     step(*inputs, setting.form)  # traces
@@ -103,13 +103,13 @@ def measure(setting, steps):
 
 
 def started(setting, steps):
-    """Starts `measure` in a process; gives a function that has it measure once."""
+    """Starts `measure` in a process; yields a function that has it measure once."""
     arguments = [f"--{name}={value}" for name, value in dataclasses.asdict(setting).items()]
     return taking_turns("benchmarks.replicas", ["--child", f"--steps={steps}", *arguments])
 
 
 def measured(settings, rounds, steps):
-    """Dict from setting to a list of (seconds, CPU seconds, MiB), one per round."""
+    """Measures; returns a dict from setting to (seconds, CPU seconds, MiB) of each round."""
     with contextlib.ExitStack() as stack:
         turns = {}
         for setting in settings:
@@ -122,14 +122,14 @@ def measured(settings, rounds, steps):
 
 
 def formulas():
-    """`keras_bt.objectives.costs`."""
-    with command.quiet_start():  # the package brings TensorFlow along
+    """Imports and returns `keras_bt.objectives.costs`."""
+    with command.quiet_start():  # the package imports TensorFlow
         from keras_bt.objectives import costs
     return costs
 
 
 def measured_rows(results):
-    """Rows of numbers as text, one per setting."""
+    """Formats the table's rows, one per setting."""
     costs, rows = formulas(), []
     for setting, values in results.items():
         replicas = setting.replicas or 1
@@ -154,7 +154,7 @@ def measured_rows(results):
 
 
 def model_rows(batch_size, d, replicas, parameters, bandwidth):
-    """Rows for numbers of replicas; `bandwidth` in GB/s, `batch_size` a function of replicas."""
+    """Formats a row per number of replicas; `bandwidth` in GB/s, `batch_size` a function."""
     costs, rows = formulas(), []
     for count in replicas:
         n = batch_size(count)
@@ -172,7 +172,7 @@ def model_rows(batch_size, d, replicas, parameters, bandwidth):
 
 
 def aligned(header, rows):
-    """A Markdown table whose columns are aligned in a terminal as well."""
+    """Formats a Markdown table whose columns are aligned in a terminal too."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * (width - 1) + ":" for width in widths], *rows]
     return "\n".join(
@@ -195,7 +195,7 @@ def print_model(args):
 
 
 def settings_for(size, counts):
-    """What is to be measured at a size "NxD"; counts of replicas, and without a strategy."""
+    """Returns the settings of a size "NxD": the counts of replicas, and without a strategy."""
     n, cross, d = size.partition("x")
     if not (cross and n.isdecimal() and d.isdecimal()):
         raise ValueError(f"A size must be NxD, two whole numbers. Received: {size}.")
@@ -214,12 +214,12 @@ def print_measured(args):
         sizes = [settings_for(size, counts) for size in args.sizes]
     print(machine())
     print(
-        f"ms: median of {args.rounds} rounds (least–greatest). CPU ms: of all cores. MiB: of all "
-        "replicas, beside their inputs. * what auto chooses\n",
+        f"ms: median of {args.rounds} rounds (min–max). CPU ms: all cores. MiB: all replicas, "
+        "beyond their inputs. *: what auto chooses\n",
         flush=True,
     )
     results = {}
-    for settings in sizes:  # these alone at once, to need less memory
+    for settings in sizes:  # one size at a time, to need less memory
         results |= measured(settings, args.rounds, args.steps)
     rows = measured_rows(results)
     header = ["n × d", "replicas", "form", "ms per step", "CPU ms", "MiB", "MiB by formula"]
@@ -227,7 +227,7 @@ def print_measured(args):
 
 
 def main(_):
-    """Measures, or models, and prints."""
+    """Measures or models, and prints."""
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     if args.child:
@@ -239,16 +239,19 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("sizes", ["256x4096", "4096x1024"], "Global batch n x width d to measure.")
+    flags.DEFINE_list(
+        "sizes", ["256x4096", "4096x1024"], "Sizes to measure, NxD: global batch and width."
+    )
     flags.DEFINE_list("counts", ["1", "2", "4"], "Numbers of replicas under MirroredStrategy.")
-    flags.DEFINE_integer("rounds", 3, "Measurements of each.", 1)
-    flags.DEFINE_integer("steps", 3, "Steps in a measurement, whose median counts.", 1)
-    flags.DEFINE_bool("model", False, "Print the formulas' communication instead of measuring.")
-    flags.DEFINE_list("model_replicas", ["8", "16", "32", "64", "128", "256"], "For --model.")
-    flags.DEFINE_integer("model_batch", 2048, "Global batch of the first table of --model.", 2)
-    flags.DEFINE_integer("model_width", 8192, "Width d, for --model.", 1)
-    flags.DEFINE_integer("parameters", PARAMETERS, "Trained numbers of the model, for --model.", 0)
-    flags.DEFINE_float("bandwidth", 25.0, "GB/s that a replica sends, for --model.", 0.001)
+    flags.DEFINE_integer("rounds", 3, "Measurements of each setting.", 1)
+    flags.DEFINE_integer("steps", 3, "Steps per measurement; their median counts.", 1)
+    flags.DEFINE_bool("model", False, "Print the communication by formula instead of measuring.")
+    counts = ["8", "16", "32", "64", "128", "256"]
+    flags.DEFINE_list("model_replicas", counts, "Numbers of replicas, for --model.")
+    flags.DEFINE_integer("model_batch", 2048, "Global batch of the first table, for --model.", 2)
+    flags.DEFINE_integer("model_width", 8192, "Embedding width d, for --model.", 1)
+    flags.DEFINE_integer("parameters", PARAMETERS, "Number of trained parameters, for --model.", 0)
+    flags.DEFINE_float("bandwidth", 25.0, "Bandwidth of a replica in GB/s, for --model.", 0.001)
     flags.DEFINE_bool("child", False, "Set by the benchmark itself, for one process.")
     flags.DEFINE_integer("n", 2, "Set by the benchmark itself.")
     flags.DEFINE_integer("d", 1, "Set by the benchmark itself.")

@@ -1,19 +1,19 @@
 """Does a short training end where the published formula does? `python -m benchmarks.same_training`.
 
-The same training by `BarlowTwins.fit`, and by the model in PyTorch with the published loss
+Runs the same training with `BarlowTwins.fit` and with the PyTorch model and the published loss
 (`benchmarks.torch_barlow_twins`). Both get the same views in the same order, made once as arrays,
-and Adam with the same numbers, and both start from the same distribution of weights: torchvision's
+and Adam with the same settings, and both start from the same distribution of weights: torchvision's
 with the last γ of every block zero, and PyTorch's default in the projector. PyTorch trains twice:
-from weights of its own, which is an independent repetition, and from the very weights that Keras
-started from. Then rounding is left to differ, Adam's ε, which Keras adds before it corrects the
-bias of the mean square and PyTorch after, and the variances kept for evaluation, in PyTorch
-unbiased ones; and what training makes of them.
+from its own weights, as an independent repetition, and from the very weights that Keras starts
+from. The remaining differences are then rounding; Adam's ε, which Keras adds before it corrects the
+bias of the mean square and PyTorch after; the variances kept for evaluation, which are unbiased in
+PyTorch; and what training makes of these.
 
-Measured is the accuracy of nearest neighbors among the features of the images trained on, for
-other images of the training set; the test set is not touched. Everything runs on the processor in
-float32. The views of a training are in memory: 24 · steps · batch · side² bytes.
+Measures nearest-neighbor accuracy among the features of the images trained on, for other images of
+the training set; the test set is not touched. Everything runs on the CPU in float32. The views of a
+training are in memory: 24 · steps · batch · side² bytes.
 
-The views are for small gray images: crop, flip, brightness and contrast, and nothing of color.
+The views suit small grayscale images: crop, flip, brightness and contrast, without color.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ from benchmarks.replicas import aligned
 from trainers.cli import command
 
 DEPTH, STEM, REDUNDANCY_WEIGHT = 18, "small", 0.0051
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's; by default Keras has another ε than PyTorch
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's; Keras and PyTorch differ in their default ε
 VIEWS = {"area": (0.3, 1.0), "flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4}
 VIEWS |= {"saturation": 0.0, "hue": 0.0, "grayscale": 0.0, "blur": (0.0, 0.0)}
 VIEWS |= {"solarize": (0.0, 0.0)}
 NEIGHBOURS = 20
-MOST_IMAGES, LARGEST_SIDE = 5000, 14  # by default: some minutes on two cores
+MOST_IMAGES, LARGEST_SIDE = 5000, 14  # defaults that take some minutes on two cores
 EVALUATION_BATCH = 500
 UNTRAINED = "untrained"
 OURS, OWN_START, SAME_START = "keras_bt", "PyTorch, own start", "PyTorch, same start"
@@ -48,17 +48,17 @@ TRAININGS = (OURS, OWN_START, SAME_START)
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What is the same in every training.
+    """The settings that all trainings share.
 
     Attributes:
-        fitted: labeled `keras_bt.data.Source`, trained on.
-        held_out: likewise, measured on; other images of the same data set.
-        image_size: int, side of the views in pixels.
-        batch_size: int.
-        epochs: int.
-        width: int, of the ResNet.
-        widths: ints, of the projector's layers.
-        rate: float, Adam's.
+        fitted: Labeled `keras_bt.data.Source` to train on.
+        held_out: Likewise, to measure on; other images of the same data set.
+        image_size: Side of the views, in pixels.
+        batch_size: Images per step.
+        epochs: Number of epochs.
+        width: Width of the ResNet.
+        widths: Widths of the projector's layers.
+        rate: Learning rate of Adam.
     """
 
     fitted: object
@@ -72,11 +72,11 @@ class Training:
 
     @property
     def steps_per_epoch(self):
-        """Whole batches in an epoch."""
+        """Number of whole batches in an epoch."""
         return self.fitted.num_examples // self.batch_size
 
     def views(self, seed):
-        """The views of all steps: two float32 arrays (steps, n, side, side, 3)."""
+        """Makes the views of all steps: two float32 arrays (steps, n, side, side, 3)."""
         from keras_bt import augmentations, data
 
         pair = augmentations.barlow_twins_views(self.image_size, **VIEWS)
@@ -85,16 +85,16 @@ class Training:
         return tuple(map(np.stack, zip(*batches, strict=True)))
 
     def batches(self, source):
-        """A source as a network is to see it: batches of (images, labels)."""
+        """Returns a source as a network sees it: batches of (images, labels)."""
         from keras_bt import data
 
         return data.evaluation_batches(source, self.image_size, EVALUATION_BATCH)
 
     def accuracy(self, features):
-        """The share, 0 to 1, that a weighted vote of the nearest neighbors has right.
+        """Measures the accuracy, 0 to 1, of a weighted vote of the nearest neighbors.
 
         Args:
-            features: function from a source to (features (n, d), labels (n,)).
+            features: Function from a source to (features (n, d), labels (n,)).
         """
         from keras_bt.evaluation.knn import knn_accuracy
 
@@ -102,7 +102,7 @@ class Training:
 
 
 def keras_model(training, seed):
-    """The `BarlowTwins` of that seed."""
+    """Builds the `BarlowTwins` of a seed."""
     import keras
 
     from keras_bt import BarlowTwins, projector, resnet
@@ -121,20 +121,20 @@ def fit_keras(model, views, rate):
 
     model.compile(keras.optimizers.Adam(rate, *BETAS, EPSILON))
     batches = tf.data.Dataset.from_tensor_slices(views)
-    # `fit` reports the mean of an epoch: here each step is one.
+    # `fit` reports means over epochs, so each step is an epoch here.
     history = model.fit(batches, epochs=len(batches), steps_per_epoch=1, shuffle=False, verbose=0)
     return history.history["loss"]
 
 
 def keras_features(model, batches):
-    """The backbone's features and the labels of batches of (images, labels)."""
+    """Returns the backbone's features and the labels of batches of (images, labels)."""
     from keras_bt.evaluation.features import extract_features
 
     return extract_features(model.backbone, batches)
 
 
 def torch_model(training, seed):
-    """The published model of that seed, with weights as the official code starts from."""
+    """Builds the published model of a seed, initialized as in the official code."""
     import torch
     from torch import nn
 
@@ -151,7 +151,7 @@ def torch_model(training, seed):
 
 
 def load(model, state):
-    """Gives the PyTorch model the weights of `keras_bt.torch_weights.state_dict`, all of them."""
+    """Loads all weights of a `keras_bt.torch_weights.state_dict` into the PyTorch model."""
     import torch
 
     own = {name: torch.tensor(state[official_name(name)]) for name in model.state_dict()}
@@ -161,7 +161,7 @@ def load(model, state):
 
 
 def official_name(name):
-    """What the official code, with torchvision's ResNet-18, calls a tensor of the PyTorch model.
+    """Returns the name of a tensor in the official code, with torchvision's ResNet-18.
 
     >>> official_name("backbone.6.convolutions.0.weight")
     'backbone.layer2.1.conv1.weight'
@@ -197,7 +197,7 @@ def fit_torch(model, views, rate):
 
 
 def torch_features(model, batches):
-    """The backbone's features and the labels of batches of (images, labels)."""
+    """Returns the backbone's features and the labels of batches of (images, labels)."""
     import torch
 
     model.eval()
@@ -210,7 +210,7 @@ def torch_features(model, batches):
 
 
 def channels_first(images):
-    """A PyTorch tensor (n, c, h, w) of an array (n, h, w, c)."""
+    """Converts an array (n, h, w, c) to a PyTorch tensor (n, c, h, w)."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -220,9 +220,9 @@ def compared(training, seed):
     """Trains three times on the same views.
 
     Returns:
-        dict: "seed"; and for each of `TRAININGS` a dict of "accuracy", 0 to 1, and "losses", one
-        per step. For `UNTRAINED` the accuracy alone, of the backbone that Keras starts from, with
-        its residual blocks switched on: they start as identities.
+        dict: "seed", and for each of `TRAININGS` a dict of "accuracy", 0 to 1, and "losses", one
+        per step. For `UNTRAINED` only the accuracy, of the backbone that Keras starts from with its
+        residual blocks switched on, because they start as identities.
     """
     from keras_bt.torch_weights import state_dict
     from trainers.runs import backbones
@@ -256,12 +256,12 @@ def compared(training, seed):
 
 
 def percent(results, name):
-    """The accuracy of each seed, in percent."""
+    """Returns the accuracy of each seed, in percent."""
     return [100 * result[name]["accuracy"] for result in results]
 
 
 def rows(results, steps_per_epoch):
-    """Rows of the table as text: one per seed, and mean ± standard deviation over the seeds."""
+    """Formats the table's rows: one per seed, and mean ± standard deviation over the seeds."""
     untrained = percent(results, UNTRAINED)
     columns = [[*(f"{x:.2f}" for x in untrained), mean_and_deviation(untrained)]]
     for name in TRAININGS:
@@ -275,16 +275,16 @@ def rows(results, steps_per_epoch):
 
 
 def mean_and_deviation(values):
-    """As text; the deviation is that of a sample, of one value unknown."""
+    """Formats mean ± sample standard deviation; of one value, the mean alone."""
     mean = f"{statistics.fmean(values):.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def verdict(results, name):
-    """One sentence: the difference of the mean accuracies, and the spread over the seeds."""
+    """Writes a sentence on the difference of the mean accuracies and the spread over seeds."""
     ours, theirs = percent(results, OURS), percent(results, name)
     difference = statistics.fmean(ours) - statistics.fmean(theirs)
-    sentence = f"{OURS} − {name}: {difference:+.2f} points of accuracy in the mean"
+    sentence = f"{OURS} − {name}: {difference:+.2f} percentage points of mean accuracy"
     if len(results) < 2:
         return f"{sentence}; one seed has no spread."
     spreads = [statistics.stdev(values) for values in (ours, theirs)]
@@ -294,7 +294,7 @@ def verdict(results, name):
 
 
 def loss_difference(results, steps):
-    """The largest |loss in Keras / loss in PyTorch − 1| of the first steps from the same start."""
+    """Returns the largest |Keras loss / PyTorch loss − 1| in the first steps of the same start."""
     ours, theirs = (
         np.array([result[name]["losses"][:steps] for result in results])
         for name in (OURS, SAME_START)
@@ -303,10 +303,10 @@ def loss_difference(results, steps):
 
 
 def checked(args):
-    """Seeds and widths of the projector's layers, as numbers.
+    """Returns the seeds and the widths of the projector's layers, as numbers.
 
     Raises:
-        ValueError: a flag is out of its range, or PyTorch is missing.
+        ValueError: a flag is out of range, or PyTorch is missing.
     """
     if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", args.projector):
         raise ValueError(f"projector must be widths such as 256-256. Received: {args.projector}")
@@ -325,7 +325,7 @@ def checked(args):
 
 
 def opened(args, widths):
-    """The training that the flags ask for.
+    """Returns the training that the flags describe.
 
     Raises:
         ValueError: the data cannot be read, or are too few.
@@ -335,7 +335,9 @@ def opened(args, widths):
     source, _ = data.open_source(args.data)
     labels, total = source.labels(), source.num_examples
     if labels.ndim != 1:
-        raise ValueError(f"Images must have one label each. Received: {args.data}, with several.")
+        raise ValueError(
+            f"Images must have one label each. Received: {args.data}, which has several."
+        )
     images = args.images or min(MOST_IMAGES, total * 4 // 5)
     end = images + images // 4
     least = max(args.batch_size, NEIGHBOURS)
@@ -365,7 +367,7 @@ def print_compared(args, training, pixels, results):
         f"others to measure on; {t.epochs} epochs of {t.steps_per_epoch} batches of {t.batch_size},"
         f" {t.image_size} × {t.image_size} pixels\n"
         f"ResNet-{DEPTH} of width {t.width}, {STEM} stem, projector {args.projector}; Adam, rate "
-        f"{t.rate:g}; float32 on the processor, {args.threads} threads\n\n"
+        f"{t.rate:g}; float32 on the CPU, {args.threads} threads\n\n"
         f"Accuracy of {NEIGHBOURS} nearest neighbors in percent; in parentheses the mean loss of "
         "the last epoch; ±: standard deviation over seeds\n"
     )
@@ -376,8 +378,8 @@ def print_compared(args, training, pixels, results):
     steps = t.epochs * t.steps_per_epoch
     first, some, most = (loss_difference(results, k) for k in (1, min(10, steps), steps))
     print(
-        f"From the same start the losses differ by {first:.0e} of themselves in the first step, at "
-        f"most {some:.0e} in the first {min(10, steps)} and {most:.0e} in all {steps}."
+        f"From the same start, the relative difference of the losses is {first:.0e} in the first "
+        f"step, at most {some:.0e} in the first {min(10, steps)} and {most:.0e} in all {steps}."
     )
 
 
@@ -414,19 +416,23 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "images",
         None,
-        "To train on; a quarter as many others are measured on. Default: four fifths of the "
-        f"training set, at most {MOST_IMAGES}.",
+        "Number of images to train on; a quarter as many others are measured on. Default: four "
+        f"fifths of the training set, at most {MOST_IMAGES}.",
         1,
     )
     flags.DEFINE_integer(
-        "image_size", None, f"In pixels. Default: the images' own, at most {LARGEST_SIDE}.", 1
+        "image_size",
+        None,
+        f"Side of the views, in pixels. Default: the images' own, at most {LARGEST_SIDE}.",
+        1,
     )
-    flags.DEFINE_integer("epochs", 3, "Of each training.", 1)
+    flags.DEFINE_integer("epochs", 3, "Epochs of each training.", 1)
     flags.DEFINE_integer("batch_size", 256, "Images per step.", 2)
-    flags.DEFINE_integer("width", 16, "Of the ResNet.", 1)
+    flags.DEFINE_integer("width", 16, "Width of the ResNet.", 1)
     flags.DEFINE_string("projector", "256-256-256", "Widths of the projector's layers.")
-    flags.DEFINE_float("rate", 0.001, "Adam's.")
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "Of weights, order and views.")
-    flags.DEFINE_integer("threads", available_cores(), "Of each framework.", 1)
+    flags.DEFINE_float("rate", 0.001, "Learning rate of Adam.")
+    seeds = "Seeds for weight initialization, data order and views, one training each."
+    flags.DEFINE_list("seeds", ["0", "1", "2"], seeds)
+    flags.DEFINE_integer("threads", available_cores(), "Threads of each framework.", 1)
     flags.DEFINE_string("out", None, "JSON file for every loss and accuracy. Default: none.")
     command.run(main)

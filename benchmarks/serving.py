@@ -1,11 +1,11 @@
-"""How fast is a backbone, in every form in which it leaves the project? `-m benchmarks.serving`.
+"""How fast is a backbone in each form that it can be exported to? `python -m benchmarks.serving`.
 
-`serve` and `serve_jpeg` get photographs of 500 × 375, pixels and JPEG files, and do everything from
-there; the rest gets images that are preprocessed already. All start from NumPy's arrays or bytes
-and end with an array, use all cores, and take turns. How far the features are from those of the
-Keras model is in the table, too. Nothing else should be running on the machine.
+`serve` and `serve_jpeg` get photographs of 500 × 375, as pixels and as JPEG files, and do all the
+rest; the other forms get preprocessed images. All start from NumPy arrays or bytes and end with an
+array, use all cores, and take turns. The table also shows how far the features are from those of
+the Keras model. Nothing else should be running on the machine.
 
-PyTorch (`benchmarks.torch_resnet`, with the same weights), and the runtimes of ONNX and LiteRT, are
+PyTorch (`benchmarks.torch_resnet`, with the same weights) and the runtimes of ONNX and LiteRT are
 measured where they are installed.
 """
 
@@ -27,11 +27,11 @@ from trainers.cli import command
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "torch", "onnxruntime", "ai-edge-litert")
 KERAS = "model.predict"
-_PHOTOGRAPHS = 8  # different ones; larger batches repeat them
+_PHOTOGRAPHS = 8  # distinct ones; larger batches repeat them
 
 
 def new_backbone(name, stem, width, image_size):
-    """A ResNet, or a model from a .keras file."""
+    """Builds a ResNet, or loads a model from a .keras file."""
     import keras
 
     from trainers.runs import backbones
@@ -39,12 +39,12 @@ def new_backbone(name, stem, width, image_size):
     keras.utils.set_random_seed(0)
     backbone = backbones.build(name, stem, width, image_size)
     if not name.endswith(".keras"):
-        backbones.switch_blocks_on(backbone)  # else hardly any of its features depends on them
+        backbones.switch_blocks_on(backbone)  # else the features would hardly depend on them
     return backbone
 
 
 def inputs(folder, image_size):
-    """What there is to be served: files, pixels, and preprocessed images, as NumPy's arrays."""
+    """Makes the inputs: files, pixels and preprocessed images, as NumPy arrays."""
     from keras_bt.preprocessing import center_crop, normalize
 
     files, pixels = [], []
@@ -64,7 +64,7 @@ def _decoded(path):
 
 
 def saved_model_forms(backbone, folder, image_size):
-    """The forms that TensorFlow and Keras serve: name → (which input, function to features)."""
+    """Returns the forms of TensorFlow and Keras: name → (kind of input, function to features)."""
     import keras
     import tensorflow as tf
 
@@ -76,7 +76,7 @@ def saved_model_forms(backbone, folder, image_size):
     model = keras.models.load_model(folder / "backbone.keras", compile=False)
 
     def call(name, argument, x):
-        # The signature, as TensorFlow Serving calls it, and as is best: it is never traced again.
+        # The signature, which TensorFlow Serving calls too, is never retraced.
         return loaded.signatures[name](**{argument: tf.constant(x)})["features"].numpy()
 
     def predict(x):
@@ -91,7 +91,7 @@ def saved_model_forms(backbone, folder, image_size):
 
 
 def torch_forms(backbone):
-    """PyTorch with the weights of a `keras_bt.resnet`, images in both orders that it knows."""
+    """Returns PyTorch with the weights of a `keras_bt.resnet`, in both of its memory formats."""
     import torch
 
     from benchmarks import torch_resnet
@@ -120,7 +120,7 @@ def torch_forms(backbone):
 
 
 def onnx_form(path, cores):
-    """A function that runs an ONNX file."""
+    """Returns a function that runs an ONNX file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -130,7 +130,7 @@ def onnx_form(path, cores):
 
 
 def litert_form(path, cores):
-    """A function that runs a LiteRT file."""
+    """Returns a function that runs a LiteRT file."""
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(path), num_threads=cores).get_signature_runner()
@@ -138,7 +138,7 @@ def litert_form(path, cores):
 
 
 def portable_forms(backbone, folder, image_size, cores, name, ending, start):
-    """A format's two endpoints, where they can be exported and run here."""
+    """Exports a format's two endpoints and returns functions that run them."""
     from keras_bt.portable import export_portable
 
     found = {}
@@ -150,7 +150,7 @@ def portable_forms(backbone, folder, image_size, cores, name, ending, start):
 
 
 def contestants(backbone, folder, image_size, cores):
-    """Name → (which input, function); says what is left out and why."""
+    """Returns name → (kind of input, function); prints what is left out and why."""
     found = saved_model_forms(backbone, folder, image_size)
     portable = functools.partial(portable_forms, backbone, folder, image_size, cores)
     for name, forms in (
@@ -166,12 +166,12 @@ def contestants(backbone, folder, image_size, cores):
 
 
 def batch_of(x, size):
-    """So many of the images, repeated as often as needed."""
+    """Returns a batch of `size` images, repeating them as needed."""
     return x[np.arange(size) % len(x)]
 
 
 def images_per_second(function, batch, seconds):
-    """Calls a function for so long, at least once."""
+    """Measures images per second by calling a function for `seconds`, at least once."""
     start = time.perf_counter()
     for calls in itertools.count(1):
         function(batch)
@@ -181,7 +181,7 @@ def images_per_second(function, batch, seconds):
 
 
 def differences(forms, data):
-    """Name → relative L2 distance to the features of the Keras model, of the image farthest off."""
+    """Returns, by name, the largest relative L2 distance to the Keras model's features."""
     found = {name: function(data[kind]) for name, (kind, function) in forms.items()}
     right = found[KERAS]
     length = np.linalg.norm(right, axis=1)
@@ -192,7 +192,7 @@ def differences(forms, data):
 
 
 def measure(forms, data, batch_sizes, rounds, seconds):
-    """Speeds by name and batch size, one per round; a form that fails has none.
+    """Measures speeds by name and batch size, one per round; a form that fails has none.
 
     Returns:
         speeds: dict from (name, batch size) to list of images per second.
@@ -216,7 +216,7 @@ def measure(forms, data, batch_sizes, rounds, seconds):
 
 
 def speed_table(forms, speeds, distances, batch_sizes):
-    """Rows: forms; columns: batch sizes, medians with least and greatest, and what goes in."""
+    """Formats a row per form: its input, the median (min–max) per batch size, the distance."""
     taken = {"files": "JPEG files", "uint8": "pixels", "float32": "preprocessed"}
 
     def cell(values):
@@ -242,7 +242,7 @@ def speed_table(forms, speeds, distances, batch_sizes):
 
 
 def versions():
-    """One line."""
+    """Lists the versions in one line."""
     found = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:
@@ -270,7 +270,7 @@ def main(_):
         print(
             f"{backbone.name}, {millions:.1f} million parameters, {size} × {size} pixels;", end=" "
         )
-        print(f"{args.rounds} measurements of at least {args.seconds:g} s: median (least–greatest)")
+        print(f"{args.rounds} measurements of at least {args.seconds:g} s: median (min–max)")
         forms = contestants(backbone, folder, size, cores)
         data = inputs(folder, size)
         speeds, failures = measure(forms, data, batch_sizes, args.rounds, args.seconds)
@@ -282,11 +282,11 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("backbone", "resnet50", "resnet18 to resnet152, new, or a .keras file.")
-    flags.DEFINE_enum("stem", "imagenet", ("imagenet", "small"), "Of a new ResNet.")
-    flags.DEFINE_integer("width", 64, "Of a new ResNet.", 1)
-    flags.DEFINE_integer("image_size", 224, "Side of the images that it sees, in pixels.", 1)
+    flags.DEFINE_string("backbone", "resnet50", "A new resnet18 to resnet152, or a .keras file.")
+    flags.DEFINE_enum("stem", "imagenet", ("imagenet", "small"), "Stem of a new ResNet.")
+    flags.DEFINE_integer("width", 64, "Width of a new ResNet.", 1)
+    flags.DEFINE_integer("image_size", 224, "Side of the backbone's images, in pixels.", 1)
     flags.DEFINE_list("batch_sizes", ["1", "8", "32", "128"], "Images per call.")
     flags.DEFINE_integer("rounds", 3, "Measurements of each form and batch size.", 1)
-    flags.DEFINE_float("seconds", 1.0, "Least duration of a measurement.", 0.0)
+    flags.DEFINE_float("seconds", 1.0, "Minimum duration of a measurement, in seconds.", 0.0)
     app.run(main)

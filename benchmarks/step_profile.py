@@ -1,10 +1,10 @@
 """Where the time of a training step goes: `python -m benchmarks.step_profile`.
 
-TensorFlow's profiler records every operation of some steps of `benchmarks.train_step`'s network on
-the processor, executed one after the other so that their times add up; they are summed by what they
-do, beside the floating-point operations that the mathematics needs and the speed of one large
+TensorFlow's profiler records every operation in some steps of `benchmarks.train_step`'s network on
+the CPU, executed one after another so that their times add up. The times are summed by kind and
+compared with the floating-point operations that the mathematics needs, at the speed of one large
 matrix product on the same cores, which is the limit. Nothing else should be running on the machine.
-With `--logdir` the profile is kept for TensorBoard's profile plugin.
+`--logdir` keeps the profile for TensorBoard's profile plugin.
 """
 
 import collections
@@ -22,7 +22,7 @@ from benchmarks.replicas import aligned
 from benchmarks.train_step import NETWORKS, KerasStep, network_of
 from trainers.cli import command
 
-# What an operation "scope/…/name:Type" belongs to: the first pattern that is found in it.
+# The kinds of operations "scope/…/name:Type": the first pattern found in the name decides.
 KINDS = {
     "convolutions, forward": r"Conv2D$",
     "convolutions, gradient of inputs": r"Conv2DBackpropInput",
@@ -41,12 +41,12 @@ _GIGA = 1e9
 
 
 def kind(operation):
-    """The key of `KINDS` for "scope/…/name:Type"."""
+    """Returns the key of `KINDS` for "scope/…/name:Type"."""
     return next(name for name, pattern in KINDS.items() if re.search(pattern, operation))
 
 
 def operation_seconds(logdir):
-    """Dict from "name:Type" to seconds, of all operations in a profile."""
+    """Returns the seconds of all operations in a profile, by "name:Type"."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     seconds = collections.Counter()
@@ -57,14 +57,14 @@ def operation_seconds(logdir):
                 continue
             for event in itertools.chain.from_iterable(line.events for line in plane.lines):
                 name = plane.event_metadata[event.metadata_id].name
-                # Other events are those of the executor, which contain operations.
+                # Other events are the executor's, which contain operations.
                 if re.fullmatch(r"[\w./-]+:_?[A-Z]\w*", name):
                     seconds[name] += event.duration_ps / 1e12
     return seconds
 
 
 def multiply_adds(model, batch_size):
-    """Of the forward pass of a view: a list for the convolutions in order, and of the projector."""
+    """Counts a view's forward pass: a list for the convolutions, a sum for the projector."""
     import keras
 
     convolutions = [
@@ -81,10 +81,10 @@ def multiply_adds(model, batch_size):
 
 
 def floor(model, batch_size):
-    """Dict from a key of `KINDS` to floating-point operations of a step: two per multiply-add.
+    """Returns the floating-point operations of a step by key of `KINDS`, two per multiply-add.
 
-    Both views; forward, and backward once for the inputs (not for the images) and once for the
-    kernels. What is not in it is of lower order.
+    They count both views: forward, and backward once for the inputs (except the images) and once
+    for the kernels. Everything else is of lower order.
     """
     from keras_bt.objectives import barlow_twins as objective
     from keras_bt.objectives import costs
@@ -102,7 +102,7 @@ def floor(model, batch_size):
 
 
 def largest_speed(size=4096):
-    """Floating-point operations per second of a product of float32 matrices, the best of five."""
+    """Measures the FLOP/s of a product of float32 matrices, the best of five."""
     import tensorflow as tf
 
     x = tf.random.stateless_normal((size, size), (0, 0))
@@ -116,7 +116,7 @@ def largest_speed(size=4096):
 
 
 def rows(seconds, work, wall, speed):
-    """The table: seconds by kind (of one step), and of what no operation takes."""
+    """Formats the table: the time of one step by kind, and the time between operations."""
     lines = []
     rest = wall - sum(seconds.values())
     for name in [*KINDS, "between operations"]:
@@ -158,7 +158,7 @@ def main(_):
     print(machine(args.threads))
     print(
         f"ResNet-{network.depth}, {network.stem} stem, {network.image_size} pixels, batch "
-        f"{batch_size}, projector {network.projector}, {args.precision}, on the processor, mean of "
+        f"{batch_size}, projector {network.projector}, {args.precision}, on the CPU, mean of "
         f"{args.steps} steps; a product of 4096 × 4096 float32: {speed / _GIGA:.0f} GFLOP/s\n"
     )
     lines = rows(seconds, floor(step.model, batch_size), wall, speed)
@@ -172,14 +172,18 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("network", "resnet50", list(NETWORKS), "As in benchmarks.train_step.")
-    flags.DEFINE_list("batch_sizes", None, "Images of a view; the first counts.")
-    flags.DEFINE_integer("image_size", None, "In pixels, instead of the network's own.", 1)
-    flags.DEFINE_integer("projector", None, "Width of its layers, instead of the network's own.", 1)
-    flags.DEFINE_integer("width", 64, "Of the ResNet.", 1)
-    flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Of the layers.")
-    flags.DEFINE_integer("threads", available_cores(), "Within an operation.", 1)
-    flags.DEFINE_integer("steps", 3, "To be recorded.", 1)
-    flags.DEFINE_integer("operations", 0, "How many of the longest operations to list.", 0)
-    flags.DEFINE_string("logdir", None, "Where to keep the profile.")
+    flags.DEFINE_enum(
+        "network", "resnet50", list(NETWORKS), "Network of benchmarks.train_step to profile."
+    )
+    flags.DEFINE_list("batch_sizes", None, "Images per batch; only the first number is used.")
+    flags.DEFINE_integer("image_size", None, "Image side in pixels. Default: the network's own.", 1)
+    flags.DEFINE_integer(
+        "projector", None, "Width of the projector's layers. Default: the network's own.", 1
+    )
+    flags.DEFINE_integer("width", 64, "Width of the ResNet.", 1)
+    flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Precision of the layers.")
+    flags.DEFINE_integer("threads", available_cores(), "Threads within an operation.", 1)
+    flags.DEFINE_integer("steps", 3, "Steps to record.", 1)
+    flags.DEFINE_integer("operations", 0, "Number of the longest operations to list.", 0)
+    flags.DEFINE_string("logdir", None, "Folder to keep the profile in. Default: not kept.")
     app.run(main)

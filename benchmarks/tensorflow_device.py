@@ -1,10 +1,10 @@
-"""TensorFlow made ready for a benchmark: so many threads, and the GPU if there is one."""
+"""Prepares TensorFlow for a benchmark: number of threads, and the GPU if there is one."""
 
 import tensorflow as tf
 
 
 def prepare(threads):
-    """Sets the threads of an operation and lets GPUs' memory grow; returns `gpu_name()`."""
+    """Sets the threads per operation, lets GPU memory grow, and returns `gpu_name()`."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     for gpu in tf.config.get_visible_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -12,7 +12,7 @@ def prepare(threads):
 
 
 def gpu_name():
-    """The name of the first GPU, or None."""
+    """Returns the name of the first GPU, or None."""
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         return None

@@ -1,7 +1,7 @@
-"""Barlow Twins in PyTorch as published: what the benchmarks compare with.
+"""Barlow Twins in PyTorch as published, which the benchmarks compare with.
 
 The formulas are those of the official code (facebookresearch/barlowtwins, main.py), with its d×d
-matrix, its off-diagonal view of it and its LARS; one device, so nothing is all-reduced.
+matrix, its view of the off-diagonal elements and its LARS; on one device, so without all-reduce.
 """
 
 import torch
@@ -11,19 +11,19 @@ DEPTHS = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True)}
 
 
 def off_diagonal(matrix):
-    """All elements of a square matrix but its diagonal."""
+    """Returns all elements of a square matrix except its diagonal."""
     n = matrix.shape[0]
     return matrix.flatten()[:-1].view(n - 1, n + 1)[:, 1:].flatten()
 
 
 def published_loss(za, zb, normalize, redundancy_weight=0.0051):
-    """The loss of two batches of embeddings.
+    """Returns the loss of two batches of embeddings.
 
     Args:
         za: float tensor (n, d).
         zb: float tensor (n, d).
         normalize: `torch.nn.BatchNorm1d(d, affine=False)` in training mode.
-        redundancy_weight: float λ.
+        redundancy_weight: float, λ.
     """
     c = normalize(za).T @ normalize(zb)
     c.div_(len(za))
@@ -32,7 +32,7 @@ def published_loss(za, zb, normalize, redundancy_weight=0.0051):
 
 
 class LARS(torch.optim.Optimizer):
-    """Decay, trust ratio and momentum, all in new tensors but the last, as published."""
+    """Weight decay, trust ratio and momentum as published; only the momentum is in place."""
 
     def __init__(self, parameters, lr=0.2, weight_decay=1e-6, momentum=0.9, eta=0.001):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta}
@@ -58,7 +58,7 @@ class LARS(torch.optim.Optimizer):
 
 
 class Block(nn.Module):
-    """A residual block of version 1.5: basic, or a bottleneck."""
+    """A residual block of ResNet v1.5, basic or bottleneck."""
 
     def __init__(self, channels, filters, stride, bottleneck):
         super().__init__()
@@ -79,7 +79,7 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(expanded))
 
     def forward(self, x):
-        """The block's output for its input."""
+        """Returns the block's output for its input."""
         y = x
         for convolution, normalization in zip(self.convolutions, self.normalizations, strict=True):
             last = convolution is self.convolutions[-1]
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 
 def resnet(depth, stem, width=64):
-    """Torchvision's ResNet-18 or -50 without its classifier; `"small"`: 3×3 stem, no pooling."""
+    """Builds torchvision's ResNet-18 or -50, headless; "small": 3×3 stem without pooling."""
     blocks, bottleneck = DEPTHS[depth]
     small = stem == "small"
     layers = [
@@ -126,6 +126,6 @@ class BarlowTwins(nn.Module):
         self.normalize = nn.BatchNorm1d(sizes[-1], affine=False)
 
     def forward(self, view_a, view_b):
-        """The loss of two batches of views."""
+        """Returns the loss of two batches of views."""
         za, zb = (self.projector(self.backbone(view)) for view in (view_a, view_b))
         return published_loss(za, zb, self.normalize)

@@ -1,4 +1,4 @@
-"""A torchvision ResNet in PyTorch, in inference, straight from its state dict."""
+"""A torchvision ResNet in PyTorch for inference, straight from its state dict."""
 
 import torch
 from torch.nn import functional
@@ -7,11 +7,11 @@ EPSILON = 1e-5
 
 
 def features(state, images):
-    """What torchvision's ResNet of any depth computes before its classifier.
+    """Computes the features of torchvision's ResNet of any depth, before its classifier.
 
     Args:
         state: dict from torchvision's names to tensors. A 3×3 `conv1` stands for a stem without
-            stride and pooling.
+            stride or pooling.
         images: float tensor (b, 3, h, w).
 
     Returns:

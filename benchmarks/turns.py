@@ -1,4 +1,4 @@
-"""Processes that take turns, so that what they measure is measured side by side."""
+"""Processes that take turns, so that they are measured under the same conditions."""
 
 import contextlib
 import json
@@ -9,9 +9,9 @@ import sys
 
 @contextlib.contextmanager
 def taking_turns(module, arguments, **environment):
-    """Starts `python -m module arguments`, which answers as `answer_turns` does.
+    """Starts `python -m module arguments`, which must answer as `answer_turns` does.
 
-    Gives a function: each call is one turn, waits for it, and returns its result.
+    Yields a function: each call requests one turn, waits for it, and returns its result.
     """
     command = [sys.executable, "-m", module, *arguments]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -35,6 +35,6 @@ def taking_turns(module, arguments, **environment):
 
 
 def answer_turns(function):
-    """In the process: prints `function(request)` for every turn, until there are no more."""
+    """Prints `function(request)` for every requested turn, until there are no more."""
     for line in sys.stdin:
         print(json.dumps(function(json.loads(line))), flush=True)

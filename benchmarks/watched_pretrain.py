@@ -1,15 +1,15 @@
 """`trainers.pretrain` with clocks around its input: a process of `benchmarks.end_to_end`.
 
-The script itself is run, on the command line that it is given here, with four things replaced:
+The command itself runs, with the command line given here and four things replaced:
 
-- Each step of `model.fit` fetches its batch by itself, between two readings of the clock, and then
-  trains on it; Keras has both in one graph. The difference is what the training loop waited.
-- The monitors are one callback, which takes its orders from the standard input: after the first
-  step it waits for a line, measures so many steps, answers, and waits again.
-- Data that the benchmark has made are not kept in memory: they stand for more than fits.
+- Each step of `model.fit` first fetches its batch, between two readings of the clock, and then
+  trains on it; Keras does both in one graph. The difference is how long the training loop waited.
+- The monitors are a single callback, which takes orders from standard input: after the first step
+  it waits for a line, measures the requested steps, answers, and waits again.
+- Data that the benchmark has made are not cached: they stand for more than fits in memory.
 - If the accelerator is simulated, a step sleeps instead of training. That takes no host core.
 
-Whoever reads the answers decides when the run ends: with its standard input.
+The run ends when its standard input does, which is up to the reader of the answers.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ import time
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a process is to watch.
+    """Options of a watched process.
 
     Attributes:
-        cores: int, the host cores it may use; 0 for all.
-        simulated: bool, whether a step is to sleep instead of training.
-        from_memory: bool, whether the first batch is to be fed again and again.
-        cache: bool, whether the source may keep decoded images, as in `trainers.pretrain`.
+        cores: Number of host cores it may use; 0 for all.
+        simulated: Whether a step sleeps instead of training.
+        from_memory: Whether the first batch is fed over and over.
+        cache: Whether the source may cache decoded images, as in `trainers.pretrain`.
     """
 
     cores: int = 0
@@ -40,13 +40,13 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What to measure.
+    """A request to measure.
 
     Attributes:
-        skip: int, steps to leave out first.
-        steps: int, steps to measure, or more of them
-        seconds: float, until so many seconds are over.
-        asleep: float, seconds that a simulated step takes.
+        skip: Steps to skip first.
+        steps: Minimum number of steps to measure.
+        seconds: Minimum duration of the measurement.
+        asleep: Duration of a simulated step, in seconds.
     """
 
     skip: int
@@ -57,14 +57,14 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What was measured, over all steps: seconds, and CPU seconds of all cores.
+    """A measurement: totals over all steps, in seconds.
 
     Attributes:
-        steps: int.
-        elapsed: float, from the end of the step before to the end of the last one.
-        waited: float, for batches.
-        asleep: float, in simulated steps.
-        cpu: float, of this process.
+        steps: Number of steps.
+        elapsed: From the end of the step before the first to the end of the last one.
+        waited: Spent waiting for batches.
+        asleep: Spent in simulated steps.
+        cpu: CPU time of this process, over all cores.
     """
 
     steps: int
@@ -75,17 +75,17 @@ class Reading:
 
 
 def pin(cores):
-    """Confines this process to its first cores, where the system can; before TensorFlow starts."""
+    """Pins this process to its first cores if the system can; must precede TensorFlow's start."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 class Watch:
-    """What the replaced parts have in common: the sums so far, and what a step is to sleep."""
+    """State shared by the replaced parts: the totals so far, and how long a step sleeps."""
 
     def __init__(self):
         self.waited = self.asleep = 0.0
-        self.seconds = 0.0  # that the next steps sleep
+        self.seconds = 0.0  # duration of the next simulated steps
 
     def fetch(self, batches):
         """Returns the next batch of an iterator."""
@@ -95,23 +95,23 @@ class Watch:
         return batch
 
     def sleep(self):
-        """Takes the time of a step."""
+        """Simulates a step."""
         started = time.perf_counter()
         time.sleep(self.seconds)
         self.asleep += time.perf_counter() - started
 
     def reading(self, steps=0):
-        """The sums so far."""
+        """Returns the totals so far."""
         times = time.perf_counter(), self.waited, self.asleep, time.process_time()
         return Reading(steps, *times)
 
     def since(self, start, steps):
-        """The sums since an earlier reading."""
+        """Returns the totals since an earlier reading."""
         now, start = (dataclasses.asdict(reading) for reading in (self.reading(steps), start))
         return Reading(**{name: now[name] - start[name] for name in now})
 
     def course(self, orders, answer):
-        """A generator to be resumed at the end of every step; follows one order after another."""
+        """Follows order after order, as a generator to resume at the end of every step."""
         for line in orders:
             order = Order(**json.loads(line))
             self.seconds = order.asleep
@@ -125,7 +125,7 @@ class Watch:
 
 
 def replace_parts(options, watch, answer):
-    """Puts what is described above into the trainer's modules."""
+    """Replaces the parts of the trainer's modules that the head of this file lists."""
     import keras
     import tensorflow as tf
 
@@ -144,7 +144,7 @@ def replace_parts(options, watch, answer):
         return batches.take(1).cache().repeat() if options.from_memory else batches
 
     class Turns(keras.callbacks.Callback):
-        """Lets the course of the measurement go on at the end of every step."""
+        """Resumes the course of the measurement at the end of every step."""
 
         _course = None
 
@@ -154,10 +154,10 @@ def replace_parts(options, watch, answer):
                 answer({"device": device, "precision": keras.config.dtype_policy().name})
                 self._course = watch.course(sys.stdin, answer)
             if next(self._course, "over") == "over":
-                os._exit(0)  # nothing is to be kept, and to take a pipeline down may take long
+                os._exit(0)  # nothing to keep, and shutting a pipeline down may take long
 
     class Watched(pretraining.Pretraining.model_class):
-        """The model, whose steps are watched, or slept through."""
+        """A model whose steps are watched, or simulated."""
 
         def make_train_function(self, force=False):
             if self.train_function is not None and not force:
@@ -183,9 +183,9 @@ def replace_parts(options, watch, answer):
 
 
 def main(options, arguments):
-    """Runs the trainer on these arguments until the standard input ends."""
+    """Runs the trainer with these arguments until standard input ends."""
     pin(options.cores)
-    # What the trainer prints is not meant for the reader of the answers.
+    # The reader of the answers must not see what the trainer prints.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

@@ -13,16 +13,16 @@ from benchmarks.watched_pretrain import Reading
 
 
 def progress(text):
-    """Tells whoever watches that something is going on."""
+    """Reports progress to the terminal."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Process:
-    """`trainers.pretrain`, watched; it stops after its first step and waits for orders.
+    """A watched `trainers.pretrain`; it stops after its first step and waits for orders.
 
     Args:
         options: `Options`.
-        arguments: list of str, the trainer's.
+        arguments: list of str, the trainer's command line.
     """
 
     def __init__(self, options, arguments):
@@ -30,7 +30,7 @@ class Process:
         environment = dict(os.environ, TF_FORCE_GPU_ALLOW_GROWTH="true")  # two share a GPU
         if options.simulated:
             environment["CUDA_VISIBLE_DEVICES"] = "-1"
-        self._notes = tempfile.TemporaryFile("w+")  # noqa: SIM115  what TensorFlow notes, mostly
+        self._notes = tempfile.TemporaryFile("w+")  # noqa: SIM115  mostly TensorFlow's notes
         self.popen = subprocess.Popen(
             [*script, json.dumps(dataclasses.asdict(options)), *arguments],
             stdin=subprocess.PIPE,
@@ -43,12 +43,12 @@ class Process:
 
     @property
     def ready(self):
-        """Where it trains: a dict of device and precision. Waits for the first step."""
+        """Waits for the first step; a dict of the device and precision of the training."""
         self._ready = self._ready or self._answer()
         return self._ready
 
     def turn(self, order):
-        """Has it measure once; returns a `Reading`."""
+        """Has the process measure once; returns a `Reading`."""
         self.popen.stdin.write(json.dumps(dataclasses.asdict(order)) + "\n")
         self.popen.stdin.flush()
         return Reading(**self._answer())
@@ -59,14 +59,14 @@ class Process:
             status = self.popen.wait()
             self._notes.seek(0)
             notes = self._notes.read().splitlines()
-            # A negative status is a signal: 9 if the system has run out of memory.
+            # A negative status is a signal: 9 if the system ran out of memory.
             end = f"error: trainers.pretrain ended with status {status}."
             mistakes = [note for note in notes if note.startswith("error: ")]
             raise SystemExit("\n".join(mistakes or [*notes, end]))
         return json.loads(answer)
 
     def end(self):
-        """Ends it at once: there is nothing that it should still write."""
+        """Kills the process, which has nothing left to write."""
         self.popen.kill()
         self.popen.communicate()
         self._notes.close()
@@ -74,9 +74,9 @@ class Process:
 
 @contextlib.contextmanager
 def started(settings):
-    """Starts the trainer once for each of the settings: name → (options, arguments).
+    """Starts a trainer for each of the settings, name → (options, arguments).
 
-    All start at once, which disturbs no measurement, and end with the block.
+    All start at once, before any measurement, and end with the block.
     """
     processes = {}
     try:

@@ -1,19 +1,19 @@
-"""A classifier on few labels from an exported backbone, and the label of a JPEG. To be copied.
+"""Trains a classifier on few labels from an exported backbone and labels a JPEG. To copy and adapt.
 
-Pretrain on images without labels, here handwritten digits. This part uses keras_bt, and leaves
-runs/digits/saved_model/1; `--data=folder:PHOTOS --image_size=64` trains on your own images instead:
+First, pretrain on images without labels, here handwritten digits. This step uses keras_bt and
+writes runs/digits/saved_model/1; for your own images add `--data=folder:PHOTOS --image_size=64`:
 
     python -m trainers.pretrain --workdir=runs/digits
 
-From here on Keras and TensorFlow suffice (and scikit-learn, for the digits). The same images, of
-which five per class have labels now, or all with --labels_per_class=0:
+From here on, Keras and TensorFlow suffice (and scikit-learn, for the digits). The images are the
+same, now with labels for five per class, or for all with --labels_per_class=0:
 
     python examples/transfer.py --saved_model=runs/digits/saved_model/1
 
-It trains a linear classifier on the features of the frozen backbone, then fine-tunes the whole of
-it, measures both, and writes them to classifier/frozen and classifier/fine_tuned, SavedModels that
-need nothing else. With few labels the frozen one is the better choice, with many the other. Either
-tells the label of an image file:
+This trains a linear classifier on the features of the frozen backbone, then fine-tunes everything,
+measures both, and writes them to classifier/frozen and classifier/fine_tuned, SavedModels that
+depend on nothing else. With few labels the frozen one is better, with many the fine-tuned one.
+Either labels an image file:
 
     python examples/transfer.py --classifier=classifier/frozen --jpeg=classifier/digit.jpg
 """
@@ -27,17 +27,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Of fine-tuning: the best of a few with 5 labels per class, measured on other training images.
+# For fine-tuning: the best of a few rates with 5 labels per class, on other training images.
 RATE = 1e-4
 BATCH_SIZE = 32
 
 
 def digits():
-    """scikit-learn's handwritten digits, as keras_bt takes them: the last 500 are the test set.
+    """Loads scikit-learn's handwritten digits as keras_bt does: the last 500 are the test set.
 
     Returns:
-        uint8 (1297, 8, 8, 3), int (1297,), and the same of the test set. Images of your own may
-        have any size; the exported backbone brings its preprocessing.
+        uint8 (1297, 8, 8, 3), int (1297,), and the same for the test set. Your own images may have
+        any size; the exported backbone includes its preprocessing.
     """
     from sklearn.datasets import load_digits
 
@@ -47,7 +47,7 @@ def digits():
 
 
 def some_of_each(labels, per_class, seed):
-    """Positions of so many randomly chosen images of each class; of all images if 0."""
+    """Draws the positions of `per_class` random images of each class, or of all images if 0."""
     random = np.random.default_rng(seed)
     if not per_class:
         return random.permutation(len(labels))
@@ -58,9 +58,9 @@ def some_of_each(labels, per_class, seed):
 
 
 def backbone_layer(saved_model, **arguments):
-    """The exported backbone as a Keras layer: uint8 images (b, h, w, 3) → features (b, d).
+    """Opens the exported backbone as a Keras layer: uint8 images (b, h, w, 3) → features (b, d).
 
-    In a project of your own, copy backbone_layer.py and import it.
+    In your own project, copy backbone_layer.py and import it.
     """
     sys.path.insert(0, str(pathlib.Path(saved_model) / "assets.extra"))
     from backbone_layer import BackboneLayer
@@ -69,17 +69,17 @@ def backbone_layer(saved_model, **arguments):
 
 
 def train_frozen(backbone, images, labels, steps=200):
-    """A linear classifier on the features of the backbone, which stays as it is.
+    """Trains a linear classifier on the features of the frozen backbone.
 
     Returns:
         `keras.Model`, uint8 images → logits.
     """
     inputs = keras.Input((None, None, 3), dtype="uint8")
     frozen = keras.Model(inputs, backbone(inputs))
-    features = frozen.predict(images, batch_size=256, verbose=0)  # once: they don't change
+    features = frozen.predict(images, batch_size=256, verbose=0)  # once, as they do not change
 
     variance = features.var(0)
-    # Not too small: fine-tuning wakes up features that are the same for all images so far.
+    # Bounded below, because fine-tuning may awaken features that are still constant.
     variance += 0.1 * variance.mean()
     standardize = keras.layers.Normalization(mean=features.mean(0), variance=variance)
     penalty = keras.regularizers.L2(0.5 / len(images))  # scikit-learn's C = 1
@@ -93,7 +93,7 @@ def train_frozen(backbone, images, labels, steps=200):
 
 
 def fine_tune(model, backbone, images, labels, epochs):
-    """Goes on with all weights, those of the backbone as well, at a low rate that falls to zero."""
+    """Continues with all weights, the backbone's included, at a low rate that decays to zero."""
     backbone.trainable = True
     steps = epochs * math.ceil(len(images) / BATCH_SIZE)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
@@ -102,43 +102,43 @@ def fine_tune(model, backbone, images, labels, epochs):
 
 
 def cross_entropy():
-    """The loss of logits."""
+    """Returns the loss for logits."""
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def accuracy(model, images, labels):
-    """Share of images whose largest logit is that of their class."""
+    """Returns the fraction of images whose largest logit is that of their class."""
     return float(np.mean(model.predict(images, batch_size=256, verbose=0).argmax(-1) == labels))
 
 
 def write_classifier(model, folder):
-    """Writes it as a SavedModel of its own, which needs neither the backbone's nor any of ours."""
+    """Writes a SavedModel that needs neither the backbone's nor keras_bt."""
     model.export(folder, verbose=False)
 
 
 def label_of(jpeg, classifier):
-    """The label of an image in a JPEG file.
+    """Predicts the label of an image in a JPEG file.
 
     Args:
-        jpeg: bytes, the file's content.
-        classifier: what `tf.saved_model.load` returned; of any process on any machine.
+        jpeg: The bytes of the file.
+        classifier: What `tf.saved_model.load` returned, in any process on any machine.
     """
-    # As accurately as pictures were decoded for training; TensorFlow's default is a little faster.
+    # As accurate as the decoding for training; TensorFlow's default is a little faster.
     image = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
     return int(tf.argmax(classifier.serve(image[None])[0]))
 
 
 def arguments():
-    """The flags."""
+    """Parses and checks the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--saved_model", default="runs/digits/saved_model/1", help="folder of an exported backbone")
-    add("--labels_per_class", type=int, default=5, help="0: all")
-    add("--epochs", type=int, default=30, help="of fine-tuning")
-    add("--out", default="classifier", help="folder for the classifiers")
-    add("--jpeg", help="only say what --classifier takes this file for")
-    add("--classifier", default="classifier/frozen", help="a classifier that was written")
-    add("--seed", type=int, default=0)
+    add("--labels_per_class", type=int, default=5, help="labeled images per class; 0: all")
+    add("--epochs", type=int, default=30, help="epochs of fine-tuning")
+    add("--out", default="classifier", help="folder to write the classifiers to")
+    add("--jpeg", help="image file to label with --classifier, instead of training")
+    add("--classifier", default="classifier/frozen", help="folder of a classifier written earlier")
+    add("--seed", type=int, default=0, help="seed for the choice of labels and the training")
     flags = parser.parse_args()
     needed = flags.classifier if flags.jpeg else flags.saved_model
     if not pathlib.Path(needed, "saved_model.pb").is_file():
@@ -149,7 +149,7 @@ def arguments():
 
 
 def main():
-    """Trains, measures, writes and uses a classifier; or only uses it."""
+    """Trains, measures, writes and uses a classifier; or only uses one."""
     flags = arguments()
     if flags.jpeg:
         classifier = tf.saved_model.load(flags.classifier)

@@ -67,7 +67,7 @@ def test_leaves_out_what_needs_too_much_memory(output):
     assert by_size["600 × 4096"][1] == by_size["600 × 4096"][6] == "–"  # 128 MiB and the rows
     assert by_size["600 × 4096"][3] == "–"
     assert by_size["8 × 4096"][1] != "–"
-    [skipped] = re.findall(r"Not measured, needing more than [\d.]+ GiB: (.*)\.$", output, re.M)
+    [skipped] = re.findall(r"Not measured \(need more than [\d.]+ GiB\): (.*)\.$", output, re.M)
     names = {"correlation at 600 × 4096"}
     if HAS_TORCH:
         names |= {"PyTorch at 8 × 4096", "PyTorch at 600 × 4096"}

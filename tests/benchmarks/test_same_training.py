@@ -107,7 +107,7 @@ def test_table_and_sentences_are_of_the_results_in_the_file(printed):
         expected = [statistics.mean(accuracies[name]), statistics.stdev(accuracies[name])]
         assert numbers[:2] == pytest.approx(expected, abs=0.006)
     for name in names[2:]:
-        found = re.search(rf"keras_bt − {name}: ([+-][\d.]+) points .* deviations .*\.", text)
+        found = re.search(rf"keras_bt − {name}: ([+-][\d.]+) percentage .* deviations .*\.", text)
         difference = statistics.mean(accuracies["keras_bt"]) - statistics.mean(accuracies[name])
         assert float(found[1]) == pytest.approx(difference, abs=0.006)
 
@@ -214,12 +214,12 @@ def test_verdict_compares_means_with_the_spread():
         return same_training.verdict(made_up(*results), same_training.OWN_START)
 
     assert verdict([0.5, 0.6], [0.57, 0.57]) == (
-        "keras_bt − PyTorch, own start: -2.00 points of accuracy in the mean, "
+        "keras_bt − PyTorch, own start: -2.00 percentage points of mean accuracy, "
         "within the spread over seeds: standard deviations 7.07 and 0.00."
     )
-    assert "+9.00 points of accuracy in the mean, beyond " in verdict([0.5, 0.6], [0.4, 0.52])
+    assert "+9.00 percentage points of mean accuracy, beyond " in verdict([0.5, 0.6], [0.4, 0.52])
     assert verdict([0.5], [0.4]).endswith(
-        "+10.00 points of accuracy in the mean; one seed has no spread."
+        "+10.00 percentage points of mean accuracy; one seed has no spread."
     )
 
 

@@ -30,7 +30,7 @@ def test_measures_every_contestant_at_every_batch_size():
     text = output("train_step", "--networks=resnet18", "--rounds=2", "--float32_only")
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores? of \S+", text)
     assert "projector 16-16-16" in text
-    assert "on: processor" in text
+    assert "on: CPU" in text
     _, _, *lines = table(text)
     names = [n for n, (framework, precision, _) in train_step.CONTESTANTS.items()]
     expected = {"keras_bt"} | ({train_step.PUBLISHED, "PyTorch, channels last"} & set(names))
@@ -62,14 +62,14 @@ def test_contestants_must_train_the_same_number_of_parameters(monkeypatch):
 
 def test_an_unknown_network_ends_in_one_line():
     (line,) = output("train_step", "--networks=vgg", status=1).strip().splitlines()
-    assert line == "error: networks must be of resnet50, resnet18. Received: vgg."
+    assert line == "error: networks must be among resnet50, resnet18. Received: vgg."
 
 
 @pytest.mark.parametrize("module", ["train_step", "step_profile"])
 @pytest.mark.parametrize("sizes", ["x", "1", "8,0"])
 def test_bad_batch_sizes_end_in_one_line(module, sizes):
     (line,) = output(module, f"--batch_sizes={sizes}", status=1).strip().splitlines()
-    rule = "error: batch_sizes must be whole numbers of 2 or more."
+    rule = "error: batch_sizes must be whole numbers of at least 2."
     assert line == f"{rule} Received: {sizes}."
 
 
