@@ -1,5 +1,6 @@
 """A strict test world: warnings are errors, two logical CPU devices, fixed seeds."""
 
+import gc
 import os
 
 from places import FIXTURES
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config
+from tensorflow.python.framework import ops
 
 # Two logical CPU devices in one process stand in for two GPUs. This must happen before
 # TensorFlow initializes its devices, hence here and not in a fixture.
@@ -32,6 +34,17 @@ def _determinism_ends_with_the_module():
     yield
     tf_config.disable_op_determinism()
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": True})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_is_free_again_after_the_module():
+    """TensorFlow keeps every custom gradient, and with it the graph of every step of training."""
+    yield
+    gradients = ops.gradient_registry._registry
+    for name in [name for name in gradients if name.startswith("CustomGradient-")]:
+        del gradients[name]
+    keras.backend.clear_session()
+    gc.collect()
 
 
 @pytest.fixture
