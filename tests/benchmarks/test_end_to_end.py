@@ -50,12 +50,14 @@ def numbers(cell):
     return median
 
 
+@pytest.mark.slow
 def test_describes_machine_device_and_data(result):
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores of .*\nPython .*tensorflow 2", result.stdout)
     assert re.search(r"Measured on .+ in float32: resnet18", result.stdout)
     assert "8 JPEG files of 500 × 375; two views of 32 × 32" in result.stdout
 
 
+@pytest.mark.slow
 def test_says_what_it_is_doing(result):
     lines = result.stderr.splitlines()
     assert "writing 8 photographs" in lines
@@ -63,6 +65,7 @@ def test_says_what_it_is_doing(result):
     assert "round 1 of 1: augmentation on the device, 1 host core" in lines
 
 
+@pytest.mark.slow
 def test_trains_from_files_and_from_memory(result):
     files, memory = tables(result.stdout)[0]
     assert [files[0], memory[0]] == ["the files", "one batch in memory"]
@@ -75,6 +78,7 @@ def test_trains_from_files_and_from_memory(result):
     assert cost == pytest.approx(100 * (1 - speeds[0] / speeds[1]), abs=2)
 
 
+@pytest.mark.slow
 def test_measures_the_hosts_part(result):
     [[placement, cores, speed, cpu, waiting]] = tables(result.stdout)[1]
     assert [placement, cores] == ["device", "1"]
@@ -86,6 +90,7 @@ def test_measures_the_hosts_part(result):
     assert float(fitted[1]) == pytest.approx(numbers(speed), abs=0.6)
 
 
+@pytest.mark.slow
 def test_measures_the_waits_of_every_accelerator(result):
     """How long they are depends on the machine; see the steady host below."""
     slow, endless = tables(result.stdout)[2]
@@ -99,6 +104,7 @@ def test_measures_the_waits_of_every_accelerator(result):
     assert [slow[7], endless[7]] == ["0%", "100%"]
 
 
+@pytest.mark.slow
 def test_says_how_many_cores_would_do_and_that_this_is_not_measured(result):
     assert "never waits: extrapolated, not measured" in result.stdout
     slow, endless = tables(result.stdout)[3]
@@ -108,6 +114,7 @@ def test_says_how_many_cores_would_do_and_that_this_is_not_measured(result):
     assert int(endless[2]) == pytest.approx(1e9 / rate, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_trainers_flags_is_one_line():
     result = printed(*TINY, "--projector=wide")
     assert result.returncode == 1

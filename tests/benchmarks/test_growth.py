@@ -15,6 +15,7 @@ SIZES = ("--n=16,32,64", "--fixed_d=64", "--d=64,128", "--fixed_n=16", "--replic
 STEPS = ("--sides=16,24", "--step_batch=4", "--batches=4,8", "--side=16", "--replicas_d=64")
 
 
+@pytest.mark.slow
 def test_prints_an_exponent_for_every_range_and_draws_them(tmp_path):
     out = tmp_path / "growth.png"
     result = benchmark_run.run(

@@ -37,6 +37,7 @@ def rows(output):
     }
 
 
+@pytest.mark.slow
 def test_prints_speeds_and_operations(output):
     measured = rows(output)
     placements = ("host, compiled", "host, plain", "device: the host's part")
@@ -50,11 +51,13 @@ def test_prints_speeds_and_operations(output):
         assert total == pytest.approx(sum(parts), abs=0.05)
 
 
+@pytest.mark.slow
 def test_describes_machine_and_versions(output):
     assert re.match(r"\d{4}-\d\d-\d\d, 1 cores? of \S+", output)
     assert re.search(r"Python 3\.\d+.*, tensorflow 2\.\d+", output)
 
 
+@pytest.mark.slow
 def test_measures_torchvision_or_says_why_not(output):
     if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
         assert rows(output)[input_pipeline.TORCHVISION][0] > 0

@@ -29,11 +29,13 @@ def output():
     return result.stdout
 
 
+@pytest.mark.slow
 def test_prints_machine_device_and_precision(output):
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores of .*\nPython .*tensorflow 2", output)
     assert re.search(r"^(CPU, \d+ threads|.+); float32$", output, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_rows_are_consistent(output):
     table = benchmark_run.cells(output)
     assert [row[0] for row in table] == ["8 × 512", "600 × 512", "8 × 4096", "600 × 4096"]
@@ -52,6 +54,7 @@ def test_rows_are_consistent(output):
     assert by_size["600 × 512"][1].endswith(" *")
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_formulas(output):
     by_size = {row[0]: row for row in benchmark_run.cells(output)}
     correlation = number(by_size["8 × 4096"][6])
@@ -62,6 +65,7 @@ def test_memory_is_that_of_the_formulas(output):
     assert gram == pytest.approx(costs.objective_cost(600, 4096, 1, "gram").memory / MIB, rel=0.25)
 
 
+@pytest.mark.slow
 def test_leaves_out_what_needs_too_much_memory(output):
     by_size = {row[0]: row for row in benchmark_run.cells(output)}
     assert by_size["600 × 4096"][1] == by_size["600 × 4096"][6] == "–"  # 128 MiB and the rows
@@ -74,6 +78,7 @@ def test_leaves_out_what_needs_too_much_memory(output):
     assert set(skipped.split(", ")) == names
 
 
+@pytest.mark.slow
 def test_measures_pytorch_or_says_why_not(output):
     if HAS_TORCH:
         assert number(benchmark_run.cells(output)[0][3]) > 0

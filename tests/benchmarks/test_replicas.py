@@ -11,6 +11,7 @@ from benchmarks import replicas
 from keras_bt.objectives import costs
 
 
+@pytest.mark.slow
 def test_measures_every_form_and_number_of_replicas():
     result = benchmark_run.run(
         "replicas", "--sizes=8x2048", "--counts=2", "--rounds=1", "--steps=1"
@@ -44,6 +45,7 @@ def test_model_counts_megabytes_and_milliseconds():
     assert gradients == "750.0 (30.0)"
 
 
+@pytest.mark.slow
 def test_model_prints_a_table_for_a_fixed_and_a_growing_batch():
     result = benchmark_run.run("replicas", "--model", "--model_replicas=8,256")
     assert result.returncode == 0, result.stderr

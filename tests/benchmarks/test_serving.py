@@ -46,6 +46,7 @@ def check(row):
     assert float(difference) < 1e-4
 
 
+@pytest.mark.slow
 def test_measures_what_tensorflow_serves(output):
     measured = rows(output)
     kinds = {"infer": "preprocessed", "serve": "pixels", "serve_jpeg": "JPEG files"}
@@ -56,6 +57,7 @@ def test_measures_what_tensorflow_serves(output):
     check(measured[serving.KERAS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["PyTorch", "ONNX", "LiteRT"])
 def test_measures_the_rest_or_says_why_not(output, name):
     found = [row for form, row in rows(output).items() if form.startswith(name)]
@@ -65,6 +67,7 @@ def test_measures_the_rest_or_says_why_not(output, name):
         check(row)
 
 
+@pytest.mark.slow
 def test_describes_machine_and_versions(output):
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores? of \S+", output)
     assert re.search(r"Python 3\.\d+.*, tensorflow 2\.\d+", output)

@@ -26,6 +26,7 @@ def table(text):
     return [[cell.strip() for cell in line] for line in lines]
 
 
+@pytest.mark.slow
 def test_measures_every_contestant_at_every_batch_size():
     text = output("train_step", "--networks=resnet18", "--rounds=2", "--float32_only")
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores? of \S+", text)
@@ -94,6 +95,7 @@ def test_the_published_model_has_our_parameters_and_floating_point_operations():
         assert sum(work.values()) == counter.get_total_flops()
 
 
+@pytest.mark.slow
 def test_profile_accounts_for_the_whole_step():
     text = output("step_profile", "--network=resnet18", "--operations=3")
     lines = {line[0]: line[1:] for line in table(text)}

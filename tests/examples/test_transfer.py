@@ -43,6 +43,7 @@ def output(folder):
     return run(folder, "--saved_model=saved_model/1", "--labels_per_class=3", "--epochs=2")
 
 
+@pytest.mark.slow
 def test_measures_both_ways(output):
     assert output.startswith("30 labeled images; accuracy in percent on 500 others:")
     found = dict(re.findall(r"(frozen|fine-tuned) +([\d.]+)", output))
@@ -50,6 +51,7 @@ def test_measures_both_ways(output):
     assert found["frozen"] != found["fine-tuned"]
 
 
+@pytest.mark.slow
 def test_predicts_the_label_of_a_jpeg(output, folder):
     said = re.search(r"frozen takes digit.jpg for a (\d)\.", output)[1]
     # A new process, without the backbone.

@@ -1,6 +1,6 @@
 """Trains five steps on some replicas: a program of its own, for `test_replicas.py`.
 
-    python tests/helpers/replica_run.py OUT.npz LOGICAL_DEVICES [TASK]
+    python tests/helpers/replica_run.py OUT.npz LOGICAL_DEVICES [TASK …]
 
 With TF_CONFIG or SLURM's variables in the environment it is one of several workers. The number of
 logical devices must be set before TensorFlow starts, and a cluster before it computes anything.
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt import LARS, BarlowTwins, projector, strategy
-from keras_bt import model as model_module
+from keras_bt.model import barlow_twins as model_module
 
 BATCH, STEPS = 24, 5
 
@@ -148,7 +148,7 @@ def several_steps(where):
 
 
 def main():
-    out, devices, task = [*sys.argv[1:], "compare"][:3]
+    out, devices, *tasks = sys.argv[1:]
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * int(devices),
@@ -157,7 +157,9 @@ def main():
     where = strategy.choose_strategy(
         "multiworker" if several else "mirrored" if int(devices) > 1 else "one"
     )
-    found = dict(globals()[task](where))
+    found = {}
+    for task in tasks or ["compare"]:
+        found |= globals()[task](where)
     found["replicas"] = where.num_replicas_in_sync
     print(json.dumps({"chief": strategy.is_chief(where), "where": strategy.describe(where)}))
     strategy.sum_over_workers(where, 1)  # nobody leaves before all are done

@@ -5,7 +5,7 @@
 A checkpoint is written after every step, so many kills come while one is being written; others
 come while the program starts. In the end every weight and every variable of the optimizer must be,
 to the last bit, what the same run has that nobody interrupted. `test_stress_resume.py` is the short
-version of it.
+version of it. Flags of `trainers.pretrain` may follow.
 """
 
 import argparse

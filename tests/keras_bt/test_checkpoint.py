@@ -55,12 +55,20 @@ def fit(model, checkpoint, epochs=2, first_epoch=0, data=None, callbacks=()):
     )
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the checkpoints of steps 4, 8 and 12, and the model's state after step 8."""
+    folder, model, after = tmp_path_factory.mktemp("trained") / "c", small_model(), []
+    keep = AtStep(8, lambda: after.extend(state(model)))
+    fit(model, RunCheckpoint(folder, model, STEPS), epochs=3, callbacks=[keep])
+    return folder, after
+
+
 @pytest.fixture
-def three(tmp_path):
-    """A folder with the checkpoints of steps 4, 8 and 12, and the model after step 12."""
-    model = small_model()
-    fit(model, RunCheckpoint(tmp_path / "c", model, STEPS), epochs=3)
-    return tmp_path / "c", model
+def three(trained, tmp_path):
+    """The same in a folder that a test may damage."""
+    shutil.copytree(trained[0], tmp_path / "c")
+    return tmp_path / "c", trained[1]
 
 
 def state(model):
@@ -68,7 +76,11 @@ def state(model):
 
 
 def assert_same_state(ours, theirs):
-    for a, b in zip(state(ours), state(theirs), strict=True):
+    assert_same(state(ours), state(theirs))
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -80,8 +92,9 @@ def test_an_empty_folder_is_a_new_run(tmp_path):
     assert RunCheckpoint(tmp_path / "none", small_model(), STEPS).restore() == 0
 
 
-def test_everything_is_restored_and_training_goes_on_exactly(three):
-    folder, model = three
+def test_everything_is_restored_and_training_goes_on_exactly(tmp_path):
+    folder, model = tmp_path / "c", small_model()
+    fit(model, RunCheckpoint(folder, model, STEPS), epochs=3)
     assert names(folder) == ["00000012", "00000008", "00000004"]
     restored = small_model()
     checkpoint = RunCheckpoint(folder, restored, STEPS)
@@ -138,14 +151,12 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_what_cannot_be_read_is_passed_over_and_said(damage, three, capsys):
-    folder, _ = three
-    expected = small_model()
-    fit(expected, RunCheckpoint(folder.parent / "d", expected, STEPS), epochs=2)
+    folder, after_step_8 = three
     damage(folder / "00000012")
     model = small_model()
     checkpoint = RunCheckpoint(folder, model, STEPS)
     assert checkpoint.restore() == 8
-    assert_same_state(model, expected)
+    assert_same(state(model), after_step_8)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"Passing over {folder / '00000012'}, which cannot be read: ")
     # The run comes to that step again, and its new checkpoint takes the place.
@@ -256,8 +267,13 @@ def test_a_second_signal_acts_at_once(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         wait_until(lambda: False)
 
-    with interruption.watched(), pytest.raises(KeyboardInterrupt):
-        fit(model, checkpoint, callbacks=[AtStep(1, twice)])
+    # A shell lets programs in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interruption.watched(), pytest.raises(KeyboardInterrupt):
+            fit(model, checkpoint, callbacks=[AtStep(1, twice)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert names(tmp_path / "c") == []
 
 

@@ -55,6 +55,7 @@ print(int(np.sum(updated(late=False) != updated(late=True))))
 """
 
 
+@pytest.mark.slow
 def test_an_update_does_not_depend_on_who_else_reads_the_gradients():
     assert run(LATE_READERS) == "0"
 
@@ -106,6 +107,7 @@ print(found)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", sorted({False, SUPPORTED}))
 def test_the_training_step_has_no_sum_whose_order_is_left_open(remat):
     assert run(ORDER_LEFT_OPEN.replace("REMAT", str(remat))) == "0"

@@ -30,8 +30,8 @@ def test_features_equal_torchvision(fixture_arrays, depth, size):
         (18, 11_176_512, 512),
         (34, 21_284_672, 512),
         (50, 23_508_032, 2048),
-        (101, 42_500_160, 2048),
-        (152, 58_143_808, 2048),
+        pytest.param(101, 42_500_160, 2048, marks=pytest.mark.slow),
+        pytest.param(152, 58_143_808, 2048, marks=pytest.mark.slow),
     ],
 )
 def test_sizes(depth, parameters, features):

@@ -854,6 +854,7 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, 
     assert set(tmp_path.rglob("*")) == before  # nothing was begun
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_lets_the_runs_save(write, fake_module, tmp_path):
     """There the signal reaches the runs as well, which a second one would end at once."""
     out = tmp_path / "out"

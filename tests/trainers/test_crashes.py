@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import script
+import small_network
 import tensorflow as tf
 from places import ROOT
 
@@ -43,18 +44,9 @@ def remembered_views(source, view_a, view_b, batch_size, seed, first_step=0, **p
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
     """What all runs share: a backbone, too, that is traced quickly."""
-    path = tmp_path_factory.mktemp("backbone") / "small.keras"
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.layers.Input((8, 8, 3)),
-        keras.layers.Conv2D(16, 3, strides=2, use_bias=False),
-        keras.layers.BatchNormalization(momentum=0.9),
-        keras.layers.Activation("softplus"),
-        keras.layers.GlobalAveragePooling2D(),
-    ]
-    keras.Sequential(layers).save(path)
+    backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
     with unittest.mock.patch.object(data, "pretraining_views", remembered_views):
-        yield [*FLAGS, f"--backbone={path}"]
+        yield [*FLAGS, backbone]
 
 
 @pytest.fixture
@@ -169,6 +161,7 @@ def stopped(pretrain, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_the_disk_is_full_at_the_second_checkpoint(pretrain, mistake, whole, tmp_path, capsys):
     with file_size_limit() as limit, before("save", lambda: limit(3_000), call=2):
         line = mistake()
@@ -181,6 +174,7 @@ def test_the_disk_is_full_at_the_second_checkpoint(pretrain, mistake, whole, tmp
     assert_equal_runs(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_the_disk_is_full_when_metrics_are_written(pretrain, mistake, whole, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     with file_size_limit() as limit:
@@ -198,6 +192,7 @@ def test_the_disk_is_full_when_metrics_are_written(pretrain, mistake, whole, tmp
     assert_equal_runs(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_the_disk_is_full_at_the_end(pretrain, mistake, whole, tmp_path):
     with file_size_limit() as limit, before("save", lambda: limit(5_000), call=3):
         line = mistake()
@@ -213,6 +208,7 @@ def test_the_disk_is_full_at_the_end(pretrain, mistake, whole, tmp_path):
     assert_equal_runs(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_metrics_removed_between_two_calls(stopped, pretrain, whole):
     (stopped / "metrics.jsonl").unlink()
     pretrain()
@@ -274,6 +270,7 @@ command.run(pretrain.main, pretrain.default_recipe)
 """
 
 
+@pytest.mark.slow
 def test_a_signal_within_an_epoch_and_other_ways_to_go_on(flags, pretrain, whole, tmp_path):
     workdir = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, *flags, f"--workdir={workdir}"]
@@ -296,6 +293,7 @@ def test_a_signal_within_an_epoch_and_other_ways_to_go_on(flags, pretrain, whole
     assert_equal_weights(tmp_path / "same", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [3, 4])
 def test_executions_of_steps_that_do_not_divide_an_epoch(number, pretrain, whole, tmp_path):
     pretrain(f"--steps_per_execution={number}")
@@ -328,6 +326,7 @@ def bad_gradients(*steps):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "minutes", "kept"),
     [(2 * STEPS, 5, [STEPS]), (STEPS + 4, 0, [STEPS + 1, STEPS + 2, STEPS + 3])],
@@ -350,6 +349,7 @@ def test_a_bad_gradient(bad, minutes, kept, pretrain, mistake, whole, tmp_path):
     assert_equal_weights(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_nothing_but_bad_gradients(mistake, pretrain, whole, tmp_path):
     # Where nothing is changed, the number of good steps stays what it is, and so does the gradient.
     with bad_gradients(STEPS + 5):
@@ -361,6 +361,7 @@ def test_nothing_but_bad_gradients(mistake, pretrain, whole, tmp_path):
     assert all(np.isfinite(value).all() for value in kept.values())
 
 
+@pytest.mark.slow
 def test_an_image_that_is_no_number(pretrain, mistake, monkeypatch, tmp_path, capsys):
     views = tuple(part.copy() for part in _views["all"])
     views[0][STEPS + 3, 5] = np.nan

@@ -169,6 +169,7 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(pair, capsys):
     assert "head_rate=1.0" in line
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_as_if_nothing_had_happened(
     tmp_path, monkeypatch, capsys, backbone
 ):
@@ -209,6 +210,7 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(
         np.testing.assert_allclose(stopped, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_on_two_devices(tmp_path, capsys, backbone):
     run = tmp_path / "run"
     script.call(
@@ -235,6 +237,7 @@ def jpeg(number):
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_imagenet_takes_the_official_subset(tmp_path, monkeypatch, capsys, backbone):
     train = [[jpeg(5 * label + n) for n in range(5)] for label in range(len(SYNSETS))]
     write_archives(tmp_path, train, [jpeg(n) for n in range(6)], [jpeg(n) for n in range(2)])

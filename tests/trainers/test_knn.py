@@ -215,6 +215,7 @@ def test_more_unreadable_images_than_neighbours_are_left(backbone, tmp_path, cap
     assert "119" in script.mistake(capsys, "knn", *good, "--k=120")
 
 
+@pytest.mark.slow
 def test_the_command_itself_starts_quietly(backbone, measured, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     result = subprocess.run(

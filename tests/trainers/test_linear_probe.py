@@ -69,6 +69,7 @@ def test_a_finished_run_says_so(backbone, finished, capsys):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_as_if_nothing_had_happened(
     backbone, finished, tmp_path, monkeypatch, capsys
 ):
@@ -97,6 +98,7 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(
     assert whole["best_epoch"] == continued["best_epoch"]
 
 
+@pytest.mark.slow
 def test_steps_on_two_replicas(backbone, tmp_path):
     step = ["--schedule=step", "--milestones=1", "--decay=0.5", "--strategy=mirrored"]
     probe(backbone, *SHORT, "--epochs=2", *step, f"--workdir={tmp_path / 'run'}")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import script
+import small_network
 from PIL import Image
 from places import ROOT
 
@@ -20,7 +21,7 @@ from keras_bt.evaluation.features import extract_features
 from keras_bt.plots import evaluation as evaluation_plots
 from trainers.runs import network_pictures
 
-TINY = ["--width=4", "--projector=16-16", "--batch_size=64", "--log_every=20", "--noevaluate"]
+TINY = ["--projector=16-16", "--batch_size=64", "--log_every=20", "--noevaluate"]
 OF_ONE_RUN = ("loss", "correlation", "spectrum_features", "spectrum_embeddings", "features")
 OF_ONE_RUN += ("features_pca", "neighbours", "confusion")
 
@@ -28,7 +29,8 @@ OF_ONE_RUN += ("features_pca", "neighbours", "confusion")
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    script.call("pretrain", f"--workdir={folder}", "--image_size=8", "--epochs=2", *TINY)
+    backbone = small_network.save(folder.parent / "small.keras")
+    script.call("pretrain", f"--workdir={folder}", "--image_size=8", "--epochs=2", backbone, *TINY)
     return folder
 
 
@@ -79,7 +81,7 @@ def test_draws_a_run_and_leaves_it_as_it_was(digits_run, tmp_path, capsys, drawn
     embeddings = arguments(drawn, "spectrum_embeddings")[0]
     assert list(features) == list(embeddings) == ["untrained", "after epoch 2"]
     for name in features:
-        assert features[name].shape == (400, 32)
+        assert features[name].shape == (400, 16)
         assert embeddings[name].shape == (400, 16)
     assert {c.shape for c in arguments(drawn, "correlation")[0].values()} == {(16, 16)}
     mapped, labels, names, method = arguments(drawn, "features")
@@ -133,6 +135,7 @@ def check_neighbours(drawn, train, train_features, test, test_features):
     assert similarities[:, 0].mean() > 0.9
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_without_labels(digits_run, tmp_path, capsys, drawn):
     (tmp_path / "data").mkdir()
     for index in range(70):
@@ -170,6 +173,7 @@ def copy(run, folder, **settings):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_of_before_some_flags_and_before_the_monitor(digits_run, tmp_path, capsys):
     settings = {"augment_on": None, "compile_views": None}
     run = copy(digits_run, tmp_path / "old", **settings)
@@ -177,7 +181,7 @@ def test_a_run_of_before_some_flags_and_before_the_monitor(digits_run, tmp_path,
         for step in (80, 160):
             file.write(json.dumps({"step": step, "epoch": step // 80, "loss": 9 / step}) + "\n")
     script.call("plot", run, "--max_images=40")
-    assert "Left out: measures.png, as no measures were taken" in capsys.readouterr().out
+    assert "Not drawn: measures.png, as nothing was measured" in capsys.readouterr().out
     assert (run / "plots" / "confusion.png").is_file()
 
 
@@ -258,7 +262,10 @@ def test_queries_are_of_as_many_classes_as_possible():
         (lambda run: overwrite(run / "config.json", "{"), ["config.json must hold a run's"]),
         (lambda run: overwrite(run / "config.json", "[]"), ["config.json must hold a run's"]),
         (lambda run: change(run, width=None), ["every setting", "'width'"]),
-        (lambda run: change(run, width=8), ["checkpoint must hold the variables of this model"]),
+        (
+            lambda run: change(run, projector="8-16"),
+            ["checkpoint must hold the variables of this model"],
+        ),
         (lambda run: change(run, data="idx:/none"), ["/none"]),
         (lambda run: overwrite(run / "metrics.jsonl", ""), ["Nothing has been logged yet"]),
         (lambda run: overwrite(run / "metrics.jsonl", "a\nb\n"), ["one JSON object", "line 1"]),
@@ -300,6 +307,7 @@ def test_mistakes_of_the_command(digits_run, tmp_path, capsys):
     assert str(tmp_path) in line
 
 
+@pytest.mark.slow
 def test_the_command_of_the_readme(digits_run, tmp_path):
     runs = [digits_run, copy(digits_run, tmp_path / "other")]
     result = subprocess.run(

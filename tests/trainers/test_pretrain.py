@@ -10,15 +10,18 @@ import keras
 import numpy as np
 import pytest
 import script
+import small_network
 import tensorflow as tf
 from PIL import Image
 from places import ROOT
 
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.checkpoint import checkpoints
+from keras_bt.checkpoint import RunCheckpoint, checkpoints
 
-TINY = ["--width=4", "--projector=16-16", "--batch_size=16", "--log_every=1"]
+TINY = ["--width=4", "--projector=16-16", "--batch_size=128", "--log_every=1"]
+STEPS = 1297 // 128  # per epoch of the digits
+SEVERAL = ["--epochs=2", *TINY]
 
 
 def pretrain(*arguments, status=0):
@@ -38,7 +41,7 @@ def pretrain(*arguments, status=0):
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "digits"
-    output = pretrain(f"--workdir={workdir}", "--epochs=2", *TINY)
+    output = pretrain(f"--workdir={workdir}", *SEVERAL)
     return workdir, output
 
 
@@ -60,7 +63,8 @@ def test_writes_everything_that_it_promises(finished_run):
     card = json.loads((workdir / "saved_model/1/assets.extra/card.json").read_text())
     summary = json.loads((workdir / "summary.json").read_text())
     assert card["metrics"]["accuracies"] == summary["accuracies"]
-    assert [path.name for path in checkpoints(workdir / "checkpoints")] == ["00000162", "00000081"]
+    kept = [path.name for path in checkpoints(workdir / "checkpoints")]
+    assert kept == [f"{2 * STEPS:08}", f"{STEPS:08}"]
     for word in ("raw pixels", "untrained backbone", "5 labels per class", str(workdir)):
         assert word in output
 
@@ -68,8 +72,7 @@ def test_writes_everything_that_it_promises(finished_run):
 def test_metrics_and_summary_agree(finished_run):
     workdir, _ = finished_run
     *metrics, measured = read_metrics(workdir / "metrics.jsonl")
-    steps = 1297 // 16
-    assert [m["step"] for m in metrics] == list(range(1, 2 * steps + 1))
+    assert [m["step"] for m in metrics] == list(range(1, 2 * STEPS + 1))
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["loss"] == metrics[-1]["loss"]
     for m in metrics:
@@ -82,7 +85,7 @@ def test_metrics_and_summary_agree(finished_run):
     # Raw pixels of this split do not depend on training: they tell a wrong evaluation.
     assert summary["accuracies"]["raw pixels"]["knn"] > 0.9
     # After the last epoch, on a line of its own: of the digits all images are looked at.
-    assert (measured["step"], measured["epoch"]) == (2 * steps, 2)
+    assert (measured["step"], measured["epoch"]) == (2 * STEPS, 2)
     assert measured["knn_accuracy"] == summary["accuracies"]["Barlow Twins"]["knn"]
     assert 0.1 < measured["linear_accuracy"] <= 1
     assert 1 < measured["embedding_rankme"] <= 16
@@ -101,44 +104,48 @@ def test_backbone_loads_with_plain_keras(finished_run):
     assert result.stdout.strip().endswith("(None, 32)"), result.stderr
 
 
-def test_a_finished_run_says_so(finished_run):
+def test_a_finished_run_says_so(finished_run, capsys):
     workdir, _ = finished_run
     before = (workdir / "metrics.jsonl").read_bytes()
-    assert "finished run" in pretrain(f"--workdir={workdir}", "--epochs=2", *TINY)
+    script.call("pretrain", f"--workdir={workdir}", *SEVERAL)
+    assert "finished run" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_other_settings_are_refused_by_name(finished_run):
+def test_other_settings_are_refused_by_name(finished_run, capsys):
     workdir, _ = finished_run
-    message = pretrain(f"--workdir={workdir}", "--epochs=3", *TINY, status=1)
-    assert "epochs=2" in message
-    assert "epochs=3" in message
+    line = script.mistake(capsys, "pretrain", f"--workdir={workdir}", *SEVERAL, "--epochs=3")
+    assert "epochs=2" in line
+    assert "epochs=3" in line
 
 
-def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
-    def start(name, stop_after=None):
-        code = "import keras, sys; from trainers import pretrain, command\n"
-        if stop_after is not None:
-            code += (
-                "from keras_bt.checkpoint import RunCheckpoint\n"
-                "save = RunCheckpoint.on_epoch_end\n"
-                "def save_and_die(self, epoch, logs=None):\n"
-                "    save(self, epoch, logs)\n"
-                f"    if epoch + 1 == {stop_after}: sys.exit(7)\n"
-                "RunCheckpoint.on_epoch_end = save_and_die\n"
-            )
-        code += "command.run(pretrain.main, pretrain.default_recipe)"
-        workdir = f"--workdir={tmp_path / name}"
-        arguments = [workdir, "--epochs=3", "--noevaluate", *TINY, "--batch_size=128"]
-        arguments.append("--monitor_every=1")
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """What runs in this process have in common."""
+    backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
+    return [*TINY, backbone, "--image_size=8", "--nodeterministic"]  # that would stay on
 
-    assert start("whole").returncode == 0
-    assert start("stopped", stop_after=2).returncode == 7
+
+@pytest.mark.slow
+def test_a_stopped_run_continues_as_if_nothing_had_happened(small, tmp_path, monkeypatch, capsys):
+    arguments = [*small, "--deterministic", "--epochs=3", "--noevaluate", "--monitor_every=1"]
+    save = RunCheckpoint.on_epoch_end
+
+    def save_and_die(self, epoch, logs=None):
+        save(self, epoch, logs)
+        if epoch == 1:
+            raise SystemExit(7)
+
+    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'whole'}")
+    arguments.append(f"--workdir={tmp_path / 'stopped'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoint, "on_epoch_end", save_and_die)
+        with pytest.raises(SystemExit, match="7"):
+            script.call("pretrain", *arguments)
     assert not (tmp_path / "stopped" / "summary.json").exists()
-    continued = start("stopped")
-    assert "Continuing after epoch 2" in continued.stdout, continued.stderr
+    capsys.readouterr()
+    script.call("pretrain", *arguments)
+    assert "Continuing after epoch 2" in capsys.readouterr().out
     runs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
     clocks = {"time": 0, "images_per_second": 0}
     assert [m | clocks for m in runs[0] if "loss" in m] == [
@@ -159,26 +166,29 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(tmp_path):
 FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
 )
-def test_all_of_fashion_mnist(tmp_path):
-    settings = ["--epochs=1", "--noevaluate", "--monitor_every=0", "--image_size=8"]
-    settings += [*TINY, "--batch_size=2048"]
-    output = pretrain(f"--data=idx:{FASHION_MNIST}", f"--workdir={tmp_path / 'run'}", *settings)
-    assert "60,000 images" in output
+def test_all_of_fashion_mnist(small, tmp_path, capsys):
+    arguments = [*small, "--batch_size=2048", "--epochs=1", "--noevaluate", "--monitor_every=0"]
+    arguments += [f"--data=idx:{FASHION_MNIST}", f"--workdir={tmp_path / 'run'}"]
+    script.call("pretrain", *arguments)
+    assert "60,000 images" in capsys.readouterr().out
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 60_000 // 2048
 
 
-def test_a_run_can_be_repeated_and_the_seed_matters(tmp_path):
+@pytest.mark.slow
+def test_a_run_can_be_repeated_and_the_seed_matters(finished_run, tmp_path):
     def losses(workdir):
         return [m["loss"] for m in read_metrics(workdir / "metrics.jsonl") if "loss" in m]
 
-    settings = ["--epochs=1", "--noevaluate", "--monitor_every=0", *TINY]
-    for name, seed in (("0", 0), ("again", 0), ("1", 1)):
-        pretrain(f"--workdir={tmp_path / name}", f"--seed={seed}", *settings)
-    assert losses(tmp_path / "0") == losses(tmp_path / "again")
-    assert losses(tmp_path / "0") != losses(tmp_path / "1")
+    # Another process, and neither measured nor monitored.
+    settings = [*SEVERAL, "--noevaluate", "--monitor_every=0"]
+    pretrain(f"--workdir={tmp_path / 'again'}", *settings)
+    pretrain(f"--workdir={tmp_path / 'other'}", "--seed=1", *settings)
+    assert losses(tmp_path / "again") == losses(finished_run[0])
+    assert losses(tmp_path / "other") != losses(finished_run[0])
 
 
 def write_images(folder, count, size):
@@ -190,40 +200,16 @@ def write_images(folder, count, size):
         image.save(folder / f"{index}.{'png' if index % 2 else 'jpg'}")
 
 
-def test_a_folder_of_labelled_images(tmp_path):
+@pytest.mark.slow
+def test_a_folder_of_labelled_images(small, tmp_path, capsys):
     for label in ("cat", "dog"):
         write_images(tmp_path / "data" / "train" / label, 20, 40)
-    data = f"--data=folder:{tmp_path / 'data'}"
-    output = pretrain(data, f"--workdir={tmp_path / 'run'}", "--epochs=1", *TINY)
+    arguments = [f"--data=folder:{tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
+    script.call("pretrain", *arguments, *small, "--epochs=1", "--batch_size=16")
+    output = capsys.readouterr().out
     assert "40 images" in output
     assert "held out from the probes" in output
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["accuracies"]
-
-
-def test_a_flat_folder_without_labels(tmp_path):
-    write_images(tmp_path / "data", 20, 40)
-    data = f"--data=folder:{tmp_path / 'data'}"
-    output = pretrain(data, f"--workdir={tmp_path / 'run'}", "--epochs=1", *TINY)
-    assert "the images have no labels" in output
-    assert (tmp_path / "run" / "backbone.keras").is_file()
-    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
-    assert last["feature_rankme"] > 1
-    assert "knn_accuracy" not in last
-
-
-def test_monitoring_can_be_left_out_and_runs_on_several_replicas(tmp_path):
-    for label in ("cat", "dog"):
-        write_images(tmp_path / "data" / "train" / label, 20, 40)
-    arguments = [f"--data=folder:{tmp_path / 'data'}", "--epochs=1", "--noevaluate", *TINY]
-    arguments.append("--nodeterministic")  # that would stay on in this process
-    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'off'}", "--monitor_every=0")
-    several = ["--strategy=mirrored", "--monitor_images=10"]
-    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'on'}", *several)
-    *off, last = read_metrics(tmp_path / "off" / "metrics.jsonl")
-    *on, measured = read_metrics(tmp_path / "on" / "metrics.jsonl")
-    assert "loss" in last  # nothing was measured
-    assert [m["loss"] for m in on] == pytest.approx([m["loss"] for m in [*off, last]], rel=1e-3)
-    assert {"linear_accuracy", "knn_accuracy", "dead_dimensions"} < set(measured)
 
 
 def save_backbone(path, vectors):
@@ -233,18 +219,35 @@ def save_backbone(path, vectors):
     keras.Sequential(layers).save(path)
 
 
-def test_a_backbone_of_ones_own(tmp_path):
+@pytest.mark.slow
+def test_a_flat_folder_without_labels_and_a_backbone_of_ones_own(small, tmp_path, capsys):
     save_backbone(tmp_path / "mine.keras", vectors=True)
     write_images(tmp_path / "data", 20, 40)
-    pretrain(
-        f"--data=folder:{tmp_path / 'data'}",
-        f"--workdir={tmp_path / 'run'}",
-        f"--backbone={tmp_path / 'mine.keras'}",
-        "--epochs=1",
-        *TINY,
-    )
+    arguments = [f"--data=folder:{tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
+    arguments += [*small, f"--backbone={tmp_path / 'mine.keras'}", "--image_size=32"]
+    script.call("pretrain", *arguments, "--epochs=1", "--batch_size=16")
+    assert "the images have no labels" in capsys.readouterr().out
     backbone = keras.models.load_model(tmp_path / "run" / "backbone.keras")
     assert backbone.output_shape == (None, 4)
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["feature_rankme"] > 1
+    assert "knn_accuracy" not in last
+
+
+@pytest.mark.slow
+def test_monitoring_can_be_left_out_and_runs_on_several_replicas(small, tmp_path):
+    for label in ("cat", "dog"):
+        write_images(tmp_path / "data" / "train" / label, 20, 40)
+    arguments = [f"--data=folder:{tmp_path / 'data'}", "--epochs=1", "--noevaluate", *small]
+    arguments.append("--batch_size=16")
+    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'off'}", "--monitor_every=0")
+    several = ["--strategy=mirrored", "--monitor_images=10"]
+    script.call("pretrain", *arguments, f"--workdir={tmp_path / 'on'}", *several)
+    *off, last = read_metrics(tmp_path / "off" / "metrics.jsonl")
+    *on, measured = read_metrics(tmp_path / "on" / "metrics.jsonl")
+    assert "loss" in last  # nothing was measured
+    assert [m["loss"] for m in on] == pytest.approx([m["loss"] for m in [*off, last]], rel=1e-3)
+    assert {"linear_accuracy", "knn_accuracy", "dead_dimensions"} < set(measured)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def test_a_backbone_of_ones_own(tmp_path):
         (["--epochs=-3"], ["epochs", "-3"]),
         (["--redundancy_weight=0"], ["redundancy_weight must be a number > 0", "0"]),
         (["--redundancy_weight=-1"], ["redundancy_weight must be a number > 0", "-1"]),
-        (["--projector=8192-x"], ["projector must be widths", "8192-x"]),
+        (["--projector=8192-x"], ["projector must be layer widths", "8192-x"]),
         (["--image_size=4"], ["image_size must be at least 8", "4"]),
         (["--backbone=resnet42"], ["backbone must be one of", "resnet42"]),
         (["--backbone={tmp}/maps.keras"], ["one vector per image", "30"]),
@@ -268,7 +271,7 @@ def test_a_backbone_of_ones_own(tmp_path):
         (["--workdir={tmp}/files"], ["which holds other files"]),
         (["--strategy=tpu"], ["strategy=tpu needs a TPU", "TPUs not found"]),
         (["--flip=1.5"], ["flip", "1.5"]),
-        (["--warmup_epochs=200"], ["warmup_epochs must be less than epochs"]),
+        (["--warmup_epochs=200"], ["--warmup_epochs must be less than --epochs"]),
         (["--unknown_flag=1"], ["unknown_flag"]),
         (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
         (["digits"], ["--name=value", "digits"]),

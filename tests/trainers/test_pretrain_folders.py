@@ -7,13 +7,14 @@ import os
 import numpy as np
 import pytest
 import script
+import small_network
 from image_files import BROKEN, ENCODED, photo
 from PIL import Image
 
 from keras_bt import data
 from trainers.runs import skipped_images
 
-TINY = ["--width=4", "--projector=16-16", "--batch_size=128", "--epochs=1", "--noevaluate"]
+TINY = ["--projector=16-16", "--batch_size=128", "--epochs=1", "--noevaluate"]
 TINY += ["--nodeterministic"]  # which nothing can switch off again for the tests after these
 ENDINGS = {"jpeg": "jpg", "png": "PNG", "gif": "gif", "bmp": "bmp", "webp": "webp"}
 BROKEN_HERE = ("empty", "text", "truncated jpeg", "truncated png")
@@ -21,7 +22,8 @@ BROKEN_HERE = ("empty", "text", "truncated jpeg", "truncated png")
 
 def run(workdir, folder):
     """Runs the command."""
-    script.call("pretrain", f"--data=folder:{folder}", f"--workdir={workdir}", *TINY)
+    backbone = small_network.save(workdir.with_suffix(".keras"), side=32)
+    script.call("pretrain", f"--data=folder:{folder}", f"--workdir={workdir}", backbone, *TINY)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,7 @@ UNREADABLE = [
 ]
 
 
+@pytest.mark.slow
 def test_every_kind_of_file_pretrains_and_exactly_the_unreadable_are_named(
     tmp_path, folder, capsys
 ):
@@ -71,7 +74,7 @@ def test_every_kind_of_file_pretrains_and_exactly_the_unreadable_are_named(
     output = capsys.readouterr().out
     assert "400 images to train on" in output
     listed = tmp_path / "run" / "skipped_images.txt"
-    assert f"Skipped 4 images that could not be read: {listed} names them" in output
+    assert f"Skipped 4 images that could not be read; {listed} lists them" in output
     lines = [line.split("\t") for line in listed.read_text().splitlines()]
     assert [name for _, name, _ in lines] == UNREADABLE
     assert lines[0][::2] == [f"folder:{folder}", "not an image"]

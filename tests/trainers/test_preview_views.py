@@ -32,6 +32,7 @@ def size(path):
         return picture.size
 
 
+@pytest.mark.slow
 def test_the_command_of_the_readme(tmp_path):
     out = tmp_path / "new" / "grid.png"
     result = subprocess.run(

@@ -1,6 +1,7 @@
 """`trainers.pretrain` in two processes, one of which is lost, or told to leave."""
 
 import json
+import os
 import signal
 import time
 
@@ -8,21 +9,29 @@ import numpy as np
 import processes
 import pytest
 import script
+import small_network
 
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import checkpoints
 from trainers.runs import pretraining
 
-TINY = ["--width=4", "--projector=16-16", "--batch_size=64", "--log_every=1", "--epochs=8"]
-TINY += ["--noevaluate", "--checkpoint_minutes=0", "--monitor_every=8", "--monitor_images=100"]
+TINY = ["--projector=16-16", "--batch_size=64", "--log_every=1", "--epochs=8", "--noevaluate"]
+TINY += ["--checkpoint_minutes=0", "--monitor_every=8", "--monitor_images=100"]
 
 
-def start(*workdirs):
-    """Starts a worker for each of these folders, usually all the same; one is no cluster."""
-    environments = processes.tf_configs(len(workdirs)) if len(workdirs) > 1 else [{}]
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    """What all runs share."""
+    path = tmp_path_factory.mktemp("backbone") / "small.keras"
+    return [*TINY, small_network.save(path)]
+
+
+def start(flags, workers=1):
+    """Starts so many workers of a run; one is no cluster."""
+    environments = processes.tf_configs(workers) if workers > 1 else [{}]
     return [
-        processes.start(["-m", "trainers.pretrain", f"--workdir={workdir}", *TINY], environment)
-        for workdir, environment in zip(workdirs, environments, strict=True)
+        processes.start(["-m", "trainers.pretrain", *flags], environment)
+        for environment in environments
     ]
 
 
@@ -45,10 +54,12 @@ def error_of(worker):
     return line
 
 
-def test_a_lost_worker_a_signal_and_the_rest_on_one_device(tmp_path):
+@pytest.mark.slow
+def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path):
     workdir = tmp_path / "run"
+    flags = [*flags, f"--workdir={workdir}"]
 
-    first, second = start(workdir, workdir)
+    first, second = start(flags, workers=2)
     wait_for_a_step_after(3, workdir, [first, second])
     second.kill()
     second.communicate()
@@ -58,7 +69,7 @@ def test_a_lost_worker_a_signal_and_the_rest_on_one_device(tmp_path):
     kept = newest(workdir)
     assert kept > 3
 
-    first, second = start(workdir, workdir)
+    first, second = start(flags, workers=2)
     wait_for_a_step_after(kept, workdir, [first, second])
     second.send_signal(signal.SIGTERM)  # one of them only
     outputs = [worker.communicate(timeout=300)[0] for worker in (first, second)]
@@ -66,23 +77,22 @@ def test_a_lost_worker_a_signal_and_the_rest_on_one_device(tmp_path):
     for output in outputs:
         assert f"Stopped by SIGTERM after step {newest(workdir)};" in output
     epoch, done = divmod(kept, 1297 // 64)
-    assert f"Continuing after epoch {epoch} and {done} of 20 steps" in outputs[0]
-    assert "the first worker tells the rest" in outputs[1]
+    within = f" and {done} of 20 steps" if done else ""
+    assert f"Continuing after epoch {epoch}{within}" in outputs[0]
+    assert "the first worker reports the rest" in outputs[1]
 
-    (alone,) = start(workdir)
+    (alone,) = start(flags)
     assert "Continuing after epoch" in processes.finish(alone)
     steps = [m["step"] for m in read_metrics(workdir / "metrics.jsonl") if "loss" in m]
     assert steps == list(range(1, 8 * 20 + 1))
     assert np.isfinite(json.loads((workdir / "summary.json").read_text())["loss"])
 
 
-def test_workers_that_do_not_share_the_workdir(tmp_path, capsys, monkeypatch):
+def test_workers_that_do_not_share_the_workdir(flags, tmp_path, capsys, monkeypatch):
     # As if another worker had found a checkpoint of step 20 and this one none.
     monkeypatch.setattr(pretraining, "sum_over_workers", lambda strategy, steps: steps + 20)
-    flags = [flag for flag in TINY if "minutes" not in flag]
-    line = script.mistake(
-        capsys, "pretrain", f"--workdir={tmp_path / 'run'}", *flags, "--nodeterministic"
-    )
+    workdir = f"--workdir={tmp_path / 'run'}"
+    line = script.mistake(capsys, "pretrain", *flags, workdir, "--nodeterministic")
     assert "All workers must see the same workdir" in line
     assert "here step 0" in line
 
@@ -95,10 +105,13 @@ def test_workers_that_do_not_share_the_workdir(tmp_path, capsys, monkeypatch):
         ({"TF_CONFIG": "worker 1"}, "TF_CONFIG must be JSON such as.*Received: worker 1"),
     ],
 )
-def test_a_cluster_that_is_none(environment, words, tmp_path):
-    flags = [f"--workdir={tmp_path / 'run'}", "--strategy=multiworker"]
-    worker = processes.start(["-m", "trainers.pretrain", *flags], environment)
-    line = error_of(worker)
+def test_a_cluster_that_is_none(environment, words, tmp_path, capsys, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("TF_CONFIG", "SLURM"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    workdir = f"--workdir={tmp_path / 'run'}"
+    line = script.mistake(capsys, "pretrain", workdir, "--strategy=multiworker")
     for word in words.split(".*"):
         assert word.removeprefix("--") in line
     assert not (tmp_path / "run").exists()

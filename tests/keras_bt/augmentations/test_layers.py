@@ -160,6 +160,7 @@ def test_blur_draws_sigma_uniformly(monkeypatch):
     np.testing.assert_allclose(quantiles, np.linspace(0.1, 2.0, 5), atol=0.05)
 
 
+@pytest.mark.slow
 def test_determinism_can_be_enforced():
     program = """
 import tensorflow as tf

@@ -209,6 +209,7 @@ def test_an_untrained_network_is_not_warned_about(pair, depth):
     assert advice.dead(state, features[0].shape[1], 64) is None
 
 
+@pytest.mark.slow
 def test_without_the_redundancy_term_the_warning_comes_within_an_epoch(views, pair, capsys):
     model = twins(redundancy_weight=0.0, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
     history = fit(model, views, [Diagnostics(pair)], epochs=1, steps=60).history
@@ -311,6 +312,7 @@ def test_the_line_survives_the_progress_bar(views, pair, capsys):
     assert "embedding_spread: " in lines[lines.index(warning) + 1]
 
 
+@pytest.mark.slow
 def test_on_two_replicas_as_on_one(views, pair):
     def numbers(strategy):
         keras.utils.set_random_seed(1)
@@ -323,6 +325,7 @@ def test_on_two_replicas_as_on_one(views, pair):
         assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-3), name
 
 
+@pytest.mark.slow
 def test_crops_for_the_device(capsys):
     train, _ = data.open_source("digits")
     views = augmentations.barlow_twins_views(8, flip=0.0)
@@ -336,6 +339,7 @@ def test_crops_for_the_device(capsys):
     assert diagnostics.before.za.shape == (64, 32)
 
 
+@pytest.mark.slow
 def test_numbers_of_a_resumed_run_are_the_same(tmp_path, views, pair):
     def numbers(model, **kwargs):
         history = fit(model, views, [Diagnostics(pair, every=2)], steps=3, **kwargs).history

@@ -1,13 +1,13 @@
 """Where and how views are made: on the host, compiled or not, or on the device that trains."""
 
 import json
-import subprocess
-import sys
 import threading
 
 import keras
 import numpy as np
 import pytest
+import script
+import small_network
 import tensorflow as tf
 from PIL import Image
 from places import ROOT
@@ -34,16 +34,17 @@ def pictures():
     return np.stack([source[y : y + 40, x : x + 40] for y, x in corners])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def arrays(pictures):
     return ArraySource(pictures)
 
 
-@pytest.fixture
-def files(pictures, tmp_path):
+@pytest.fixture(scope="module")
+def files(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
     for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(tmp_path / f"{number:02}.png")
-    return FileSource(sorted(map(str, tmp_path.glob("*.png"))), str(tmp_path), cache_bytes=0)
+        Image.fromarray(picture).save(folder / f"{number:02}.png")
+    return FileSource(sorted(map(str, folder.glob("*.png"))), str(folder), cache_bytes=0)
 
 
 def few_layers():
@@ -78,27 +79,32 @@ def losses(model, data, steps=4, **compiling):
 # On the host, compiled
 
 
-def test_compiled_views_are_the_same_views(files):
+@pytest.fixture(scope="module")
+def compiled(files):
+    """Six batches that XLA makes: the data set, and as arrays."""
     views = augmentations.barlow_twins_views(64)
-    plain, compiled = (
-        next(iter(pretraining_views(files, *views, 8, seed=1, compile_views=compiled)))
-        for compiled in (False, True)
-    )
-    for ours, theirs in zip(plain, compiled, strict=True):
+    data = pretraining_views(files, *views, 8, seed=1).take(6)
+    return data, [np.stack(batch) for batch in data]
+
+
+@pytest.mark.slow
+def test_compiled_views_are_the_same_views(files, compiled):
+    views = augmentations.barlow_twins_views(64)
+    plain = next(iter(pretraining_views(files, *views, 8, seed=1, compile_views=False)))
+    for ours, theirs in zip(plain, compiled[1][0], strict=True):
         assert np.std(ours) > 0.3
         np.testing.assert_allclose(ours, theirs, atol=0.01 * LEVEL)
 
 
-def test_compiled_views_are_reproducible_to_the_bit_under_load(files):
-    views = augmentations.barlow_twins_views(64)
-    data = pretraining_views(files, *views, 8, seed=1).take(6)
+@pytest.mark.slow
+def test_compiled_views_are_reproducible_to_the_bit_under_load(compiled):
+    data, quiet = compiled
     done = threading.Event()
 
     def disturb():
         while not done.is_set():
             np.linalg.svd(np.ones((200, 200)))
 
-    quiet = [np.stack(batch) for batch in data]
     thread = threading.Thread(target=disturb)
     thread.start()
     try:
@@ -110,6 +116,7 @@ def test_compiled_views_are_reproducible_to_the_bit_under_load(files):
         thread.join()
 
 
+@pytest.mark.slow
 def test_what_is_compiled_by_default(files, arrays, monkeypatch):
     compiled = []
     function = tf.function
@@ -141,6 +148,7 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
 # On the device
 
 
+@pytest.mark.slow
 def test_one_block_becomes_the_views_that_the_host_makes(arrays):
     views = augmentations.barlow_twins_views(32)
     host = pretraining_views(arrays, *views, 12, seed=3)
@@ -221,6 +229,7 @@ def test_replicas_draw_differently_and_reproducibly():
     np.testing.assert_array_equal(draws(), first)
 
 
+@pytest.mark.slow
 def test_training_on_two_replicas_is_reproducible(files):
     views = few_layers()
 
@@ -266,6 +275,7 @@ def test_evaluation_makes_views_too_and_plain_pairs_stay_as_they_are(arrays):
     assert model.evaluate(device, **evaluate) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_saving_and_checkpoints_leave_the_views_out(files, tmp_path):
     views = few_layers()
     data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
@@ -305,17 +315,11 @@ def test_impossible_placements_are_refused(arrays):
             BarlowTwins(model.backbone, model.projector, views=wrong)
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_the_device(tmp_path):
     flags = ["--augment_on=device", "--noevaluate", f"--workdir={tmp_path / 'run'}"]
-    flags += ["--epochs=1", "--width=4", "--projector=16-16", "--batch_size=256"]
-    result = subprocess.run(
-        [sys.executable, "-m", "trainers.pretrain", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    flags += ["--epochs=1", "--projector=16-16", "--batch_size=256", "--nodeterministic"]
+    script.call("pretrain", *flags, small_network.save(tmp_path / "small.keras"))
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
     assert settings["augment_on"] == "device"
     assert np.isfinite([m["loss"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")]).all()

@@ -150,6 +150,7 @@ def test_image_size_is_part_of_the_name(tmp_path, extractions):
     assert len(extractions) == 2
 
 
+@pytest.mark.slow
 def test_a_saved_backbone_is_known_again_in_another_process(tmp_path, extractions):
     file = tmp_path / "backbone.keras"
     model = backbone()
@@ -386,6 +387,7 @@ def extract_slowly(folder, started):
     cached_features(folder, backbone(), source(), 8, batch_size=1, progress=False)
 
 
+@pytest.mark.slow
 def test_a_killed_extraction_and_another_at_the_same_time_do_no_harm(tmp_path, extractions):
     context = multiprocessing.get_context("spawn")
     started = context.Event()

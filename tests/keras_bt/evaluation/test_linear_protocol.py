@@ -37,7 +37,7 @@ def oracle(kernel, features, labels, size, rates, decay, momentum=0.9):
     return w, b
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
 def test_steps_are_those_of_sgd_written_out(strategy):
     # 49 = 16 + 16 + 16 + 1: of the last batch one of two replicas has no image at all.
     features, labels = problem(49)
@@ -122,7 +122,7 @@ def digits(n=70):
     return train.subset(range(n)), test.subset(range(40))
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
 def test_cached_features_give_what_the_backbone_gives(strategy):
     train, test = digits()
     backbone = backbone_with_everything()

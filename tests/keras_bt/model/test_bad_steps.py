@@ -144,7 +144,7 @@ def test_stop_reports_a_bad_loss(value):
     assert math.isnan(fit(model, tf.data.Dataset.from_tensors(tuple(views)))["loss"][0])
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("policy", PRECISIONS)
 def test_skip_leaves_everything_as_it_was(policy, strategy):
     model = build("skip", policy, strategy)
@@ -194,6 +194,7 @@ def test_logged_means_leave_bad_steps_out(tmp_path):
         assert line["loss"] == pytest.approx(mean, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_after_two_hundred_skipped_steps_training_goes_on_as_if_they_had_not_been():
     model, other = build("skip"), build("skip")
     for each in (model, other):
@@ -206,7 +207,11 @@ def test_after_two_hundred_skipped_steps_training_goes_on_as_if_they_had_not_bee
 
 @pytest.mark.parametrize(
     ("policy", "strategy"),
-    [("float32", "one"), ("float32", "mirrored"), ("mixed_bfloat16", "one")],
+    [
+        ("float32", "one"),
+        pytest.param("float32", "mirrored", marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", "one", marks=pytest.mark.slow),
+    ],
 )
 def test_without_bad_steps_skip_changes_nothing(policy, strategy):
     models = [build(name, policy, strategy) for name in ("stop", "skip")]

@@ -159,6 +159,7 @@ def test_two_replicas_equal_one(form):
     assert_trained_alike(lambda: smooth_model(form), loss_tolerance=1e-5, weight_tolerance=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float64"], indirect=True)
 def test_two_replicas_equal_one_for_a_resnet(policy):
     # In float64, because five steps of a ResNet on two dozen images multiply a rounding error by
@@ -285,6 +286,7 @@ def test_an_overflow_on_one_replica_skips_the_step_on_all(policy):
     )  # halved by each of two steps
 
 
+@pytest.mark.slow
 def test_backbone_of_keras_applications():
     backbone = keras.applications.MobileNetV2(
         input_shape=(32, 32, 3), alpha=0.35, include_top=False, weights=None, pooling="avg"

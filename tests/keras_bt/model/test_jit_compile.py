@@ -51,6 +51,7 @@ def compiled_model(views, jit_compile, **settings):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

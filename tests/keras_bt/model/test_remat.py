@@ -106,6 +106,7 @@ def test_features_gradients_and_statistics_are_the_same(mode):
     assert_alike(plain, ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_in_mixed_precision_too(policy):
     keras.config.set_dtype_policy(policy)
@@ -139,8 +140,12 @@ def train(remat, strategy, steps=3, **compiling):
 
 @pytest.mark.parametrize(
     ("replicas", "compiling"),
-    [(1, {"run_eagerly": True}), (1, {}), (1, {"jit_compile": True}), (2, {})],
-    ids=["eager", "graph", "compiled by XLA", "two replicas"],
+    [
+        pytest.param(1, {"run_eagerly": True}, id="eager"),
+        pytest.param(1, {}, id="graph"),
+        pytest.param(1, {"jit_compile": True}, id="compiled by XLA", marks=pytest.mark.slow),
+        pytest.param(2, {}, id="two replicas", marks=pytest.mark.slow),
+    ],
 )
 def test_training_is_the_same(replicas, compiling):
     strategy = choose_strategy("mirrored" if replicas == 2 else "one")
@@ -231,6 +236,7 @@ def test_other_networks(build, mode):
     assert_alike(plain, ours, of_largest=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_of_keras_applications():
     plain, ours = both(
         lambda: keras.applications.MobileNetV2(
@@ -346,6 +352,7 @@ def test_the_backbone_stays_as_it_is(tmp_path):
     keras.models.load_model(tmp_path / "after.keras")
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_both_ways():
     flags = ["--depth=18", "--stem=small", "--width=4", "--projector=8", "--image_size=16"]
     result = subprocess.run(

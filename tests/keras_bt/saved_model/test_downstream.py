@@ -15,6 +15,7 @@ from keras_bt import saved_model
 from keras_bt.preprocessing import center_crop, normalize
 from keras_bt.workdir import save_model
 
+pytestmark = pytest.mark.slow
 EXACT = 1e-5  # relative L2
 
 

@@ -75,6 +75,7 @@ def runs(sweep_file, finished):
     return sweep.runs[0], sweep.references[0]
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_table_picture_and_figures(finished, runs):
     out, output = finished
     assert {path.name for path in out.iterdir()} >= {
@@ -106,6 +107,7 @@ def test_a_sweep_leaves_table_picture_and_figures(finished, runs):
     assert not (runs[0].folder / "evaluation").exists()  # not evaluated twice
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing(finished, sweep_file, runs, capsys):
     out, _ = finished
     before = {run.folder: run.result_file.stat().st_mtime_ns for run in runs}
@@ -117,6 +119,7 @@ def test_a_second_call_trains_nothing(finished, sweep_file, runs, capsys):
     assert [path.read_text() for path in sorted((out / "runs").rglob("*.log"))] == logs
 
 
+@pytest.mark.slow
 def test_a_finished_training_that_was_not_measured_is_measured(runs, tmp_path, capsys):
     trained, _ = runs
     folder = tmp_path / "run"
@@ -135,11 +138,13 @@ def test_a_finished_training_that_was_not_measured_is_measured(runs, tmp_path, c
     assert len([path for path in folder.rglob("*") if path.is_file()]) == len(before) + 1
 
 
+@pytest.mark.slow
 def test_another_variant_is_another_run(runs, capsys):
     line = mistake(capsys, *runs[0].command()[3:], "--variant=published")
     assert "holds a run with variant=invariance" in line
 
 
+@pytest.mark.slow
 def test_pixels_are_measured_as_they_are(runs):
     train, test = data.open_source("digits")
     arrays = *data.raw_pixels(train), *data.raw_pixels(test)
@@ -153,6 +158,7 @@ def test_pixels_are_measured_as_they_are(runs):
     assert {path.name for path in runs[1].folder.iterdir()} == {"measured.json"}  # no training
 
 
+@pytest.mark.slow
 def test_an_untrained_backbone(runs, tmp_path):
     tiny = [f"--{key}={value}" for key, value in FLAGS.items() if key not in ("flagfile", "data")]
     found = []
@@ -166,6 +172,7 @@ def test_an_untrained_backbone(runs, tmp_path):
     assert len({measures["knn"] for measures in (*found, *others)}) == 4
 
 
+@pytest.mark.slow
 def test_wrong_data_end_with_one_line_that_names_the_log(sweep_file, tmp_path, capsys):
     out = tmp_path / "out"
     content = json.loads(sweep_file.read_text())

@@ -181,6 +181,7 @@ def test_the_choices_of_the_flag_are_the_variants(capsys):
     assert "variant" not in flags.FLAGS  # forgotten again: see script.py
 
 
+@pytest.mark.slow
 def test_on_several_replicas_the_script_says_in_one_line_what_is_possible(tmp_path, capsys):
     line = script.mistake(
         capsys,

@@ -1,0 +1,63 @@
+"""Checks what an installed wheel holds: all modules import, and no file of theirs is missing.
+
+    python -I tests/helpers/installed.py
+
+`-I`, from a folder away from the checkout, keeps Python from importing the checkout instead.
+"""
+
+import importlib
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+from absl import flags
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGES = ("keras_bt", "trainers", "export")
+WANTED = {".py", ".flags", ".json", ".typed"}
+
+
+def files(root):
+    """The packages' files below a folder, as paths relative to it."""
+    below = (path for package in PACKAGES for path in (root / package).rglob("*"))
+    return {str(path.relative_to(root)) for path in below if path.suffix in WANTED}
+
+
+def modules():
+    """The names of all packages and modules."""
+    for name in PACKAGES:
+        package = importlib.import_module(name)
+        yield name
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            yield module.name
+
+
+def import_all(names):
+    """Imports them; two commands may give a flag the same name, so some by themselves."""
+    alone = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except flags.DuplicateFlagError:
+            alone.append(name)
+    for name in alone:
+        subprocess.run([sys.executable, "-I", "-c", f"import {name}"], check=True)
+
+
+def main():
+    """Checks, and says how much was checked."""
+    root = pathlib.Path(importlib.import_module(PACKAGES[0]).__file__).parents[1]
+    if root == CHECKOUT:
+        raise SystemExit("error: This is the checkout. Call it from elsewhere, with python -I.")
+    wanted = files(CHECKOUT)
+    missing = sorted(wanted - files(root))
+    if missing:
+        raise SystemExit(f"error: The installed packages must be complete. Missing: {missing}")
+    names = list(modules())
+    import_all(names)
+    print(f"{len(wanted)} files are there, and {len(names)} modules import from {root}")
+
+
+if __name__ == "__main__":
+    main()
