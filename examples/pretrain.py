@@ -66,4 +66,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:  # a mistake, said in one line
+        raise SystemExit(f"error: {error}") from None

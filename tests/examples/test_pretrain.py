@@ -51,6 +51,12 @@ def test_fewer_images_than_a_batch(run):
     assert (run("--epochs=1") / "backbone.keras").is_file()
 
 
+def test_a_mistake_is_one_line(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "nowhere"])
+    with pytest.raises(SystemExit, match=r"^error: folder: needs a folder .* Received: nowhere"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
 def test_is_short():
     assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) <= 80
     assert "trainers" not in SCRIPT.read_text(encoding="utf-8").split('"""', 2)[2]

@@ -34,7 +34,7 @@ def run(main, default_recipe=None, positional=False):
         try:
             rest = flags.FLAGS(argv)
         except (flags.Error, OSError) as error:
-            fail(error)
+            fail(str(error).removeprefix("ERROR:: "))  # absl's, of a flagfile
         if len(rest) > 1 and not positional:
             fail(f"Flags must have the form --name=value. Received: {' '.join(rest[1:])}")
         return rest
