@@ -1,5 +1,6 @@
 """A strict test world: warnings are errors, two logical CPU devices, fixed seeds."""
 
+import ctypes
 import gc
 import os
 
@@ -23,6 +24,12 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_collection_finish():
+    """All is imported: a million objects that no collection of garbage need look at again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
     keras.utils.set_random_seed(0)
@@ -43,8 +50,9 @@ def _memory_is_free_again_after_the_module():
     gradients = ops.gradient_registry._registry
     for name in [name for name in gradients if name.startswith("CustomGradient-")]:
         del gradients[name]
-    keras.backend.clear_session()
-    gc.collect()
+    keras.backend.clear_session()  # which collects garbage
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @pytest.fixture

@@ -190,6 +190,7 @@ def test_adam_is_given_the_same_numbers(training, monkeypatch):
     assert not any(theirs[name] for name in ("weight_decay", "amsgrad", "maximize"))
 
 
+@pytest.mark.slow
 def test_views_are_those_of_the_seed_and_measured_images_are_others(training):
     view_a, view_b = training.views(seed=0)
     assert view_a.shape == view_b.shape == (5, 8, 8, 8, 3)

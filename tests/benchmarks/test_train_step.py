@@ -74,6 +74,7 @@ def test_bad_batch_sizes_end_in_one_line(module, sizes):
     assert line == f"{rule} Received: {sizes}."
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
 def test_the_published_model_has_our_parameters_and_floating_point_operations():
     from torch.utils.flop_counter import FlopCounterMode

@@ -188,6 +188,7 @@ def test_wrong_flags(tmp_path, capsys):
     assert target.read_text() == "old"
 
 
+@pytest.mark.slow
 def test_overwriting_and_failing_to_write(tmp_path, monkeypatch, capsys, backbone):
     source, target = tmp_path / "a.safetensors", tmp_path / "a.keras"
     torch_weights.write_state_dict(source, torch_weights.state_dict(backbone))

@@ -246,6 +246,7 @@ def test_a_truncated_checkpoint(stopped, pretrain, whole, capsys):
     assert_equal_runs(stopped, whole)
 
 
+@pytest.mark.slow
 def test_no_checkpoint_can_be_read(stopped, mistake):
     for path in stopped.glob("checkpoints/*/contents.json"):
         path.write_text("[")

@@ -124,6 +124,7 @@ def test_from_scratch_is_compared_with_the_run_beside_it(pair):
     assert 0 < distances[0] < 0.1 < distances[1]
 
 
+@pytest.mark.slow
 def test_measures_after_every_so_many_epochs_and_the_last(tmp_path, backbone):
     arguments = [f"--backbone={backbone}", f"--workdir={tmp_path / 'run'}", "--labels=5%", *TINY]
     script.call("finetune", *arguments, "--epochs=5", "--measure_every=2")
@@ -137,8 +138,13 @@ def test_measures_after_every_so_many_epochs_and_the_last(tmp_path, backbone):
     ("start", "rate", "flag"),
     [
         ([], "--head_rate=100", "--head_rate=1"),
-        (["--from_scratch"], "--scratch_rate=100", "--scratch_rate=1"),
-        ([], "--head_rate=0.5", None),
+        pytest.param(
+            ["--from_scratch"],
+            "--scratch_rate=100",
+            "--scratch_rate=1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param([], "--head_rate=0.5", None, marks=pytest.mark.slow),
     ],
 )
 def test_a_rate_that_is_too_high_is_named(tmp_path, backbone, capsys, start, rate, flag):

@@ -18,7 +18,6 @@ from places import ROOT
 
 from keras_bt import data, plots, workdir
 from keras_bt.evaluation.features import extract_features
-from keras_bt.plots import evaluation as evaluation_plots
 from trainers.runs import network_pictures
 
 TINY = ["--projector=16-16", "--batch_size=64", "--log_every=20", "--noevaluate"]
@@ -39,19 +38,18 @@ def drawn(monkeypatch):
     """Keeps what the pictures are drawn of: (name of the file, arguments)."""
     calls = []
 
-    def keep(module, name):
-        draw = getattr(module, name)
+    def keep(name):
+        draw = getattr(plots, name)
 
         def kept(path, *args, **kwargs):
             calls.append((name, pathlib.Path(path).stem, args))
             return draw(path, *args, **kwargs)
 
-        monkeypatch.setattr(module, name, kept)
+        monkeypatch.setattr(plots, name, kept)
 
-    for name in ("spectrum", "neighbours", "confusion_matrix", "measures"):
-        keep(evaluation_plots, name)
-    for name in ("loss_curve", "correlation", "feature_map"):
-        keep(plots, name)
+    names = ("spectrum", "neighbours", "confusion_matrix", "measures", "loss_curve", "correlation")
+    for name in (*names, "feature_map"):
+        keep(name)
     return calls
 
 
@@ -148,7 +146,7 @@ def test_an_unfinished_run_without_labels(digits_run, tmp_path, capsys, drawn):
     output = capsys.readouterr().out
     assert "after epoch 2 of 3" in output
     assert (
-        "Left out: the colors of classes, and confusion.png (the images have no labels)" in output
+        "Not drawn: the colors of classes and confusion.png (the images have no labels)" in output
     )
     assert not (run / "plots" / "confusion.png").exists()
     for name in set(OF_ONE_RUN) - {"confusion"}:

@@ -94,6 +94,7 @@ def test_metrics_and_summary_agree(finished_run):
     assert not [name for name in settings if "monitor" in name]  # so runs from before continue
 
 
+@pytest.mark.slow
 def test_backbone_loads_with_plain_keras(finished_run):
     workdir, _ = finished_run
     code = (
@@ -293,6 +294,7 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
     assert not (tmp_path / "run").exists()  # nothing half-written
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line_has_no_traceback(tmp_path):
     message = pretrain("--data=folder:nowhere", f"--workdir={tmp_path / 'run'}", status=1)
     (line,) = message.splitlines()

@@ -83,7 +83,9 @@ def test_every_kind_of_file_pretrains_and_exactly_the_unreadable_are_named(
     assert np.isfinite(summary["loss"])
 
 
-@pytest.mark.parametrize("cache", ["decoded in memory", "read from the disk"])
+@pytest.mark.parametrize(
+    "cache", ["decoded in memory", pytest.param("read from the disk", marks=pytest.mark.slow)]
+)
 def test_more_than_one_per_cent_stops_the_run_with_the_list(
     tmp_path, monkeypatch, capsys, folder, cache
 ):

@@ -103,6 +103,7 @@ def test_views_are_those_of_the_settings_and_of_the_seed():
     assert (draws[0] != draws[2]).any()
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_picture(tmp_path, capsys):
     pictures = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

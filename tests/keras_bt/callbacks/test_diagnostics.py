@@ -269,6 +269,7 @@ def test_a_loss_that_does_not_move_is_warned_about_though_no_look_is_due(pair, c
     assert printed.count("Warning: the loss has not moved for 12 epochs") == 1
 
 
+@pytest.mark.slow
 def test_what_lags_behind_is_not_judged_before_it_settles(pair, views):
     healthy = Health(**dict.fromkeys(NAMES, 1.0))
     lagging = dataclasses.replace(healthy, embedding_spread=3e-3)

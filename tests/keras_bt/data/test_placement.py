@@ -183,7 +183,7 @@ def test_blocks_of_the_host_do_not_divide_the_devices_batch(files, monkeypatch):
     assert crops["seed"].shape == (12, 2)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "files"])
+@pytest.mark.parametrize("kind", ["arrays", pytest.param("files", marks=pytest.mark.slow)])
 def test_crops_and_seeds_are_a_function_of_seed_step_and_place(kind, request):
     source = request.getfixturevalue(kind)
     views = augmentations.barlow_twins_views(32)
@@ -245,7 +245,9 @@ def test_training_on_two_replicas_is_reproducible(files):
     assert not np.allclose(run(6), expected, rtol=1e-2)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_views_keep_their_precision(files, policy):
     views = few_layers()
     data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
@@ -263,6 +265,7 @@ def test_views_keep_their_precision(files, policy):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 def test_evaluation_makes_views_too_and_plain_pairs_stay_as_they_are(arrays):
     views = few_layers()
     host = pretraining_views(arrays, *views, 12, seed=3)

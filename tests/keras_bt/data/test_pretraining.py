@@ -77,7 +77,8 @@ def make_source(tmp_path):
     return make
 
 
-KINDS = ["arrays", "large arrays", "files", "cached files"]
+KINDS = ["arrays", "files"]
+KINDS += [pytest.param(kind, marks=pytest.mark.slow) for kind in ("large arrays", "cached files")]
 BOTH_WAYS = ["arrays", "files"]  # batched first, and cropped first
 
 

@@ -233,6 +233,7 @@ def test_five_guesses_among_five_classes_are_not_counted():
         assert [name for name in logs if name != "loss"] == names
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_does_short_batches_included():
     images, labels = images_and_labels(23)  # batches of 8, 8 and 7
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)

@@ -15,7 +15,11 @@ from keras_bt.checkpoint import RunCheckpoint
 from keras_bt.strategy import choose_strategy
 from trainers.runs.running import NoteSkippedSteps, StopOnNonFinite
 
-PRECISIONS = ["float32", "mixed_bfloat16", "mixed_float16"]
+PRECISIONS = [
+    pytest.param("float32", marks=pytest.mark.slow),
+    pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+    "mixed_float16",
+]
 BATCH = 16
 
 
@@ -120,7 +124,7 @@ def differ(ours, theirs):
     return any((a != b).any() for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
 def test_stop_reports_a_bad_gradient_as_the_loss(strategy):
     model = build("stop", strategy=strategy)
     start = model.get_weights()

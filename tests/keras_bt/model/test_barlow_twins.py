@@ -154,7 +154,7 @@ def assert_trained_alike(build, loss_tolerance, weight_tolerance):
         assert difference <= weight_tolerance * np.linalg.norm(theirs.numpy()), ours.path
 
 
-@pytest.mark.parametrize("form", ["correlation", "gram"])
+@pytest.mark.parametrize("form", [pytest.param("correlation", marks=pytest.mark.slow), "gram"])
 def test_two_replicas_equal_one(form):
     assert_trained_alike(lambda: smooth_model(form), loss_tolerance=1e-5, weight_tolerance=1e-4)
 
@@ -254,6 +254,7 @@ def test_mixed_precision(policy, tmp_path):
     assert again[0] == again[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
 def test_an_overflow_on_one_replica_skips_the_step_on_all(policy):
     with choose_strategy("mirrored").scope():

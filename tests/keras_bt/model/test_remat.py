@@ -97,7 +97,7 @@ def assert_alike(plain, ours, **tolerance):
 # The same numbers
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("mode", [pytest.param("eager", marks=pytest.mark.slow), "graph"])
 def test_features_gradients_and_statistics_are_the_same(mode):
     plain, ours = both(small_resnet, mode)
     gradients, variables = plain[2:]
@@ -141,7 +141,7 @@ def train(remat, strategy, steps=3, **compiling):
 @pytest.mark.parametrize(
     ("replicas", "compiling"),
     [
-        pytest.param(1, {"run_eagerly": True}, id="eager"),
+        pytest.param(1, {"run_eagerly": True}, id="eager", marks=pytest.mark.slow),
         pytest.param(1, {}, id="graph"),
         pytest.param(1, {"jit_compile": True}, id="compiled by XLA", marks=pytest.mark.slow),
         pytest.param(2, {}, id="two replicas", marks=pytest.mark.slow),

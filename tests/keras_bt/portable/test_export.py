@@ -83,6 +83,7 @@ def test_infer_takes_preprocessed_images(target):
         np.testing.assert_array_equal(found, before)
 
 
+@pytest.mark.slow
 def test_mixed_precision_becomes_float32(target):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -126,6 +127,7 @@ class Inverse(keras.layers.Layer):
         return keras.ops.reshape(keras.ops.inv(square), (-1, 9))
 
 
+@pytest.mark.slow
 def test_a_file_is_replaced_whole_or_not_at_all(target, monkeypatch, capfd, caplog):
     form = FORMATS[target.suffix]
     for path in (target, target.parent / f"{target.name}.json"):
@@ -192,6 +194,7 @@ def test_a_full_disk_leaves_what_was_there(target, monkeypatch):
     assert target.read_text() == "as before"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_where_nothing_can_be_written(target):
     folder = target.parent / "folder" / target.name
     folder.mkdir(parents=True)

@@ -156,6 +156,7 @@ def built(monkeypatch, tmp_path):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_flag_chooses_model_and_projector(built, name):
     job = built(name, "--projector=7-6-5", "--strategy=one")
