@@ -271,5 +271,7 @@ def test_without_pytorch_says_so(monkeypatch):
 def test_a_mistake_ends_in_one_line(flag, message, capsys, monkeypatch):
     # runpy warns of what it finds there.
     monkeypatch.delitem(sys.modules, "benchmarks.same_training")
+    # The number of threads can be set in a new process only.
+    monkeypatch.setattr("benchmarks.tensorflow_device.prepare", lambda threads: None)
     line = script.mistake(capsys, "same_training", flag, package="benchmarks")
     assert line.startswith(f"error: {message}")
