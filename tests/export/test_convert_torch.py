@@ -90,6 +90,7 @@ def test_a_whole_checkpoint_there_and_back(tmp_path, capsys, backbone, state):
     assert np.isfinite(model.train_on_batch(*views, return_dict=True)["loss"])
 
 
+@pytest.mark.slow
 def test_the_backbone_of_a_whole_checkpoint(tmp_path, capsys, backbone, state):
     source, target = tmp_path / "checkpoint.safetensors", tmp_path / "backbone.keras"
     torch_weights.write_state_dict(source, state)

@@ -149,7 +149,16 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+FAST = ("no contents", "data cut at 0.7", "index flipped at 0.2")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(damage, id=name, marks=[] if name in FAST else pytest.mark.slow)
+        for name, damage in DAMAGE.items()
+    ],
+)
 def test_what_cannot_be_read_is_passed_over_and_said(damage, three, capsys):
     folder, after_step_8 = three
     damage(folder / "00000012")

@@ -11,7 +11,9 @@ def relative_error(value, reference):
     return np.linalg.norm(value - reference) / np.linalg.norm(reference)
 
 
-@pytest.mark.parametrize(("depth", "size"), [(18, 64), (50, 64), (50, 97)])
+@pytest.mark.parametrize(
+    ("depth", "size"), [(18, 64), (50, 64), pytest.param(50, 97, marks=pytest.mark.slow)]
+)
 def test_features_equal_torchvision(fixture_arrays, depth, size):
     reference = fixture_arrays("resnet", f"resnet{depth}/{size}")
     backbone = resnet(depth)

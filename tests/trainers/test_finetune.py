@@ -134,17 +134,13 @@ def test_measures_after_every_so_many_epochs_and_the_last(tmp_path, backbone):
     assert summary["last"]["epoch"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "rate", "flag"),
     [
         ([], "--head_rate=100", "--head_rate=1"),
-        pytest.param(
-            ["--from_scratch"],
-            "--scratch_rate=100",
-            "--scratch_rate=1",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param([], "--head_rate=0.5", None, marks=pytest.mark.slow),
+        (["--from_scratch"], "--scratch_rate=100", "--scratch_rate=1"),
+        ([], "--head_rate=0.5", None),
     ],
 )
 def test_a_rate_that_is_too_high_is_named(tmp_path, backbone, capsys, start, rate, flag):
@@ -157,6 +153,7 @@ def test_a_rate_that_is_too_high_is_named(tmp_path, backbone, capsys, start, rat
         assert f"Try {flag}, in another --workdir" in output
 
 
+@pytest.mark.slow
 def test_another_budget_is_not_compared(pair, capsys):
     folder, _, arguments = pair
     (folder / "short_from_scratch").mkdir()

@@ -302,6 +302,7 @@ def test_redundancy_that_was_there_before_training_and_falls_is_no_collapse():
     assert advice.redundant(state(0.7, 0.8), state(0.3, 0.3), **few) is None
 
 
+@pytest.mark.slow
 def test_the_line_survives_the_progress_bar(views, pair, capsys):
     model = twins(optimizer=keras.optimizers.SGD(0.0))
     model.projector.layers[-1].kernel.assign(np.zeros((32, 32)))

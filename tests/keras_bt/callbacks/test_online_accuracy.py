@@ -160,6 +160,7 @@ def test_features_that_are_not_finite_give_nan(views, subset, tmp_path):
     assert json.loads(line)["linear_accuracy"] is None
 
 
+@pytest.mark.slow
 def test_on_two_replicas(views, subset):
     def accuracies(strategy):
         keras.utils.set_random_seed(1)

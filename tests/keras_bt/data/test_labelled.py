@@ -120,7 +120,7 @@ def test_the_seed_decides_and_nothing_else(make_source, kind):
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS)
-@pytest.mark.parametrize("first_epoch", [1, 2])
+@pytest.mark.parametrize("first_epoch", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_starts_later_continues_it(make_source, kind, first_epoch):
     source = make_source(kind)
     whole = look(labelled_views(source, Look(), BATCH, seed=5), 4 * STEPS)
@@ -154,7 +154,9 @@ def test_a_crop_depends_on_the_image_and_the_epoch_but_not_on_the_batch_size(mak
     assert len(np.unique(values % 10)) == len(values)
 
 
-@pytest.mark.parametrize("size", [1, 22, 50])
+@pytest.mark.parametrize(
+    "size", [1, *(pytest.param(size, marks=pytest.mark.slow) for size in (22, 50))]
+)
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_any_batch_size_will_do(make_source, kind, size):
     batches = labelled_views(make_source(kind), Look(), size, seed=1)
@@ -163,7 +165,7 @@ def test_any_batch_size_will_do(make_source, kind, size):
     assert sorted(labels[:N]) == sorted(labels[N:]) == list(range(N))
 
 
-@pytest.mark.parametrize("kind", ["files", "cached files"])
+@pytest.mark.parametrize("kind", ["files", pytest.param("cached files", marks=pytest.mark.slow)])
 def test_unreadable_images_are_left_out_and_move_no_other(make_source, kind):
     whole = look(labelled_views(make_source(kind), Look(), BATCH, seed=2), 2 * STEPS)
     source = make_source(kind, broken=[7])
@@ -175,7 +177,7 @@ def test_unreadable_images_are_left_out_and_move_no_other(make_source, kind):
     assert source.unreadable.names == ("07.png",)
 
 
-@pytest.mark.parametrize("kind", ["files", "cached files"])
+@pytest.mark.parametrize("kind", ["files", pytest.param("cached files", marks=pytest.mark.slow)])
 def test_no_batch_is_empty(make_source, kind):
     source = make_source(kind, broken=[7])
     found = look(labelled_views(source, Look(), 1, seed=2), 2 * (N - 1))
@@ -204,6 +206,7 @@ def records(tmp_path_factory):
     return open_source("tfds:imagenet2012", str(folder), cache_bytes=0)[0]
 
 
+@pytest.mark.slow
 def test_records_that_do_not_fit_in_memory(records):
     assert isinstance(records, RecordSource)
 

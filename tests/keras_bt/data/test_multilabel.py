@@ -50,7 +50,7 @@ def data_dir(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture(params=["in memory", "streamed"])
+@pytest.fixture(params=["in memory", pytest.param("streamed", marks=pytest.mark.slow)])
 def options(request):
     return {} if request.param == "in memory" else {"cache_bytes": 0}
 

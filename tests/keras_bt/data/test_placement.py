@@ -183,7 +183,8 @@ def test_blocks_of_the_host_do_not_divide_the_devices_batch(files, monkeypatch):
     assert crops["seed"].shape == (12, 2)
 
 
-@pytest.mark.parametrize("kind", ["arrays", pytest.param("files", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["arrays", "files"])
 def test_crops_and_seeds_are_a_function_of_seed_step_and_place(kind, request):
     source = request.getfixturevalue(kind)
     views = augmentations.barlow_twins_views(32)
@@ -245,9 +246,8 @@ def test_training_on_two_replicas_is_reproducible(files):
     assert not np.allclose(run(6), expected, rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_views_keep_their_precision(files, policy):
     views = few_layers()
     data = pretraining_views(files, *views, 8, seed=5, augment_on="device")

@@ -99,6 +99,7 @@ def test_what_is_left_over_differs_from_epoch_to_epoch(make_source, kind):
     assert set(epochs.ravel()) == set(range(N))
 
 
+@pytest.mark.slow
 def test_an_order_is_drawn_from_all_orders(make_source):
     source = make_source("arrays", n=4)
     views = pretraining_views(source, A, B, batch_size=4, seed=7).take(2400)
@@ -122,7 +123,9 @@ def test_the_same_seed_gives_the_same_views_and_another_one_does_not(make_source
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS)
-@pytest.mark.parametrize("first_step", [1, 3, 8])
+@pytest.mark.parametrize(
+    "first_step", [1, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 8))]
+)
 def test_a_run_that_starts_later_continues_it(make_source, kind, first_step):
     source = make_source(kind)
     whole = values(pretraining_views(source, A, B, batch_size=7, seed=5).take(12))
@@ -184,6 +187,7 @@ def test_a_crop_depends_on_the_image_and_the_epoch_but_not_on_the_batch_size(mak
     assert len(np.unique(looks % 10)) == looks.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", [1, 2 * 5 * 5])
 def test_shards_make_the_views_of_the_whole_where_blocks_are_alike(
     make_source, monkeypatch, pixels
@@ -234,7 +238,7 @@ def test_blocks_do_not_show_in_the_batches(make_source, kind, monkeypatch):
     np.testing.assert_array_equal(values(tail.take(2)), looks[3:])
 
 
-@pytest.mark.parametrize("kind", ["files", "cached files"])
+@pytest.mark.parametrize("kind", ["files", pytest.param("cached files", marks=pytest.mark.slow)])
 def test_a_neighbour_takes_the_place_of_an_unreadable_image(make_source, kind):
     expected = numbers(pretraining_views(make_source(kind), A, B, batch_size=8, seed=5).take(6))
     source = make_source(kind, broken=[7])
@@ -268,7 +272,7 @@ def test_the_next_readable_image():
     np.testing.assert_array_equal(view_batches._next_readable(tf.zeros(3, bool)), [0, 1, 2])
 
 
-@pytest.mark.parametrize("kind", ["files", "cached files"])
+@pytest.mark.parametrize("kind", ["files", pytest.param("cached files", marks=pytest.mark.slow)])
 def test_without_crops_images_need_a_size(make_source, kind):
     views = Look(1, crops=False), Look(2, crops=False)
     with pytest.raises(DataError, match=r"random crop, or an image_size.*Received: folder"):

@@ -33,7 +33,7 @@ def data_dir(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture(params=["in memory", "streamed"])
+@pytest.fixture(params=["in memory", pytest.param("streamed", marks=pytest.mark.slow)])
 def imagenet(request, data_dir):
     cache = {} if request.param == "in memory" else {"cache_bytes": 0}
     return open_source("tfds:imagenet2012", data_dir, **cache)

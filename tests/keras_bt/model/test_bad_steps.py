@@ -253,6 +253,7 @@ def test_a_saved_model_goes_on_skipping(policy, tmp_path):
     assert_same(state(loaded), state(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", PRECISIONS)
 def test_a_run_goes_on_with_the_other_choice(policy, tmp_path):
     first, second = build("stop", policy), build("skip", policy)
@@ -270,6 +271,7 @@ def test_a_run_goes_on_with_the_other_choice(policy, tmp_path):
     assert_same(state(again), state(first))
 
 
+@pytest.mark.slow
 def test_a_loaded_model_can_have_checkpoints(tmp_path):
     # Its optimizer is built already; to build it again would give float16 a second, new scale.
     model = build("stop", "mixed_float16")
@@ -313,6 +315,7 @@ def test_bad_steps_in_a_row_are_counted_over_the_end_of_an_epoch():
         fit(model, batches(2, bad=[0, 1]), [watch])
 
 
+@pytest.mark.slow
 def test_executions_of_several_steps_are_watched_too(capsys):
     for bad, ends in (((1, 2, 3), False), ((0, 1, 2, 3), True)):
         model = build("skip")

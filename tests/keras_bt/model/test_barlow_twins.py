@@ -102,7 +102,7 @@ def test_five_steps_equal_pytorch(fixture_arrays):
 
 
 def test_metrics_are_the_terms_of_the_objective():
-    model = small_model(redundancy_weight=0.02)
+    model = smooth_model(redundancy_weight=0.02)
     model.compile("sgd")
     view_a, view_b = pairs(24)
     on_diagonal, off_diagonal = oracle_terms(
@@ -118,11 +118,10 @@ def test_metrics_are_the_terms_of_the_objective():
 
 def test_each_view_has_its_own_batch_statistics():
     # One pass over both views together would move the running means once, to the mean of both.
-    model = small_model()
+    model = smooth_model()
     model.compile(keras.optimizers.SGD(0.0))
     view_a, view_b = pairs(16)
-    layer = model.backbone.get_layer("bn1")
-    convolution = model.backbone.get_layer("conv1")
+    convolution, layer, *_ = model.backbone.layers
     means = [np.mean(convolution(view), axis=(0, 1, 2)) for view in (view_a, view_b + 1)]
     model.train_on_batch(view_a, view_b + 1)
     expected = 0.9 * (0.1 * means[0]) + 0.1 * means[1]
@@ -224,6 +223,7 @@ def test_a_loaded_model_continues_exactly(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_steps_per_execution_changes_nothing():
     results = []
     for steps_per_execution in (1, 4):
@@ -236,7 +236,11 @@ def test_steps_per_execution_changes_nothing():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+@pytest.mark.parametrize(
+    "policy",
+    [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"],
+    indirect=True,
+)
 def test_mixed_precision(policy, tmp_path):
     model = smooth_model()
     model.compile(LARS(0.2))

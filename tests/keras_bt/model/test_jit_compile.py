@@ -87,7 +87,8 @@ def program(function, *args):
     return tf.function(function, jit_compile=True).experimental_get_compiler_ir(*args)(stage="hlo")
 
 
-@pytest.mark.parametrize("form", [pytest.param("correlation", marks=pytest.mark.slow), "gram"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["correlation", "gram"])
 def test_the_step_is_one_program_without_the_host_or_open_sizes(views, crops, form):
     model = compiled_model(views, True, form=form)
     hlo = program(model.train_step, next(iter(crops)))

@@ -316,6 +316,7 @@ def test_models_inside_are_cut_too():
     assert len(ours) == len(rematerialized(inner).segments) > 2
 
 
+@pytest.mark.slow
 def test_segments_of_our_networks():
     segments = rematerialized(resnet(50)).segments
     backbone = resnet(50)
@@ -338,6 +339,7 @@ def test_segments_of_least_peak():
     assert not {1, 3} & set(bounds)
 
 
+@pytest.mark.slow
 def test_the_backbone_stays_as_it_is(tmp_path):
     model = BarlowTwins(small_resnet(), projector((8, 8), input_dim=64))
     weights, nodes = len(model.weights), [len(x._inbound_nodes) for x in model.backbone.layers]

@@ -172,6 +172,7 @@ def test_neighbours_are_marked_right_and_wrong(tmp_path, figures):
     assert_legible(figure)
 
 
+@pytest.mark.slow
 def test_neighbours_without_labels_have_no_marks(tmp_path, figures):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (8, 10, 8, 8, 3), np.uint8)
@@ -206,9 +207,9 @@ def test_confusion_is_percent_of_the_true_class(tmp_path, figures):
     [
         (20, True, True),
         (21, False, True),
-        (60, False, True),
+        pytest.param(60, False, True, marks=pytest.mark.slow),
         (61, False, False),
-        (1000, False, False),
+        pytest.param(1000, False, False, marks=pytest.mark.slow),
     ],
 )
 def test_confusion_of_many_classes(classes, numbers, names, tmp_path, figures):

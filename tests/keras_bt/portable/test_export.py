@@ -63,6 +63,7 @@ def test_serve_takes_images_of_any_size_and_sees_them_as_evaluation_does(target)
     assert {path.name for path in target.parent.iterdir()} == {target.name, f"{target.name}.json"}
 
 
+@pytest.mark.slow
 def test_infer_takes_preprocessed_images(target):
     backbone = trained_backbone()
     backbone.layers[1].trainable = False

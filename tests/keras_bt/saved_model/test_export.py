@@ -97,7 +97,7 @@ def test_files_of_all_kinds_and_sizes_in_one_batch_are_as_in_evaluation(loaded, 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (IMAGE_SIZE, IMAGE_SIZE), (333, 16), (64, 65)])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_images_of_any_size_in_batches_of_any_size(loaded, backbone, batch, size):
     images = random_images(batch, *size)
     source = data.ArraySource(images)

@@ -57,7 +57,10 @@ def needs_torch(ending):
         pytest.importorskip("torch", reason="PyTorch is not installed")
 
 
-@pytest.mark.parametrize(("depth", "ending"), [(18, ".pth"), (50, ".safetensors")])
+@pytest.mark.parametrize(
+    ("depth", "ending"),
+    [pytest.param(18, ".pth", marks=pytest.mark.slow), (50, ".safetensors")],
+)
 def test_a_file_of_torchvision_gives_its_features(tmp_path, fixture_arrays, depth, ending):
     needs_torch(ending)
     reference = fixture_arrays("resnet", f"resnet{depth}/64")
@@ -110,6 +113,7 @@ def test_the_other_depths(depth, count):
         np.testing.assert_array_equal(variable, array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 50])
 def test_names_and_shapes_are_those_of_torchvision(depth):
     state = torch_weights.state_dict(resnet(depth))
@@ -151,6 +155,7 @@ def test_a_published_checkpoint_comes_back():
     np.testing.assert_array_equal(written["bn.running_var"], np.ones(64))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_saved_by_pytorch_trains_on_as_in_pytorch(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     import torch_barlow_twins
