@@ -23,19 +23,6 @@ from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_bt.randomness import fold_in
 from keras_bt.typing import Tensor
 
-__all__ = [
-    "Normalize",
-    "RandomAffine",
-    "RandomColorJitter",
-    "RandomFlip",
-    "RandomGaussianBlur",
-    "RandomGrayscale",
-    "RandomResizedCrop",
-    "RandomSolarize",
-    "View",
-    "barlow_twins_views",
-]
-
 
 class View:
     """A sequence of layers that makes one view of each image.

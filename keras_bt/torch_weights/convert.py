@@ -29,7 +29,7 @@ import numpy as np
 from keras_bt.model.barlow_twins import BarlowTwins
 from keras_bt.model.barlow_twins import projector as new_projector
 from keras_bt.resnet import STAGES, resnet
-from keras_bt.torch_weights.files import listed, read_state_dict, write_state_dict
+from keras_bt.torch_weights.files import listed
 from keras_bt.torch_weights.names import (
     HEAD,
     account,
@@ -42,17 +42,6 @@ from keras_bt.torch_weights.names import (
     tensors,
     whole_names,
 )
-
-__all__ = [
-    "architecture",
-    "backbone_of",
-    "load_backbone",
-    "load_model",
-    "projector_of",
-    "read_state_dict",
-    "state_dict",
-    "write_state_dict",
-]
 
 
 def backbone_of(state: Mapping[str, np.ndarray], drop_head: bool = False) -> keras.Model:
@@ -173,7 +162,7 @@ def state_dict(
     >>> state = state_dict(backbone)
     >>> list(state)[:3], state["conv1.weight"].shape  # (out, in, height, width)
     (['conv1.weight', 'bn1.weight', 'bn1.bias'], (2, 3, 3, 3))
-    >>> write_state_dict("resnet18.safetensors", state)
+    >>> keras_bt.torch_weights.write_state_dict("resnet18.safetensors", state)
 
     A `resnet50.pth` of the ImageNet stem and width 64 goes into torchvision's or timm's resnet50,
     once its `fc` is a `torch.nn.Identity()`: `network.load_state_dict(torch.load("resnet50.pth"))`.
