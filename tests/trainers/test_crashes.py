@@ -235,6 +235,7 @@ def test_metrics_removed_after_the_last_step(pretrain, whole, tmp_path, capsys):
     assert not (workdir / "plots" / "loss.png").exists()
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint(stopped, pretrain, whole, capsys):
     (newest,) = (stopped / "checkpoints" / f"{2 * STEPS:08}").glob("variables.data*")
     os.truncate(newest, newest.stat().st_size // 2)

@@ -260,9 +260,10 @@ def test_queries_are_of_as_many_classes_as_possible():
         (lambda run: overwrite(run / "config.json", "{"), ["config.json must hold a run's"]),
         (lambda run: overwrite(run / "config.json", "[]"), ["config.json must hold a run's"]),
         (lambda run: change(run, width=None), ["every setting", "'width'"]),
-        (
+        pytest.param(
             lambda run: change(run, projector="8-16"),
             ["checkpoint must hold the variables of this model"],
+            marks=pytest.mark.slow,
         ),
         (lambda run: change(run, data="idx:/none"), ["/none"]),
         (lambda run: overwrite(run / "metrics.jsonl", ""), ["Nothing has been logged yet"]),

@@ -265,10 +265,20 @@ def test_monitoring_can_be_left_out_and_runs_on_several_replicas(small, tmp_path
         (["--redundancy_weight=-1"], ["redundancy_weight must be a number > 0", "-1"]),
         (["--projector=8192-x"], ["projector must be layer widths", "8192-x"]),
         (["--image_size=4"], ["image_size must be at least 8", "4"]),
-        (["--backbone=resnet42"], ["backbone must be one of", "resnet42"]),
+        pytest.param(
+            ["--backbone=resnet42"], ["backbone must be one of", "resnet42"], marks=pytest.mark.slow
+        ),
         (["--backbone={tmp}/maps.keras"], ["one vector per image", "30"]),
-        (["--backbone={tmp}/vectors.keras", "--image_size=16"], ["must take images of 16×16×3"]),
-        (["--backbone={tmp}/nothing.keras"], ["backbone must be a Keras model"]),
+        pytest.param(
+            ["--backbone={tmp}/vectors.keras", "--image_size=16"],
+            ["must take images of 16×16×3"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--backbone={tmp}/nothing.keras"],
+            ["backbone must be a Keras model"],
+            marks=pytest.mark.slow,
+        ),
         (["--workdir={tmp}/files"], ["which holds other files"]),
         (["--strategy=tpu"], ["strategy=tpu needs a TPU", "TPUs not found"]),
         (["--flip=1.5"], ["flip", "1.5"]),

@@ -179,7 +179,7 @@ def train(callbacks, shuffled):
     return losses.history["loss"], [*variables, *draws]
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shuffled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_is_the_same_to_the_bit_with_and_without(shuffled):
     loss, state = train(lambda images: [], shuffled)
     watched_loss, watched_state = train(lambda images: [Diagnostics(images)], shuffled)

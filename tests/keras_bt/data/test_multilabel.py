@@ -107,6 +107,7 @@ def test_subsets_keep_the_rows(data_dir, options):
     assert subset.subset([1, 2]).fingerprint() != subset.fingerprint()
 
 
+@pytest.mark.slow
 def test_splits(data_dir, options):
     train, test = open_source("tfds:voc/2007:train+validation", data_dir, **options)
     assert train.num_examples == 8

@@ -113,6 +113,7 @@ def test_workers_share_an_epoch(imagenet):
     assert sorted(together[:4].ravel()) == sorted(together[4:].ravel()) == list(range(24))
 
 
+@pytest.mark.slow
 def test_workers_read_files_of_their_own(data_dir):
     train, _ = open_source("tfds:imagenet2012", data_dir, cache_bytes=0)
     # As if the records were in four files: tfds puts so few of them into one.

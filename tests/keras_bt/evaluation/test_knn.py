@@ -252,7 +252,9 @@ def test_progress_bar_counts_queries(capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("data", ["random", "constant", "sorted"])
+@pytest.mark.parametrize(
+    "data", ["random", *(pytest.param(x, marks=pytest.mark.slow) for x in ("constant", "sorted"))]
+)
 def test_memory_stays_within_the_formula(data, monkeypatch):
     # The documented constant is far more than this small search would need.
     monkeypatch.setattr(neighbours, "_REFINE_BYTES", 4 * 2**20)

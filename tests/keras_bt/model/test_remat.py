@@ -256,6 +256,7 @@ def convolutions(compiled):
     return text.count("convolution(") + text.count("__onednn$convolution")
 
 
+@pytest.mark.slow
 def test_xla_computes_twice_and_does_not_merge():
     backbone = smooth_network()
 

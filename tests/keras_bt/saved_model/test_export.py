@@ -247,6 +247,7 @@ def test_what_was_frozen_stays_frozen(tmp_path):
     assert len(layer.variables) == len(loaded.variables) == 6
 
 
+@pytest.mark.slow
 def test_a_backbone_trained_on_two_replicas(tmp_path):
     with choose_strategy("mirrored").scope():
         backbone = tiny_backbone()

@@ -74,7 +74,7 @@ def test_a_file_of_torchvision_gives_its_features(tmp_path, fixture_arrays, dept
 @pytest.mark.parametrize(
     ("depth", "stem", "width", "ending"),
     [
-        (18, "imagenet", 64, ".pth"),
+        pytest.param(18, "imagenet", 64, ".pth", marks=pytest.mark.slow),
         (18, "small", 8, ".safetensors"),
         pytest.param(50, "imagenet", 64, ".safetensors", marks=pytest.mark.slow),
     ],
