@@ -368,7 +368,7 @@ def test_the_benchmark_measures_both_ways():
     assert result.returncode == 0, result.stderr
     assert "ResNet-18 of width 4, small stem, batches of 4 images of 16 pixels" in result.stdout
     rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[-2:]]
-    assert [row[0] for row in rows] == ["kept", "computed again"]
+    assert [row[0] for row in rows] == ["kept", "recomputed"]
     for row in rows:
         start, peak, seconds = map(float, row[1:])
         assert 0 < start <= peak
