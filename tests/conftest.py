@@ -24,6 +24,12 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, above all whole runs: two processes end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, "trainers" not in item.path.parts))
+
+
 def pytest_collection_finish():
     """All is imported: a million objects that no collection of garbage need look at again."""
     gc.collect()
