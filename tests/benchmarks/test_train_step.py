@@ -28,7 +28,7 @@ def table(text):
 
 @pytest.mark.slow
 def test_measures_every_contestant_at_every_batch_size():
-    text = output("train_step", "--networks=resnet18", "--rounds=2", "--float32_only")
+    text = output("train_step", "--networks=resnet18", "--rounds=1", "--float32_only")
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores? of \S+", text)
     assert "projector 16-16-16" in text
     assert "on: CPU" in text

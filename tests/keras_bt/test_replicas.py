@@ -38,15 +38,20 @@ def on_four_devices(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_two_workers(tmp_path_factory):
-    # What srun --ntasks=2 sets on a single node; ports count up from 8888.
+    return run(tmp_path_factory.mktemp("two"), "overflow", "plain_keras", workers=2)
+
+
+@pytest.fixture(scope="module")
+def on_three_workers(tmp_path_factory):
+    # What srun --ntasks=3 sets on a single node; ports count up from 8888.
     same = {
-        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "3",
         "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "3",
     }
-    environments = [same | {"SLURM_PROCID": str(rank)} for rank in range(2)]
-    tasks = ("compare", "overflow", "plain_keras")
-    return run(tmp_path_factory.mktemp("two"), *tasks, workers=2, environments=environments)
+    environments = [same | {"SLURM_PROCID": str(rank)} for rank in range(3)]
+    folder = tmp_path_factory.mktemp("three")
+    return run(folder, "compare", workers=3, environments=environments)
 
 
 def assert_same_training(found, expected):
@@ -65,16 +70,9 @@ def test_logical_devices_equal_one(on_four_devices, on_one):
 
 
 @pytest.mark.slow
-def test_processes_equal_one(on_one, tmp_path):
-    found = run(tmp_path, "compare", workers=3)
-    assert found["where"] == "3 replicas (3 workers with 1 CPU each)"
-    assert_same_training(found, on_one)
-
-
-@pytest.mark.slow
-def test_processes_started_by_slurm_equal_one(on_two_workers, on_one):
-    assert on_two_workers["where"] == "2 replicas (2 workers with 1 CPU each)"
-    assert_same_training(on_two_workers, on_one)
+def test_processes_started_by_slurm_equal_one(on_three_workers, on_one):
+    assert on_three_workers["where"] == "3 replicas (3 workers with 1 CPU each)"
+    assert_same_training(on_three_workers, on_one)
 
 
 @pytest.mark.slow

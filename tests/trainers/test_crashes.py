@@ -6,8 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import unittest.mock
 
 import keras
@@ -16,7 +14,6 @@ import pytest
 import script
 import small_network
 import tensorflow as tf
-from places import ROOT
 
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
@@ -256,31 +253,19 @@ def test_no_checkpoint_can_be_read(stopped, mistake):
     assert "Remove it to begin anew" in line
 
 
-KILLED = """
-import os, signal
-from keras_bt.checkpoint import RunCheckpoint
-from trainers import pretrain
-from trainers.cli import command
-
-look = RunCheckpoint.on_train_batch_end
-def look_after_a_signal(self, batch, logs=None):
-    if self._step + 1 == 14:
-        os.kill(os.getpid(), signal.SIGTERM)
-    look(self, batch, logs)
-RunCheckpoint.on_train_batch_end = look_after_a_signal
-command.run(pretrain.main, pretrain.default_recipe)
-"""
-
-
 @pytest.mark.slow
-def test_a_signal_within_an_epoch_and_other_ways_to_go_on(flags, pretrain, whole, tmp_path):
+def test_a_signal_within_an_epoch_and_other_ways_to_go_on(pretrain, whole, tmp_path, capfd):
+    def terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
+
     workdir = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, *flags, f"--workdir={workdir}"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, process.stderr
-    assert "after this step" in process.stderr
-    assert "Stopped by SIGTERM after step 14;" in process.stdout
-    assert "run the same command again" in process.stdout
+    with before("on_train_batch_end", terminate, call=14), pytest.raises(SystemExit) as left:
+        pretrain(workdir=workdir)
+    assert left.value.code == 128 + signal.SIGTERM
+    out, err = capfd.readouterr()
+    assert "after this step" in err
+    assert "Stopped by SIGTERM after step 14;" in out
+    assert "run the same command again" in out
     assert names(workdir) == ["00000010", "00000014"]
     for name, *arguments in (
         ("same",),
@@ -301,6 +286,32 @@ def test_executions_of_steps_that_do_not_divide_an_epoch(number, pretrain, whole
     pretrain(f"--steps_per_execution={number}")
     assert_close_runs(tmp_path / "run", whole)
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(2, 3 * STEPS + 1, 2))
+
+
+@pytest.mark.slow
+def test_monitors_measure_the_same_after_a_stop(pretrain, tmp_path):
+    pretrain("--monitor_every=1", workdir=tmp_path / "whole")
+    with before("on_train_batch_end", kill, call=2 * STEPS + 5), pytest.raises(KeyboardInterrupt):
+        pretrain("--monitor_every=1")
+    pretrain("--monitor_every=1")
+    clocks = {"time": 0, "images_per_second": 0}
+    found, expected = (
+        [m | clocks for m in read_metrics(tmp_path / name / "metrics.jsonl")]
+        for name in ("run", "whole")
+    )
+    assert [m["epoch"] for m in expected if "knn_accuracy" in m] == [1, 2, 3]
+    assert found == expected
+    assert_equal_weights(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_monitors_run_on_several_replicas_and_change_nothing(pretrain, whole, tmp_path):
+    pretrain("--strategy=mirrored", "--monitor_every=1", "--monitor_images=10")
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {"linear_accuracy", "knn_accuracy", "dead_dimensions"} < set(metrics[-1])
+    # Nothing was measured of the other: each of its lines has a loss.
+    expected = [loss for _, loss in losses(whole)]
+    assert [m["loss"] for m in metrics if "loss" in m] == pytest.approx(expected, rel=1e-3)
 
 
 @contextlib.contextmanager

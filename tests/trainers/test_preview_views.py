@@ -1,7 +1,4 @@
-"""Calls the real `main`, mostly within this process, which saves TensorFlow's start."""
-
-import subprocess
-import sys
+"""Calls the real `main`, within this process, which saves TensorFlow's start."""
 
 import numpy as np
 import pytest
@@ -33,20 +30,13 @@ def size(path):
 
 
 @pytest.mark.slow
-def test_the_command_of_the_readme(tmp_path):
+def test_the_command_of_the_readme(tmp_path, capsys):
     out = tmp_path / "new" / "grid.png"
-    result = subprocess.run(
-        [sys.executable, "-m", "trainers.preview_views", "--data=digits", f"--out={out}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "1,297 images to train on, in 10 classes: 0, 1, 2, 3, 4, …" in result.stdout
-    assert "500 images to measure on" in result.stdout
-    assert "Sizes of 1,000 of them: 8 × 8" in result.stdout
-    assert f"What the model will see: {out}" in result.stdout
+    output = preview(capsys, "--data=digits", f"--out={out}")
+    assert "1,297 images to train on, in 10 classes: 0, 1, 2, 3, 4, …" in output
+    assert "500 images to measure on" in output
+    assert "Sizes of 1,000 of them: 8 × 8" in output
+    assert f"What the model will see: {out}" in output
     assert size(out)[0] > 800
 
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import script
+import small_network
 from PIL import Image
 from places import ROOT
 
@@ -52,8 +53,10 @@ def read(folder):
 @pytest.fixture(scope="module")
 def sweep_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("sweep") / "tiny.json"
+    _, backbone = small_network.save(path.with_name("small.keras")).split("=")
     runs = [{"at": "invariance alone", "flags": {"variant": "invariance"}}]
-    content = {"title": "Tiny", "x": "objective", "flags": FLAGS, "runs": runs}
+    content = {"title": "Tiny", "x": "objective", "runs": runs}
+    content["flags"] = FLAGS | {"backbone": backbone}
     path.write_text(json.dumps(content | {"references": ["pixels"]}))
     return path
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import script
+import small_network
 import tensorflow as tf
 from absl import flags
 from oracles import barlow_twins_loss as oracle_loss
@@ -191,6 +192,7 @@ def test_on_several_replicas_the_script_says_in_one_line_what_is_possible(tmp_pa
         "--projector=8",
         "--variant=features",
         "--strategy=mirrored",
+        small_network.save(tmp_path / "small.keras"),
         f"--workdir={tmp_path / 'run'}",
         package="trainers.ablations",
     )
