@@ -55,6 +55,7 @@ def test_model_prints_a_table_for_a_fixed_and_a_growing_batch():
     assert all(len(row) == 6 for row in (*fixed, *growing))
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_the_published_model():
     # The projector has two layers with BatchNormalization and a last one without.
     backbone = sum(math.prod(weight.shape) for weight in keras_bt.resnet(50).trainable_weights)

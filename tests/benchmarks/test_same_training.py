@@ -151,6 +151,7 @@ def test_both_start_from_the_same_distribution(training):
     assert len(zero) == 8  # the last γ of every block
 
 
+@pytest.mark.slow
 def test_every_weight_is_carried_over(training):
     random = np.random.default_rng(0)
     ours = same_training.keras_model(training, seed=0)

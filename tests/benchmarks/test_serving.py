@@ -73,6 +73,7 @@ def test_describes_machine_and_versions(output):
     assert re.search(r"Python 3\.\d+.*, tensorflow 2\.\d+", output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "stem"), [(18, "small"), (18, "imagenet"), (50, "imagenet")])
 def test_pytorch_network_is_torchvisions(depth, stem):
     torch = pytest.importorskip("torch")

@@ -41,6 +41,7 @@ def equal_weights(model, other):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
 def test_a_backbone_there_and_back(tmp_path, capsys, backbone, ending):
     if ending == ".pth":
@@ -99,6 +100,7 @@ def test_the_backbone_of_a_whole_checkpoint(tmp_path, capsys, backbone, state):
     equal_weights(keras.models.load_model(target), backbone)
 
 
+@pytest.mark.slow
 def test_a_classifier(tmp_path, capsys, backbone):
     source, target = tmp_path / "resnet18.safetensors", tmp_path / "backbone.keras"
     head = {"fc.weight": np.ones((10, 32), "float32"), "fc.bias": np.ones(10, "float32")}

@@ -31,6 +31,7 @@ def installed(ending):
         pytest.importorskip(module, reason=f"{FORMATS[ending].name} is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_runs_backbone_sees_digits_as_evaluation_shows_them(run, ending, capsys):
     installed(ending)

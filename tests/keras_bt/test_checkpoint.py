@@ -215,6 +215,7 @@ def test_a_save_that_was_killed_leaves_nothing_that_counts(three):
     assert sorted(p.name for p in folder.iterdir()) == ["00000004", "00000008", "00000012"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 1000])
 def test_a_full_disk_ends_the_run_with_what_was_kept(limit, three):
     folder, _ = three

@@ -514,6 +514,7 @@ def test_the_picture_of_categories_and_several_curves(write, tmp_path, monkeypat
     assert_nothing_is_cut_off_or_overlaps(figures[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sweeps.names())
 def test_the_pictures_of_the_sweeps_that_come_along(name, tmp_path, monkeypatch):
     figures = collect_figures(monkeypatch)

@@ -217,6 +217,7 @@ def test_metrics_removed_between_two_calls(stopped, pretrain, whole):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_metrics_removed_after_the_last_step(pretrain, whole, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(whole, workdir)

@@ -63,6 +63,7 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_draws_a_run_and_leaves_it_as_it_was(digits_run, tmp_path, capsys, drawn):
     before = files(digits_run)
     script.call("plot", digits_run, f"--out={tmp_path}", "--max_images=400")
@@ -183,6 +184,7 @@ def test_a_run_of_before_some_flags_and_before_the_monitor(digits_run, tmp_path,
     assert (run / "plots" / "confusion.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_confusion_of_the_fast_probe_is_taken_where_it_fits(digits_run, tmp_path):
     run, (_, test) = workdir.Workdir(copy(digits_run, tmp_path / "run")), data.open_source("digits")
     assert network_pictures.probe_of(run, test) is None
@@ -203,6 +205,7 @@ def test_the_confusion_of_the_fast_probe_is_taken_where_it_fits(digits_run, tmp_
     assert network_pictures.probe_of(run, test) is None
 
 
+@pytest.mark.slow
 def test_several_runs_share_the_pictures_of_curves(
     digits_run, tmp_path, capsys, drawn, monkeypatch
 ):
@@ -251,6 +254,7 @@ def test_queries_are_of_as_many_classes_as_possible():
     assert set(labels[choose(labels, 3, seed=2)]) == {0, 1, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -263,7 +267,6 @@ def test_queries_are_of_as_many_classes_as_possible():
         pytest.param(
             lambda run: change(run, projector="8-16"),
             ["checkpoint must hold the variables of this model"],
-            marks=pytest.mark.slow,
         ),
         (lambda run: change(run, data="idx:/none"), ["/none"]),
         (lambda run: overwrite(run / "metrics.jsonl", ""), ["Nothing has been logged yet"]),
@@ -293,6 +296,7 @@ def remove(path):
     return path.parent
 
 
+@pytest.mark.slow
 def test_mistakes_of_the_command(digits_run, tmp_path, capsys):
     assert "at least one run" in script.mistake(capsys, "plot")
     (tmp_path / "file").write_text("mine")

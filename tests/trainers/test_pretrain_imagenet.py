@@ -86,6 +86,7 @@ def test_the_recipe_trains_two_steps_on_tiny_archives(
     assert backbone.output_shape == (None, 16 if streamed else 32)
 
 
+@pytest.mark.slow
 def test_the_views_are_previewed_with_the_same_flags(tmp_path, capsys, arguments):
     out = tmp_path / "views.png"
     script.call("preview_views", *arguments, f"--out={out}", *SMALL, "--images=2")

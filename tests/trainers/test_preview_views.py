@@ -69,6 +69,7 @@ def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
         assert len({view.tobytes() for view in views.reshape(6, -1)}) == 6
 
 
+@pytest.mark.slow
 def test_all_unreadable_images_are_named_however_many(tmp_path, capsys):
     write_images(tmp_path / "data", 5, (30, 30))
     for index in range(60):

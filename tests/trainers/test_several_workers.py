@@ -88,6 +88,7 @@ def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path):
     assert np.isfinite(json.loads((workdir / "summary.json").read_text())["loss"])
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_share_the_workdir(flags, tmp_path, capsys, monkeypatch):
     # As if another worker had found a checkpoint of step 20 and this one none.
     monkeypatch.setattr(pretraining, "sum_over_workers", lambda strategy, steps: steps + 20)

@@ -272,6 +272,7 @@ def test_normalize(images):
     np.testing.assert_allclose(_call(layer, images), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_fits_into_a_keras_cv_pipeline(layer, images):
     pipeline = keras_cv.layers.Augmenter([layer, keras_cv.layers.RandomCutout(0.3, 0.3)])
     dataset = tf.data.Dataset.from_tensors({"images": images, "labels": np.arange(16)})

@@ -188,6 +188,7 @@ def test_training_is_the_same_to_the_bit_with_and_without(shuffled):
         np.testing.assert_array_equal(plain, watched)
 
 
+@pytest.mark.slow
 def test_a_healthy_run_is_not_warned_about(views, pair, capsys):
     # Epochs of six steps at a high rate, without warm-up: moving statistics lag behind at first.
     model = twins(optimizer=keras.optimizers.SGD(0.2, momentum=0.9))
@@ -196,6 +197,7 @@ def test_a_healthy_run_is_not_warned_about(views, pair, capsys):
     assert history["loss"][-1] < history["loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 50])
 def test_an_untrained_network_is_not_warned_about(pair, depth):
     network = resnet(depth, stem="small", width=8)

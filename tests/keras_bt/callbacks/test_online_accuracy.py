@@ -101,6 +101,7 @@ def test_every_look_sees_the_weights_of_its_epoch(views, digits):
     assert np.abs(kernel - later_kernel).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_training_is_the_same_to_the_bit_with_and_without(views, subset):
     def train(callbacks):
         keras.utils.set_random_seed(3)
@@ -117,6 +118,7 @@ def test_training_is_the_same_to_the_bit_with_and_without(views, subset):
         np.testing.assert_array_equal(plain, watched)
 
 
+@pytest.mark.slow
 def test_any_keras_model_can_be_watched(digits, subset):
     train, _ = digits
     model = keras.Sequential([backbone(), keras.layers.Dense(10, "softmax")])
@@ -144,6 +146,7 @@ def test_the_draw_is_balanced_seeded_and_capped(digits):
     assert (len(whole), len(whole_test)) == (train.num_examples, test.num_examples)
 
 
+@pytest.mark.slow
 def test_fewer_images_than_neighbours(views, digits):
     subset = LabelledSubset.of(*digits, image_size=8, max_train=10, max_test=20)
     history = fit(twins(), views, [OnlineKNN(subset, k=20)], epochs=1).history

@@ -79,6 +79,7 @@ def test_pictures_go_to_tensorboard_and_to_files(tmp_path, views, monkeypatch):
     assert np.abs(before - now).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_without_labels_and_without_a_log(tmp_path, views):
     diagnostics = Diagnostics(views)
     fit(views, [diagnostics, Pictures(diagnostics, folder=tmp_path, every=5)], epochs=1)

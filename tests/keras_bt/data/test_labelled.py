@@ -129,6 +129,7 @@ def test_a_run_that_starts_later_continues_it(make_source, kind, first_epoch):
     np.testing.assert_array_equal(join(rest)[0], join(whole[first_epoch * STEPS :])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_blocks_do_not_show_in_the_batches(make_source, kind, monkeypatch):
     source = make_source(kind)

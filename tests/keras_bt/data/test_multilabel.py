@@ -93,6 +93,7 @@ def test_evaluation_batches_have_a_row_of_labels_per_image(data_dir, options):
     np.testing.assert_array_equal(labels, train.labels())
 
 
+@pytest.mark.slow
 def test_subsets_keep_the_rows(data_dir, options):
     train, _ = open_source("tfds:voc/2007", data_dir, **options)
     subset = train.subset([4, 0, 3])
@@ -153,6 +154,7 @@ class Look:
         return images
 
 
+@pytest.mark.slow
 def test_pretraining_ignores_the_labels(data_dir, options):
     train, _ = open_source("tfds:voc/2007", data_dir, **options)
     views = pretraining_views(train, Look(), Look(), 2, seed=1)

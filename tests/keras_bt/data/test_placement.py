@@ -175,6 +175,7 @@ def test_photographs_travel_as_rounded_bytes(files):
         assert not np.array_equal(crops[0]["images"], crops[1]["images"])
 
 
+@pytest.mark.slow
 def test_blocks_of_the_host_do_not_divide_the_devices_batch(files, monkeypatch):
     monkeypatch.setattr(pretraining, "_BLOCK", 4 * 32 * 32)
     views = augmentations.barlow_twins_views(32)
@@ -206,6 +207,7 @@ def test_crops_and_seeds_are_a_function_of_seed_step_and_place(kind, request):
         assert len(np.unique(every, axis=0)) == len(every)
 
 
+@pytest.mark.slow
 def test_replicas_draw_differently_and_reproducibly():
     # All images are alike: what differs, differs by the draws.
     source = ArraySource(np.tile(np.uint8([150, 100, 50]), (64, 32, 32, 1)))

@@ -141,6 +141,7 @@ def test_starting_late_costs_nothing(make_source):
     assert time.perf_counter() - start < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_the_number_of_threads_changes_nothing(make_source, kind):
     views = pretraining_views(make_source(kind), A, B, batch_size=8, seed=5).take(6)
@@ -204,6 +205,7 @@ def test_shards_make_the_views_of_the_whole_where_blocks_are_alike(
         np.testing.assert_array_equal(together, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_shards_divide_the_batches(make_source, kind):
     source = make_source(kind)
@@ -223,6 +225,7 @@ def test_shards_divide_the_batches(make_source, kind):
     assert policy == tf.data.experimental.AutoShardPolicy.OFF
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_blocks_do_not_show_in_the_batches(make_source, kind, monkeypatch):
     source = make_source(kind)

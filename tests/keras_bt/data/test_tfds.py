@@ -98,6 +98,7 @@ def test_the_order_is_a_function_of_the_seed_and_the_epoch(imagenet):
     assert (numbers(run(2).take(4)) != steps[:4]).any()
 
 
+@pytest.mark.slow
 def test_workers_share_an_epoch(imagenet):
     train, _ = imagenet
     shards = [
@@ -153,6 +154,7 @@ def test_a_subset_is_read_into_memory(imagenet):
     np.testing.assert_array_equal(values(subset), values(train)[indices])
 
 
+@pytest.mark.slow
 def test_parts_of_splits(data_dir):
     train, test = open_source("tfds:imagenet2012:train[:25%]", data_dir)
     assert train.num_examples == 6
@@ -164,6 +166,7 @@ def test_parts_of_splits(data_dir):
     assert hidden.class_names is None
 
 
+@pytest.mark.slow
 def test_unreadable_records_are_named(data_dir, monkeypatch):
     train, _ = open_source("tfds:imagenet2012", data_dir, cache_bytes=0)
     assert isinstance(train, RecordSource)

@@ -304,6 +304,7 @@ def jpeg(value):
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_data_sets_of_tfds_are_told_apart_by_name_and_split(tmp_path, model):
     train = [[jpeg(20 * label + n) for n in range(4)] for label in range(3)]
     write_archives(tmp_path, train, [jpeg(200), jpeg(201)], test=[jpeg(210)])

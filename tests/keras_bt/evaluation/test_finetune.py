@@ -102,6 +102,7 @@ def test_the_head_is_known_beside_a_layer_of_the_same_name():
     assert moved == ["head_/kernel", "head_/bias"]
 
 
+@pytest.mark.slow
 def test_the_optimizer_survives_saving(tmp_path):
     images, labels = images_and_labels(12)
     model = finetune.classifier(small_backbone(), CLASSES)

@@ -157,6 +157,7 @@ def test_cached_features_give_what_the_backbone_gives(strategy):
     assert results["images"] == results["features"]
 
 
+@pytest.mark.slow
 def test_nothing_of_the_backbone_changes(tmp_path):
     train, test = digits()
     backbone = backbone_with_everything(8)

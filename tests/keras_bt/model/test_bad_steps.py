@@ -241,6 +241,7 @@ def test_float16_finds_its_scale_and_keeps_the_statistics():
     assert float(keras.ops.convert_to_numpy(model.optimizer.dynamic_scale)) == 2.0**9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", PRECISIONS)
 def test_a_saved_model_goes_on_skipping(policy, tmp_path):
     model = build("skip", policy)

@@ -179,6 +179,7 @@ def test_batch_normalization_is_synchronized_only_on_several_replicas():
     assert flags(small_model()) == {False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", LARS()])
 def test_any_optimizer(optimizer):
     model = smooth_model()

@@ -224,6 +224,7 @@ def of_bytes():
     return keras.Model(images, layers.GlobalAveragePooling2D()(layers.BatchNormalization()(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize(
     "build",

@@ -136,6 +136,7 @@ def test_floor_is_reached_and_never_passed(n, d):
     assert loss_floor(n, d, redundancy_weight) == pytest.approx(attained, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_floor_bounds_optimized_embeddings_closely():
     # Descend on free embeddings: the loss comes close to the floor and stays above it.
     n, d, redundancy_weight = 8, 24, 0.05

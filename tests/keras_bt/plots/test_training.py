@@ -185,6 +185,7 @@ def test_one_floor_of_several_runs_is_that_of_all(tmp_path, figures):
     assert texts(legend.get_texts())[2] == "floor 2.5: smallest loss for this batch size and width"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "block"), [(1024, 1), (1025, 2), (2100, 3)])
 def test_large_correlations_are_reduced_to_the_strongest_of_each_block(d, block, tmp_path, figures):
     c = np.random.default_rng(0).uniform(-0.9, 0.9, (d, d)).astype(np.float32)

@@ -218,6 +218,7 @@ def test_variables_are_the_backbones(loaded, backbone):
     assert all(any(v is w for w in loaded.variables) for v in loaded.trainable_variables)
 
 
+@pytest.mark.slow
 def test_train_uses_the_statistics_of_the_batch_and_moves_the_moving_ones(fresh, backbone):
     keras_model = saved_model.plain_copy(backbone)  # to be changed
     images = normalize(center_crop(PHOTOS, 24))  # larger than it was exported for

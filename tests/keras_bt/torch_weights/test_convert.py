@@ -130,6 +130,7 @@ def trajectory_views():
     return view_a.astype("float32"), view_b.astype("float32")
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_trains_on(fixture_arrays):
     reference = fixture_arrays("trajectory")
     state = formula_state("trajectory")
@@ -328,6 +329,7 @@ def other_models():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", other_models())
 def test_only_models_that_pytorch_has_are_written(case):
     *models, message = other_models()[case]
