@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from keras_bt.objectives.barlow_twins import OneReplica
+from keras_bt.objectives import OneReplica
 from keras_bt.typing import Collectives, Tensor
 
 _SLURM_PORT = 8888  # of a node's first task; the others count up from it

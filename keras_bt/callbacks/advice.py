@@ -48,7 +48,7 @@ def constant(health: Health, settled: bool) -> str | None:
 
 
 def redundant(
-    health: Health, before: Health, num_images: int, dim: int, redundancy_weight: float
+    health: Health, before: Health, num_images: int, dim: int, redundancy_weight: float | None
 ) -> str | None:
     """Warns if all dimensions of the embedding say the same, which λ is there to prevent.
 
@@ -60,7 +60,7 @@ def redundant(
         before: measured before training.
         num_images: n, images measured.
         dim: d, width of the projector.
-        redundancy_weight: λ.
+        redundancy_weight: λ; None for an objective that has none.
 
     Returns:
         The warning, or None.
@@ -72,12 +72,16 @@ def redundant(
         return None
     if off < before.off_diagonal_rms:
         return None
+    weight = ""
+    if redundancy_weight is not None:
+        weight = (
+            f"redundancy_weight λ (now {redundancy_weight:g}; the paper uses 0.0051), a larger "
+        )
     return (
         f"the embeddings have collapsed into a few directions: their {dim:,} dimensions all say "
         f"nearly the same (RMS of C {off:.2f} off the diagonal, {on:.2f} on it; RankMe "
-        f"{health.embedding_rankme:.1f} of at most {min(2 * num_images, dim):,}). Try a larger "
-        f"redundancy_weight λ (now {redundancy_weight:g}; the paper uses 0.0051), a larger batch "
-        "or a lower learning rate."
+        f"{health.embedding_rankme:.1f} of at most {min(2 * num_images, dim):,}). Try a "
+        f"larger {weight}batch or a lower learning rate."
     )
 
 

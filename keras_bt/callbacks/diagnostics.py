@@ -142,7 +142,7 @@ class Diagnostics(Periodic):
         self._say("constant", constant)
         if constant or not settled:  # a constant embedding is redundant and dead as well
             return
-        weight = self.model.redundancy_weight
+        weight = getattr(self.model.objective, "redundancy_weight", None)
         self._say("redundant", advice.redundant(health, self._health_before, n, d, weight))
         self._say("dead", advice.dead(health, self.latest.features.shape[1], d))
 
@@ -163,8 +163,7 @@ class Diagnostics(Periodic):
 
             @tf.function(input_signature=[tf.TensorSpec([None, *view.shape[1:]], view.dtype)])
             def forward(images):
-                features = model.backbone(images, training=False)
-                z = model.projector(features, training=False)
+                features, z = model.represent(images, training=False)
                 return tf.cast(features, tf.float32), tf.cast(z, tf.float32)
 
             self._traced = model, forward
@@ -183,7 +182,7 @@ class Diagnostics(Periodic):
         return steps * (1 - max(momenta, default=0)) > 2.99  # 3, if 1 − 0.9 were 0.1
 
     def _measure(self, look):
-        return measure(look.features, look.za, look.zb, self.model.redundancy_weight)
+        return measure(look.features, look.za, look.zb, self.model.objective)
 
     def _say(self, kind, text):
         if text is None or kind in self._said:

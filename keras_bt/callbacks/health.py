@@ -7,7 +7,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.rankme import rankme
-from keras_bt.objectives.barlow_twins import EPSILON, check_embeddings, loss_floor
+from keras_bt.objectives import BarlowTwinsObjective, Objective, OneReplica
+from keras_bt.objectives.barlow_twins import EPSILON, check_embeddings
 
 # Standard deviation relative to the RMS of all values. Relative, because features and embeddings
 # have no scale of their own: the objective standardizes. A thousandth is far from both sides: live
@@ -56,16 +57,14 @@ class Health:
     dead_dimensions: float
 
 
-def measure(
-    features: np.ndarray, za: np.ndarray, zb: np.ndarray, redundancy_weight: float
-) -> Health:
+def measure(features: np.ndarray, za: np.ndarray, zb: np.ndarray, objective: Objective) -> Health:
     """Measures the health of a network on two views of n images.
 
     Args:
         features: floats (m, f), the backbone's features of all views.
         za: floats (n, d), the embeddings of one view.
         zb: floats (n, d), the embeddings of the other view of the same images.
-        redundancy_weight: λ.
+        objective: what the network minimizes.
 
     Returns:
         The measurements; all are NaN if any input is not finite.
@@ -82,14 +81,18 @@ def measure(
         c, total, total_squares = _correlation_sums(_standardize(za), _standardize(zb))
     others = max(d * (d - 1), 1)
     off_diagonal = max(total_squares - np.sum(c**2), 0.0)
-    loss = np.sum((1 - c) ** 2) + redundancy_weight * off_diagonal
+    if type(objective) is BarlowTwinsObjective:  # its terms are at hand, in float64
+        terms = {"on_diagonal": np.sum((1 - c) ** 2), "off_diagonal": off_diagonal}
+    else:
+        terms = objective.terms(za.astype(np.float32), zb.astype(np.float32), OneReplica())
+    excess = objective.loss(terms) - objective.floor(n, d)
     z = np.concatenate([za, zb])
     return Health(
         diagonal_mean=float(np.mean(c)),
         diagonal_rms=float(np.sqrt(np.mean(c**2))),
         off_diagonal_mean=float((total - np.sum(c)) / others),
         off_diagonal_rms=float(np.sqrt(off_diagonal / others)),
-        fixed_excess=float(loss - loss_floor(n, d, redundancy_weight)),
+        fixed_excess=float(excess),
         embedding_spread=spread(z),
         feature_rankme=rankme(features),
         embedding_rankme=rankme(z),

@@ -12,15 +12,10 @@ from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_every
 from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
 from keras_bt.model.paired_projection import project_both
 from keras_bt.model.remat import rematerialized
-from keras_bt.objectives.barlow_twins import (
-    barlow_twins_terms,
-    check_redundancy_weight,
-    choose_form,
-    loss_floor,
-)
+from keras_bt.objectives import BarlowTwinsObjective, Objective, OneReplica
 from keras_bt.optimizer import SkipNonFinite
 from keras_bt.strategy import current_replicas
-from keras_bt.typing import Collectives, Tensor, View
+from keras_bt.typing import Tensor, View
 
 ON_NONFINITE = ("stop", "skip")
 
@@ -88,8 +83,9 @@ class BarlowTwins(FitsOnSeveralWorkers):
     >>> model(images).shape  # twelve images
     TensorShape([12, 16])
 
-    Metrics: `loss`; `on_diagonal` and `off_diagonal`, its two terms, unweighted; and `excess`, the
-    loss minus the smallest value that it can take for this batch size and width (see `loss_floor`).
+    Metrics: `loss`; the objective's terms, here `on_diagonal` and `off_diagonal`, unweighted; and
+    `excess`, the loss minus the smallest value that it can take for this batch size and width (see
+    `loss_floor`).
 
     Under `strategy.scope()` with several replicas, the statistics of every BatchNormalization and
     of the objective are those of the global batch, and the gradient is the true gradient of its
@@ -100,8 +96,9 @@ class BarlowTwins(FitsOnSeveralWorkers):
     Args:
         backbone: a built model, (b, h, w, c) → (b, features).
         projector: a built model, (b, features) → (b, d).
-        redundancy_weight: λ ≥ 0 of the objective.
+        redundancy_weight: λ ≥ 0 of the paper's objective.
         form: `"auto"`, `"correlation"` or `"gram"`, see `barlow_twins_loss`.
+        objective: another objective, see `keras_bt.objectives.Objective`; the paper's if None.
         views: for augmentation on the device, the two functions `view(crops, seed)` from which
             `fit` and `evaluate` make the views, given batches of crops from
             `keras_bt.data.pretraining_views(..., augment_on="device")`. They draw from the first
@@ -118,8 +115,8 @@ class BarlowTwins(FitsOnSeveralWorkers):
 
     Raises:
         ValueError: if a model is not built or does not return one vector per image; if the two do
-            not fit together; if λ, the form or `on_nonfinite` is out of range; or if there are not
-            two views.
+            not fit together; if λ, the form or `on_nonfinite` is out of range, or λ or a form is
+            given with an objective, to which it would not apply; or if there are not two views.
     """
 
     def __init__(
@@ -128,6 +125,7 @@ class BarlowTwins(FitsOnSeveralWorkers):
         projector: keras.Model,
         redundancy_weight: float = 5.1e-3,
         form: str = "auto",
+        objective: Objective | None = None,
         views: Sequence[View] | None = None,
         on_nonfinite: str = "stop",
         remat: bool = False,
@@ -141,13 +139,17 @@ class BarlowTwins(FitsOnSeveralWorkers):
                 "The projector must take what the backbone returns. Received: a backbone with "
                 f"{features} features, a projector for {projector.input_shape[-1]}."
             )
-        check_redundancy_weight(redundancy_weight)
-        choose_form(None, self.embedding_dim, form)
+        paper = BarlowTwinsObjective(redundancy_weight, form)
+        if objective is not None and paper.get_config() != BarlowTwinsObjective().get_config():
+            raise ValueError(
+                "redundancy_weight and form are the default objective's; another one has arguments "
+                f"of its own. Received: redundancy_weight={redundancy_weight}, form={form!r}, "
+                f"objective={objective!r}."
+            )
+        self.objective = objective or paper
         prepare_batch_normalization(backbone, projector)
         self.backbone = backbone
         self.projector = projector
-        self.redundancy_weight = redundancy_weight
-        self.form = form
         if views is not None and (len(views) != 2 or not all(map(callable, views))):
             raise ValueError(f"views must be two functions, or None. Received: views={views}.")
         self.views = views
@@ -159,9 +161,9 @@ class BarlowTwins(FitsOnSeveralWorkers):
         self.on_nonfinite = on_nonfinite
         self.remat = remat
         self._rematerialized = rematerialized(backbone) if remat else None
-        self._trackers = [
-            MeanOverSteps(name=name) for name in ("loss", "on_diagonal", "off_diagonal", "excess")
-        ]
+        z = keras.KerasTensor((2, self.embedding_dim))
+        self._terms = tuple(_Terms(self.objective).compute_output_spec(z, z))
+        self._trackers = [MeanOverSteps(name=name) for name in ("loss", *self._terms, "excess")]
         self._skipped = SkippedSteps()
         # Both parts are built, so nothing has to be inferred from a first batch; under a strategy
         # Keras could not do that.
@@ -171,10 +173,24 @@ class BarlowTwins(FitsOnSeveralWorkers):
         """Returns the backbone's features, (b, features), of images (b, h, w, c)."""
         return self.backbone(images, training=training)
 
+    def represent(self, images: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Returns features and embeddings of images.
+
+        Args:
+            images: float32 (b, h, w, c).
+            training: whether BatchNormalization uses and updates batch statistics.
+
+        Returns:
+            The backbone's features (b, features), and the embeddings z (b, d) before
+            standardization.
+        """
+        encode = self._rematerialized or self.backbone
+        features = encode(images, training=training)
+        return features, self.projector(features, training=training)
+
     def embed(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Returns the embeddings z, (b, d), before standardization, of images (b, h, w, c)."""
-        encode = self._rematerialized or self.backbone
-        return self.projector(encode(images, training=training), training=training)
+        return self.represent(images, training)[1]
 
     def compile(
         self, optimizer: str | keras.optimizers.Optimizer = "rmsprop", **kwargs: Any
@@ -278,37 +294,30 @@ class BarlowTwins(FitsOnSeveralWorkers):
         )
         return view_a, view_b
 
-    def terms(self, za: Tensor, zb: Tensor, replicas: Collectives) -> tuple[Tensor, Tensor]:
-        """Returns the two terms of the loss; a subclass may override it to study other objectives.
-
-        Arguments and result are those of `keras_bt.objectives.barlow_twins.barlow_twins_terms`.
-        """
-        return barlow_twins_terms(za, zb, self.form, replicas)
-
     def _share(self, view_a, view_b, replicas, training):
         """Computes this replica's shares of the loss and of its parts.
 
         Returns:
-            The share of the loss, and [on_diagonal, off_diagonal, regularizers, rows]: float32
-            scalars whose sums over replicas are those of the global batch.
+            The share of the loss, and [*terms, regularizers, rows]: float32 scalars whose sums over
+            replicas are those of the global batch.
         """
         # Two passes: each view has its own batch statistics.
         encode = self._rematerialized or self.backbone
         features_a, features_b = (encode(view, training=training) for view in (view_a, view_b))
         za, zb = project_both(self.projector, features_a, features_b, training)
-        on_diagonal, off_diagonal = self.terms(za, zb, replicas)
+        terms = self.objective.terms(za, zb, replicas)
+        loss = self.objective.loss(terms)
         penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularizers
-        penalty = ops.cast(penalty, on_diagonal.dtype) / replicas.count
-        rows = ops.cast(ops.shape(za)[0], on_diagonal.dtype)
-        share = on_diagonal + self.redundancy_weight * off_diagonal + penalty
-        return share, [on_diagonal, off_diagonal, penalty, rows]
+        penalty = ops.cast(penalty, loss.dtype) / replicas.count
+        rows = ops.cast(ops.shape(za)[0], loss.dtype)
+        return loss + penalty, [*(terms[name] for name in self._terms), penalty, rows]
 
     def _logs(self, parts, finite, replicas):
         """Updates and returns the metrics, given the parts of the global batch's loss."""
-        on_diagonal, off_diagonal, penalty, n = parts
-        loss = on_diagonal + self.redundancy_weight * off_diagonal
-        floor = loss_floor(n, self.embedding_dim, self.redundancy_weight)
-        values = [loss + penalty, on_diagonal, off_diagonal, loss - floor]
+        *terms, penalty, n = parts
+        loss = self.objective.loss(dict(zip(self._terms, terms, strict=True)))
+        floor = self.objective.floor(n, self.embedding_dim)
+        values = [loss + penalty, *terms, loss - floor]
         weight = None
         if self._skips:
             self._skipped.update_state(ops.where(finite, 0.0, 1.0))
@@ -328,11 +337,14 @@ class BarlowTwins(FitsOnSeveralWorkers):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments except `views`, with the models serialized."""
+        if type(self.objective) is BarlowTwinsObjective:
+            objective = self.objective.get_config()
+        else:
+            objective = {"objective": keras.saving.serialize_keras_object(self.objective)}
         return super().get_config() | {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "projector": keras.saving.serialize_keras_object(self.projector),
-            "redundancy_weight": self.redundancy_weight,
-            "form": self.form,
+            **objective,
             "on_nonfinite": self.on_nonfinite,
             "remat": self.remat,
         }
@@ -344,7 +356,8 @@ class BarlowTwins(FitsOnSeveralWorkers):
         """Builds the model from the result of `get_config`."""
         parts = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("backbone", "projector")
+            for name in ("backbone", "projector", "objective")
+            if name in config
         }
         return cls(**(config | parts))
 
@@ -372,6 +385,17 @@ def _vector_length(model, role):
             + (" Its pooling may be missing." if isinstance(shape, tuple) else "")
         )
     return shape[-1]
+
+
+class _Terms(keras.Operation):
+    """An objective's terms as an operation, whose result Keras can describe without computing."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective = objective
+
+    def call(self, za, zb):
+        return self.objective.terms(za, zb, OneReplica())
 
 
 def _all_finite(tensors):

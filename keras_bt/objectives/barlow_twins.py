@@ -19,31 +19,61 @@ global batch, and each replica's own rows receive the gradient of that sum. Kera
 this, because its optimizers sum gradients over replicas.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_bt.objectives import costs
+from keras_bt.objectives.objective import Objective, OneReplica
 from keras_bt.typing import Collectives, Tensor
 
 EPSILON = 1e-5  # in the standardization; the default of torch.nn.BatchNorm1d, as published
 FORMS = ("auto", "correlation", "gram")
+SYMMETRIC_FROM = 256  # images: with fewer, products of the halves take as long as the whole product
 
 
-class OneReplica:
-    """The collectives of a single replica, which has nothing to communicate.
+@keras.saving.register_keras_serializable("keras_bt")
+class BarlowTwinsObjective(Objective):
+    """The objective of the paper, and the default of `keras_bt.BarlowTwins`.
 
-    `keras_bt.strategy.Replicas` has the same three members for `tf.distribute`.
+    >>> objective = BarlowTwinsObjective(redundancy_weight=0.01)
+    >>> za = zb = keras.random.normal((256, 64), seed=0)
+    >>> terms = objective.terms(za, zb, OneReplica())
+    >>> sorted(terms)
+    ['off_diagonal', 'on_diagonal']
+    >>> bool(objective.loss(terms) == barlow_twins_loss(za, zb, 0.01))
+    True
+
+    Args:
+        redundancy_weight: λ ≥ 0.
+        form: as in `barlow_twins_loss`.
+
+    Raises:
+        ValueError: if λ or the form is out of range.
     """
 
-    count = 1
+    def __init__(self, redundancy_weight: float = 5.1e-3, form: str = "auto"):
+        check_redundancy_weight(redundancy_weight)
+        check_form(form)
+        self.redundancy_weight = redundancy_weight
+        self.form = form
 
-    def sum(self, x: Tensor) -> Tensor:
-        """Returns the sum of `x` over all replicas; same shape as `x`."""
-        return x
+    def terms(self, za: Tensor, zb: Tensor, replicas: Collectives) -> dict[str, Tensor]:
+        """Returns this replica's shares of `on_diagonal` and `off_diagonal`, unweighted."""
+        on_diagonal, off_diagonal = barlow_twins_terms(za, zb, self.form, replicas)
+        return {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Returns the rows of `x` of all replicas, in replica order."""
-        return x
+    def loss(self, terms: dict[str, Tensor]) -> Tensor:
+        """Returns Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij², given the two sums."""
+        return terms["on_diagonal"] + self.redundancy_weight * terms["off_diagonal"]
+
+    def floor(self, batch_size: int | Tensor, dim: int) -> float | Tensor:
+        """Returns the smallest value of the loss, see `loss_floor`."""
+        return loss_floor(batch_size, dim, self.redundancy_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"redundancy_weight": self.redundancy_weight, "form": self.form}
 
 
 def barlow_twins_loss(
@@ -200,16 +230,9 @@ def loss_floor(
 
 
 def choose_form(n: int | None, d: int, form: str = "auto", replica_count: int = 1) -> str:
-    """Chooses the cheaper form from static shapes.
+    """Chooses the cheaper form from static shapes: the smaller of the n×n and the d×d matrix.
 
-    With n_g images in the global batch on R replicas, each form takes
-
-        time = flops / speed + bytes / bandwidth,   speed / bandwidth = 100 flops per byte
-
-    by the formulas of `keras_bt.objectives.costs`: the matrix products, forward and backward, and
-    the bytes that a replica sends. On one replica the n×n form wins for 4·n_g < 3d and, from 256
-    images on, where it exploits symmetry, up to 7·n_g < 6d and beyond. On many replicas, which
-    share the work but not the communication, the break-even point rises towards n_g = d.
+    That was the faster one at all sizes measured in docs/benchmarks.md.
 
     >>> choose_form(1024, 8192), choose_form(1024, 512)
     ('gram', 'correlation')
@@ -226,13 +249,18 @@ def choose_form(n: int | None, d: int, form: str = "auto", replica_count: int = 
     Raises:
         ValueError: for any other form.
     """
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}. Received: form={form!r}.")
+    check_form(form)
     if form != "auto":
         return form
     if n is None:  # any batch size is possible: keep the array small for common ones
         return "correlation" if d <= 512 else "gram"
-    return costs.cheaper_form(n * replica_count, d, replica_count)
+    return "gram" if n * replica_count < d else "correlation"
+
+
+def check_form(form: str) -> None:
+    """Raises ValueError unless there is such a form."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}. Received: form={form!r}.")
 
 
 def check_redundancy_weight(redundancy_weight: float) -> None:
@@ -329,9 +357,10 @@ def _terms(za, zb, n, form, replicas):
 
 def _gram(z, all_z, replicas):
     """Returns this replica's rows of z zᵀ; on a single replica one corner mirrors the other."""
-    if replicas.count > 1 or not costs.halves_gram(z.shape[0]):
+    n = z.shape[0]
+    if replicas.count > 1 or n is None or n < SYMMETRIC_FROM:
         return _product(z, all_z)
-    half = z.shape[0] // 2
+    half = n // 2
     upper, lower = z[:half], z[half:]
     corner = _product(lower, upper)
     return ops.concatenate(

@@ -23,7 +23,7 @@ from keras_bt.model import barlow_twins as model_module
 BATCH, STEPS = 24, 5
 
 
-def smooth_model(form="auto", redundancy_weight=0.01):
+def smooth_model(form="auto", redundancy_weight=0.01, objective=None):
     """Small, and without the kinks of a ReLU, whose flips are noise on top of what is compared."""
     keras.utils.set_random_seed(0)
     backbone = keras.Sequential([keras.layers.Input((16, 16, 3))])
@@ -32,7 +32,10 @@ def smooth_model(form="auto", redundancy_weight=0.01):
         backbone.add(keras.layers.BatchNormalization(momentum=0.9))
         backbone.add(keras.layers.Activation("softplus"))
     backbone.add(keras.layers.GlobalAveragePooling2D())
-    return BarlowTwins(backbone, projector((32, 48), input_dim=16), redundancy_weight, form)
+    head = projector((32, 48), input_dim=16)
+    if objective is not None:
+        return BarlowTwins(backbone, head, objective=objective)
+    return BarlowTwins(backbone, head, redundancy_weight, form)
 
 
 def images():

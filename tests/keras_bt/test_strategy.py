@@ -2,7 +2,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bt import strategy
-from keras_bt.objectives.barlow_twins import OneReplica
+from keras_bt.objectives import OneReplica
 from keras_bt.strategy import choose_strategy, current_replicas, several_workers
 
 

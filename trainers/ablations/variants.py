@@ -13,34 +13,39 @@ unnormalised  the published objective on a projector without BatchNormalization
 import keras
 from keras import ops
 
-from keras_bt.model import BarlowTwins, projector
+from keras_bt.model import projector
+from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.objectives.barlow_twins import standardize
-from trainers.runs.pretraining import Pretraining
 
 
-class Invariance(BarlowTwins):
-    """Barlow Twins that minimizes the invariance term only; the other is still reported."""
+class _OneTerm(BarlowTwinsObjective):
+    """Reports both terms and minimizes one; 0, its smallest value, is not always reached."""
+
+    def floor(self, batch_size, dim):
+        return 0.0
+
+
+class InvarianceOnly(_OneTerm):
+    """Minimizes the invariance term only."""
+
+    def loss(self, terms):
+        """See `Objective.loss`."""
+        return terms["on_diagonal"]
+
+
+class RedundancyOnly(_OneTerm):
+    """Minimizes the redundancy term only."""
+
+    def loss(self, terms):
+        """See `Objective.loss`."""
+        return self.redundancy_weight * terms["off_diagonal"]
+
+
+class AlongFeatures(BarlowTwinsObjective):
+    """The published objective with embeddings normalized along their features, on one replica."""
 
     def terms(self, za, zb, replicas):
-        """See `BarlowTwins.terms`."""
-        on_diagonal, off_diagonal = super().terms(za, zb, replicas)
-        return on_diagonal, ops.stop_gradient(off_diagonal)
-
-
-class Redundancy(BarlowTwins):
-    """Barlow Twins that minimizes the redundancy term only; the other is still reported."""
-
-    def terms(self, za, zb, replicas):
-        """See `BarlowTwins.terms`."""
-        on_diagonal, off_diagonal = super().terms(za, zb, replicas)
-        return ops.stop_gradient(on_diagonal), off_diagonal
-
-
-class Features(BarlowTwins):
-    """Barlow Twins with embeddings normalized along their features, on one replica."""
-
-    def terms(self, za, zb, replicas):
-        """See `BarlowTwins.terms`."""
+        """See `Objective.terms`."""
         if replicas.count > 1:
             raise ValueError(
                 "Normalization along features requires one device: --strategy=one. "
@@ -48,11 +53,11 @@ class Features(BarlowTwins):
             )
         za, zb = (_standardized_along_features(z) for z in (za, zb))
         correlation = ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
-        c = ops.diagonal(correlation)
-        return (
-            ops.sum(ops.square(1 - c)),
-            ops.sum(ops.square(correlation)) - ops.sum(ops.square(c)),
-        )
+        squares = ops.square(ops.diagonal(correlation))
+        return {
+            "on_diagonal": ops.sum(ops.square(1 - ops.diagonal(correlation))),
+            "off_diagonal": ops.sum(ops.square(correlation)) - ops.sum(squares),
+        }
 
 
 def _standardized_along_features(z):
@@ -74,12 +79,11 @@ def unnormalised_projector(widths, input_dim, name="projector"):
     return keras.Model(inputs, x, name=name)
 
 
+# The objective, a function of (redundancy_weight, form), and the projector.
 VARIANTS = {
-    "published": Pretraining,
-    "invariance": type("InvarianceOnly", (Pretraining,), {"model_class": Invariance}),
-    "redundancy": type("RedundancyOnly", (Pretraining,), {"model_class": Redundancy}),
-    "features": type("AlongFeatures", (Pretraining,), {"model_class": Features}),
-    "unnormalised": type(
-        "NoNormalisation", (Pretraining,), {"projector": staticmethod(unnormalised_projector)}
-    ),
+    "published": (BarlowTwinsObjective, projector),
+    "invariance": (InvarianceOnly, projector),
+    "redundancy": (RedundancyOnly, projector),
+    "features": (AlongFeatures, projector),
+    "unnormalised": (BarlowTwinsObjective, unnormalised_projector),
 }

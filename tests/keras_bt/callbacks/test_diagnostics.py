@@ -14,6 +14,7 @@ from keras_bt.callbacks.health import Health, measure
 from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
 from keras_bt.evaluation.rankme import rankme
 from keras_bt.model import BarlowTwins, projector
+from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.objectives import barlow_twins as objective
 from keras_bt.resnet import resnet
 from keras_bt.strategy import choose_strategy
@@ -108,7 +109,7 @@ def test_measures_agree_with_an_independent_computation(n, d):
     features = np.maximum(random.standard_normal((2 * n, 9)), 0)
     features[:, :2] = 0
     expected = oracle(features, za, zb, 0.02)
-    found = dataclasses.asdict(measure(features, za, zb, 0.02))
+    found = dataclasses.asdict(measure(features, za, zb, BarlowTwinsObjective(0.02)))
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
     assert found["dead_features"] == 2
     assert found["dead_dimensions"] == 1
@@ -125,7 +126,9 @@ def test_spread_is_one_on_the_sphere_and_zero_for_equal_directions():
 def test_what_is_not_finite_is_nan():
     z = np.ones((4, 3))
     z[0, 0] = np.nan
-    numbers = dataclasses.asdict(measure(np.ones((8, 2)), z, np.ones((4, 3)), 0.01))
+    numbers = dataclasses.asdict(
+        measure(np.ones((8, 2)), z, np.ones((4, 3)), BarlowTwinsObjective())
+    )
     assert all(math.isnan(value) for value in numbers.values())
 
 
@@ -152,7 +155,7 @@ def test_logs_reach_history_metrics_and_tensorboard(tmp_path, views, pair):
     # What was measured is what the model gives, in inference mode.
     za, zb = (np.asarray(model.embed(view, training=False)) for view in pair)
     features = np.concatenate([np.asarray(model(view, training=False)) for view in pair])
-    expected = dataclasses.asdict(measure(features, za, zb, model.redundancy_weight))
+    expected = dataclasses.asdict(measure(features, za, zb, model.objective))
     found = {name: history[name][-1] for name in NAMES}
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
     c = np.asarray(objective.cross_correlation(za, zb))
@@ -204,7 +207,7 @@ def test_an_untrained_network_is_not_warned_about(pair, depth):
     head = projector((64, 64, 64), network.output_shape[-1])
     features = [np.asarray(network(view, training=False)) for view in pair]
     za, zb = (np.asarray(head(x, training=False)) for x in features)
-    state = measure(np.concatenate(features), za, zb, 0.0051)
+    state = measure(np.concatenate(features), za, zb, BarlowTwinsObjective())
     assert state.embedding_spread < 0.8
     assert advice.constant(state, settled=True) is None
     assert advice.redundant(state, state, len(za), 64, 0.0051) is None

@@ -2,11 +2,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 from oracles import barlow_twins_terms as oracle_terms
 from oracles import load_formula_weights, weights_formula
 from replica_run import smooth_model
 
 from keras_bt import LARS, BarlowTwins, loss_floor, projector, resnet, warmup_cosine
+from keras_bt.callbacks.diagnostics import Diagnostics
+from keras_bt.objectives import Objective
 from keras_bt.strategy import choose_strategy
 
 
@@ -214,7 +217,7 @@ def test_a_loaded_model_continues_exactly(tmp_path):
     model.fit(batches(48, 16), shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert (loaded.form, loaded.redundancy_weight) == ("gram", 0.013)
+    assert loaded.objective.get_config() == {"redundancy_weight": 0.013, "form": "gram"}
     assert int(loaded.optimizer.iterations) == 3
     histories = [
         m.fit(batches(48, 16, seed=1), shuffle=False, epochs=2, verbose=0) for m in (model, loaded)
@@ -222,6 +225,66 @@ def test_a_loaded_model_continues_exactly(tmp_path):
     assert histories[0].history == histories[1].history
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Distance(Objective):
+    """Σ ‖a − b‖² / n pulls the views together; half of Σ ‖a + b‖² / n is there to be weighted."""
+
+    def __init__(self, weight=0.5):
+        self.weight = weight
+
+    def terms(self, za, zb, replicas):
+        n = replicas.sum(ops.cast(ops.shape(za)[0], za.dtype))
+        return {
+            "apart": ops.sum(ops.square(za - zb)) / n,
+            "size": ops.sum(ops.square(za + zb)) / n,
+        }
+
+    def loss(self, terms):
+        return terms["apart"] + self.weight * terms["size"]
+
+    def floor(self, batch_size, dim):
+        return 0.25 * dim
+
+    def get_config(self):
+        return {"weight": self.weight}
+
+
+def test_another_objective_is_trained_reported_diagnosed_and_saved(tmp_path):
+    model = smooth_model(objective=Distance(0.25))
+    model.compile(keras.optimizers.SGD(0.01))
+    view_a, view_b = (view[:16] for view in pairs(16))
+    za, zb = (model.embed(view, training=True).numpy() for view in (view_a, view_b))
+    apart, size = (np.sum((za + sign * zb) ** 2) / 16 for sign in (-1, 1))
+    look = Diagnostics((view_a, view_b))
+    history = model.fit(
+        view_a, view_b, batch_size=16, epochs=2, verbose=0, shuffle=False, callbacks=[look]
+    ).history
+    assert history["apart"][0] == pytest.approx(apart, rel=1e-4)
+    assert history["size"][0] == pytest.approx(size, rel=1e-4)
+    loss = apart + 0.25 * size
+    assert history["loss"][0] == pytest.approx(loss, rel=1e-4)
+    assert history["excess"][0] == pytest.approx(loss - 0.25 * za.shape[1], rel=1e-4)
+    assert history["loss"][1] < history["loss"][0]
+    za, zb = (model.embed(view, training=False).numpy() for view in (view_a, view_b))
+    apart, size = (np.sum((za + sign * zb) ** 2) / 16 for sign in (-1, 1))
+    expected = apart + 0.25 * size - 0.25 * za.shape[1]
+    assert look.health.fixed_excess == pytest.approx(expected, rel=1e-4)
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").objective.weight == 0.25
+
+
+@pytest.mark.slow
+def test_another_objective_on_two_replicas_equals_one():
+    losses = []
+    for strategy in map(choose_strategy, ("one", "mirrored")):
+        with strategy.scope():
+            model = smooth_model(objective=Distance())
+            model.compile(keras.optimizers.SGD(0.01))
+        history = model.fit(batches(64, 16), shuffle=False, verbose=0, epochs=2).history
+        losses.append(history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -338,6 +401,7 @@ def flat_backbone():
         ),
         (lambda: small_model(redundancy_weight=-1), "redundancy_weight must be"),
         (lambda: small_model(form="full"), "form must be one of"),
+        (lambda: small_model("gram", objective=Distance()), "default objective's.*form='gram'"),
         (lambda: projector(()), "at least one"),
         (lambda: projector((64, 0)), r"positive integers.* Received: \(64, 0\)"),
         (lambda: small_model().compile("adam", loss="mse"), "brings its own loss"),

@@ -171,9 +171,10 @@ def test_cross_correlation():
     assert np.sum(c**2) - np.sum(np.diag(c) ** 2) == pytest.approx(off_diagonal, rel=1e-5)
 
 
-def test_auto_chooses_by_cost():
+def test_auto_chooses_the_smaller_matrix():
     assert objective.choose_form(256, 8192) == "gram"
-    assert objective.choose_form(2048, 512) == "correlation"
+    assert objective.choose_form(512, 512) == "correlation"
+    assert objective.choose_form(511, 512) == "gram"
     assert objective.choose_form(256, 512, replica_count=8) == "correlation"  # n is 2048
     assert objective.choose_form(None, 8192) == "gram"
     assert objective.choose_form(None, 128) == "correlation"

@@ -4,17 +4,15 @@ import keras
 import numpy as np
 import pytest
 import script
-import small_network
 import tensorflow as tf
-from absl import flags
 from oracles import barlow_twins_loss as oracle_loss
 from oracles import barlow_twins_terms as oracle_terms
 
 from keras_bt import BarlowTwins, model
-from keras_bt.objectives import barlow_twins as objective
+from keras_bt.objectives import OneReplica
+from keras_bt.objectives.barlow_twins import EPSILON
 from trainers.ablations import variants
-from trainers.ablations.variants import VARIANTS
-from trainers.runs.pretraining import Pretraining
+from trainers.ablations.variants import VARIANTS, AlongFeatures
 
 WEIGHT = 0.3  # λ, large enough that neither term hides the other
 N, INPUTS, D = 12, 8, 5
@@ -32,7 +30,8 @@ def views():
 def linear_model(name):
     """A variant's model whose only layer is one linear projection: z = x W, x the pixels."""
     backbone = keras.Sequential([keras.layers.Input((2, 2, 2)), keras.layers.Flatten()])
-    made = VARIANTS[name].model_class(backbone, model.projector((D,), INPUTS), WEIGHT)
+    objective, projector = VARIANTS[name]
+    made = BarlowTwins(backbone, projector((D,), INPUTS), objective=objective(WEIGHT))
     made.compile(keras.optimizers.SGD(1.0))
     return made
 
@@ -70,8 +69,7 @@ def pixels(views):
 def along_features(za, zb):
     """Both terms for rows standardized over their features, from the definition, row by row."""
     za, zb = (
-        np.array([(row - row.mean()) / np.sqrt(row.var() + objective.EPSILON) for row in z])
-        for z in (za, zb)
+        np.array([(row - row.mean()) / np.sqrt(row.var() + EPSILON) for row in z]) for z in (za, zb)
     )
     c = sum(np.outer(a, b) for a, b in zip(za, zb, strict=True)) / len(za)
     off = c[~np.eye(len(c), dtype=bool)]
@@ -101,77 +99,35 @@ def test_a_step_follows_the_gradient_of_what_the_variant_minimizes(views, name, 
     assert min(on_diagonal, WEIGHT * off_diagonal) > 0.1  # or a term that is missing hides
     assert logs["on_diagonal"] == pytest.approx(on_diagonal, rel=1e-4)
     assert logs["off_diagonal"] == pytest.approx(off_diagonal, rel=1e-4)
-    assert logs["loss"] == pytest.approx(on_diagonal + WEIGHT * off_diagonal, rel=1e-4)
+    assert logs["loss"] == pytest.approx(minimized(before), rel=1e-4)
 
 
 def test_along_features_the_scale_and_offset_of_an_embedding_do_not_matter():
     rng = np.random.default_rng(1)
     za, zb = rng.normal(size=(2, N, D)).astype("float32")
     scales = rng.uniform(1, 9, (N, 1)).astype("float32")
-    terms = linear_model("features").terms
-    one = terms(tf.constant(za), tf.constant(zb), objective.OneReplica())
-    other = terms(tf.constant(za * scales + 3), tf.constant(zb), objective.OneReplica())
+    one, other = (
+        list(AlongFeatures().terms(tf.constant(z), tf.constant(zb), OneReplica()).values())
+        for z in (za, za * scales + 3)
+    )
     np.testing.assert_allclose(one, other, rtol=1e-3)
     np.testing.assert_allclose(one, along_features(za, zb), rtol=1e-4)
 
 
 def test_along_features_half_precision_is_computed_in_float32():
     za, zb = (z.astype("float16") for z in np.random.default_rng(2).normal(size=(2, 64, 32)))
-    found = linear_model("features").terms(tf.constant(za), tf.constant(zb), objective.OneReplica())
+    found = list(AlongFeatures().terms(tf.constant(za), tf.constant(zb), OneReplica()).values())
     assert [term.dtype for term in found] == ["float32"] * 2
     np.testing.assert_allclose(found, along_features(*(z.astype(float) for z in (za, zb))), 1e-4)
 
 
 def test_along_features_is_for_one_replica():
-    class Replicas(objective.OneReplica):
+    class Replicas(OneReplica):
         count = 3
 
     z = tf.ones((4, D))
-    with pytest.raises(ValueError, match=r"one device: --strategy=one\. Received: 3 replicas") as e:
-        linear_model("features").terms(z, z, Replicas())
-    assert "\n" not in str(e.value)
-    for name in ("published", "invariance", "redundancy"):
-        linear_model(name).terms(z, z, objective.OneReplica())
-
-
-@pytest.fixture
-def built(monkeypatch, tmp_path):
-    """Has trainers.ablations.run build a variant's run and stop there: a function of its name."""
-
-    class Built(Exception):  # noqa: N818, for it is none
-        pass
-
-    def stop(self, *_):
-        raise Built(self)
-
-    monkeypatch.setattr(Pretraining, "restore", stop)
-
-    def build(name, *arguments):
-        folder = f"--workdir={tmp_path / name}"
-        with pytest.raises(Built) as caught:
-            script.call(
-                "run", *TINY, f"--variant={name}", folder, *arguments, package="trainers.ablations"
-            )
-        return caught.value.args[0]
-
-    return build
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_flag_chooses_model_and_projector(built, name):
-    job = built(name, "--projector=7-6-5", "--strategy=one")
-    models = {"invariance": variants.Invariance, "redundancy": variants.Redundancy}
-    models["features"] = variants.Features
-    assert type(job) is VARIANTS[name]
-    assert type(job.model) is models.get(name, BarlowTwins)
-    assert job.settings["variant"] == name  # so that a workdir keeps it
-    normalized = any(
-        isinstance(layer, keras.layers.BatchNormalization) for layer in job.model.projector.layers
-    )
-    assert normalized == (name != "unnormalised")
-    assert job.model.embedding_dim == 5
-    assert job.model.redundancy_weight == 0.0051
+    with pytest.raises(ValueError, match=r"one device: --strategy=one\. Received: 3 replicas"):
+        AlongFeatures().terms(z, z, Replicas())
 
 
 def test_the_choices_of_the_flag_are_the_variants(capsys):
@@ -180,25 +136,6 @@ def test_the_choices_of_the_flag_are_the_variants(capsys):
     )
     choices = line.partition("<")[2].partition(">")[0].split("|")
     assert choices == list(VARIANTS)
-    assert "variant" not in flags.FLAGS  # forgotten again: see script.py
-
-
-@pytest.mark.slow
-def test_on_several_replicas_the_script_says_in_one_line_what_is_possible(tmp_path, capsys):
-    line = script.mistake(
-        capsys,
-        "run",
-        *TINY,
-        "--projector=8",
-        "--variant=features",
-        "--strategy=mirrored",
-        small_network.save(tmp_path / "small.keras"),
-        f"--workdir={tmp_path / 'run'}",
-        package="trainers.ablations",
-    )
-    assert "--strategy=one" in line
-    assert "Received: 2 replicas." in line
-    assert len(line) < 200  # not where in the code
 
 
 def test_the_unnormalised_projector_has_biases_and_the_widths_and_weights_of_the_other():
@@ -227,11 +164,12 @@ def test_the_unnormalised_projector_has_biases_and_the_widths_and_weights_of_the
 def test_a_step_behind_the_unnormalised_projector(views):
     """Value and gradient, those of the biases included, of the published objective."""
     backbone = keras.Sequential([keras.layers.Input((2, 2, 2)), keras.layers.Flatten()])
-    head = VARIANTS["unnormalised"].projector([7, 6, D], INPUTS)
+    objective, projector = VARIANTS["unnormalised"]
+    head = projector([7, 6, D], INPUTS)
     for number in (1, 2, 3):
         bias = head.get_layer(f"linear{number}").bias
         bias.assign(np.linspace(0.1, 0.4, bias.shape[0]))
-    made = VARIANTS["unnormalised"].model_class(backbone, head, WEIGHT)
+    made = BarlowTwins(backbone, head, objective=objective(WEIGHT))
     made.compile(keras.optimizers.SGD(1.0))
     logs, before, gradients = one_step(made, views)
     xa, xb = pixels(views)

@@ -1,0 +1,81 @@
+"""What a model of two views minimizes, as an object that `BarlowTwins` takes."""
+
+from typing import Any
+
+from keras_bt.typing import Collectives, Tensor
+
+
+class OneReplica:
+    """The collectives of a single replica, which has nothing to communicate.
+
+    `keras_bt.strategy.Replicas` has the same three members for `tf.distribute`.
+    """
+
+    count = 1
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Returns the sum of `x` over all replicas; same shape as `x`."""
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Returns the rows of `x` of all replicas, in replica order."""
+        return x
+
+
+class Objective:
+    """An objective on the embeddings of two views: `BarlowTwins(..., objective=…)` minimizes it.
+
+    A subclass defines `terms` and `loss`; `floor` if it is known; and `get_config` if its
+    constructor has arguments. Registered with `keras.saving.register_keras_serializable`, it is
+    saved and loaded with the model.
+
+    >>> class Distance(Objective):
+    ...     def terms(self, za, zb, replicas):
+    ...         n = replicas.sum(ops.cast(ops.shape(za)[0], za.dtype))  # of the global batch
+    ...         return {"distance": ops.sum(ops.square(za - zb)) / n}
+    ...
+    ...     def loss(self, terms):
+    ...         return terms["distance"]
+    >>> model = keras_bt.BarlowTwins(backbone, projector, objective=Distance())
+    >>> [metric.name for metric in model.metrics]
+    ['loss', 'distance', 'excess']
+    """
+
+    def terms(self, za: Tensor, zb: Tensor, replicas: Collectives) -> dict[str, Tensor]:
+        """Returns this replica's shares of the terms of the loss.
+
+        Args:
+            za: float (n_r, d), this replica's rows of the embeddings of one view.
+            zb: float (n_r, d), the same rows for the other view.
+            replicas: the collectives, for sums over the global batch and all of its rows.
+
+        Returns:
+            Float32 scalars by name, each reported as a metric. Summed over the replicas they are
+            the terms of the global batch, and each replica's rows get the gradient of that sum.
+        """
+        raise NotImplementedError
+
+    def loss(self, terms: dict[str, Tensor]) -> Tensor:
+        """Returns the loss, a float32 scalar, given the terms or one replica's shares of them.
+
+        It must be linear in the terms, so that the shares of the loss add up as well.
+        """
+        raise NotImplementedError
+
+    def floor(self, batch_size: int | Tensor, dim: int) -> float | Tensor:
+        """Returns the smallest value that the loss can take, 0 where unknown.
+
+        Args:
+            batch_size: n, images in the global batch: an int, or a float32 scalar tensor.
+            dim: d, the embeddings' width.
+        """
+        return 0.0
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Objective":
+        """Builds the objective from the result of `get_config`."""
+        return cls(**config)
