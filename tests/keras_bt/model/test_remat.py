@@ -235,6 +235,41 @@ def test_xla_computes_twice_and_does_not_merge():
     assert extra == len([x for x in backbone.layers if isinstance(x, layers.Conv2D)])
 
 
+def ancestors(operation):
+    """All operations that must be done before this one."""
+    found, waiting = set(), [operation]
+    while waiting:
+        one = waiting.pop()
+        for before in [*one.control_inputs, *(x.op for x in one.inputs)]:
+            if before not in found:
+                found.add(before)
+                waiting.append(before)
+    return found
+
+
+def test_the_views_take_turns():
+    backbone = smooth_network()
+
+    def turns(encode):
+        @tf.function
+        def run(images):
+            with tf.GradientTape() as tape:
+                loss = sum(tf.reduce_sum(encode(images, training=True) ** 2) for _ in range(2))
+            return tape.gradient(loss, backbone.trainable_variables)
+
+        graph = run.get_concrete_function(tf.constant(pictures())).graph
+        kernel = tuple(backbone.layers[1].kernel.shape)
+        first, second = (
+            op
+            for op in graph.get_operations()
+            if op.type == "Conv2DBackpropFilter" and op.outputs[0].shape == kernel
+        )
+        return first in ancestors(second) or second in ancestors(first)
+
+    assert turns(rematerialized(backbone))
+    assert not turns(backbone)
+
+
 @pytest.mark.slow
 def test_the_backbone_stays_as_it_is(tmp_path):
     model = BarlowTwins(small_resnet(), projector((8, 8), input_dim=64))
