@@ -6,30 +6,35 @@ the folders changes, so a run can be plotted while it trains; if it leaves no me
 CUDA_VISIBLE_DEVICES= before the command.
 """
 
+import dataclasses
 import os
 import pathlib
 
-from absl import flags
-
 from trainers.cli import command
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_string(
-    "out",
-    None,
-    "Folder of the plots. Default: plots/ in the run, or in the current folder for several runs.",
-)
-flags.DEFINE_string("data_dir", None, "Folder where tfds keeps its data sets. Default: tfds's own.")
-flags.DEFINE_integer(
-    "max_images",
-    5000,
-    "Largest number of images to plot, and of further images for neighbors and the linear probe.",
-    20,
-)
+from trainers.runs.settings import Settings, setting
 
 
-def main(folders):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlotSettings(Settings):
+    """The flags."""
+
+    out: str | None = setting(
+        None,
+        "Folder of the plots. Default: plots/ in the run, or in the current folder for several "
+        "runs.",
+    )
+    data_dir: str | None = setting(
+        None, "Folder where tfds keeps its data sets. Default: tfds's own."
+    )
+    max_images: int = setting(
+        5000,
+        "Largest number of images to plot, and of further images for neighbors and the linear "
+        "probe.",
+        least=20,
+    )
+
+
+def plot(flags, folders):
     """Draws every plot that can be drawn and prints its path."""
     with command.mistakes:
         if not folders:
@@ -46,15 +51,16 @@ def main(folders):
         runs = [rebuilding.read_run(folder) for folder in folders]
         metrics = [rebuilding.logged(run) for run, _ in runs]
         default = runs[0][0].plots if len(runs) == 1 else "plots"
-        out = writable(pathlib.Path(FLAGS.out or default))
+        out = writable(pathlib.Path(flags.out or default))
         if len(runs) > 1:
             draw_curves(out, dict(zip(short_names(folders), metrics, strict=True)))
             return
         draw_curves(out, metrics[0])
         run, settings = runs[0]
-        job, epochs = rebuilding.rebuild(run, settings, FLAGS.data_dir)
-        print(f"The network after epoch {epochs} of {settings['epochs']}:")
-        network_pictures.draw(out, job, epochs, FLAGS.max_images)
+        settings = dataclasses.replace(settings, data_dir=flags.data_dir)
+        job, epochs = rebuilding.rebuild(run, settings)
+        print(f"The network after epoch {epochs} of {settings.epochs}:")
+        network_pictures.draw(out, job, epochs, flags.max_images)
 
 
 def writable(folder):
@@ -102,5 +108,10 @@ def draw_curves(out, runs):
         print(out / "measures.png")
 
 
+def main():
+    """Runs the command."""
+    command.run(plot, PlotSettings, positional=True)
+
+
 if __name__ == "__main__":
-    command.run(main, positional=True)
+    main()

@@ -4,53 +4,67 @@ It takes the flags and recipes of trainers.pretrain, so that command line can be
 trained, and only the picture is written.
 """
 
+import dataclasses
 import os
 import pathlib
 
 import numpy as np
-from absl import flags
 
-from trainers import pretrain  # which defines the flags of a run
 from trainers.cli import command
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_string("out", "views.png", "PNG file to write.")
-flags.DEFINE_integer("images", 8, "Number of images to draw, chosen at random by --seed.", 1, 100)
-flags.DEFINE_integer("draws", 3, "Number of random draws of each view.", 1, 20)
-flags.DEFINE_integer("sample", 1000, "Number of images to open for statistics of their sizes.", 1)
+from trainers.pretrain import default_recipe
+from trainers.runs.settings import PretrainingSettings, setting
 
 
-def main():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreviewSettings(PretrainingSettings):
+    """The flags: those of a run, and how to draw."""
+
+    out: str = setting("views.png", "PNG file to write.", identity=False)
+    images: int = setting(
+        8,
+        "Number of images to draw, chosen at random by --seed.",
+        least=1,
+        most=100,
+        identity=False,
+    )
+    draws: int = setting(
+        3, "Number of random draws of each view.", least=1, most=20, identity=False
+    )
+    sample: int = setting(
+        1000, "Number of images to open for statistics of their sizes.", least=1, identity=False
+    )
+
+
+def preview_views(settings):
     """Describes the data and draws some images, each with several draws of both views."""
+    s = settings
     with command.mistakes:
-        settings = pretrain.read_settings()
-        out = writable(FLAGS.out)
+        out = writable(s.out)
         # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import data
             from trainers.runs import pretraining, preview_grid
 
         views = pretraining.make_views(settings)
-        train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
+        train, test = data.open_source(s.data, s.data_dir)
         print(about(train, "train on"))
         if test is not None:
             print(about(test, "measure on"))
         with data.reading(train):
-            shown, sizes = look(train, FLAGS.images, max(FLAGS.sample, FLAGS.images), FLAGS.seed)
-        print(about_sizes(train, sizes, FLAGS.image_size))
+            shown, sizes = look(train, s.images, max(s.sample, s.images), s.seed)
+        print(about_sizes(train, sizes, s.image_size))
         print(about_unreadable(train.unreadable), end="")
         if not shown:
             raise data.DataError(
-                f"At least one image must be readable. Received: {FLAGS.data}, with none."
+                f"At least one image must be readable. Received: {s.data}, with none."
             )
         drawn = [
-            preview_grid.draw_views(views, image, FLAGS.draws, (FLAGS.seed, row))
+            preview_grid.draw_views(views, image, s.draws, (s.seed, row))
             for row, (image, _) in enumerate(shown)
         ]
-        side = FLAGS.image_size
+        side = s.image_size
         preview_grid.draw_grid(
-            out, shown, drawn, f"What the model sees of {FLAGS.data}: {side} × {side} pixels"
+            out, shown, drawn, f"What the model sees of {s.data}: {side} × {side} pixels"
         )
         print(f"What the model will see: {out}")
 
@@ -157,5 +171,10 @@ def about_unreadable(unreadable):
     return "\n".join(lines) + "\n"
 
 
+def main():
+    """Runs the command."""
+    command.run(preview_views, PreviewSettings, default_recipe)
+
+
 if __name__ == "__main__":
-    command.run(main, pretrain.default_recipe)
+    main()

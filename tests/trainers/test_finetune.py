@@ -276,7 +276,7 @@ def test_imagenet_takes_the_official_subset(tmp_path, monkeypatch, capsys, backb
         (["--labels=few"], ["labels must be", "labels=few"]),
         (["--labels=2000"], ["labels must be", "1297", "2000"]),
         (["--labels=200%"], ["labels must be", "200%"]),
-        (["--schedule=linear"], ["schedule must be one of cosine, step", "linear"]),
+        (["--schedule=linear"], ["<cosine|step>", "linear"]),
         (["--head_rate=0"], ["head_rate must be a number > 0", "--head_rate=0.0"]),
         (["--backbone_rate=nan"], ["backbone_rate", "nan"]),
         (

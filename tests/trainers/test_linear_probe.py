@@ -164,7 +164,7 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
         assert word in output
     common = [f"--backbone={backbone}", "--data=pets", "--image_size=16", *flags]
     line = script.mistake(capsys, "linear_probe", *common)
-    assert "several labels require --fast" in line
+    assert "one label each; for several, there is trainers.linear_probe --fast" in line
     line = script.mistake(capsys, "linear_probe", *common, "--fast", "--labels=10%")
     assert "one label per image" in line
 
@@ -184,7 +184,7 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
         (["--backbone={tmp}/nothing"], ["nothing"]),
         (["--rate=0"], ["rate must be a number > 0"]),
         (["--schedule=step"], ["given together"]),
-        (["--schedule=step", "--milestones=a"], ["milestones must be epochs", "a"]),
+        (["--schedule=step", "--milestones=a"], ["milestones must be whole numbers", "a"]),
         (["--schedule=step", "--milestones=7", "--epochs=7"], ["from 1 to 6", "7"]),
         (["--draws=10"], ["--draws requires --fast"]),
         (["--draws=10", "--fast"], ["needs a part of the labels"]),

@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from typing import ClassVar
 
 import keras
 import numpy as np
@@ -19,6 +18,7 @@ from places import ROOT
 from keras_bt import data, plots, workdir
 from keras_bt.evaluation.features import extract_features
 from trainers.runs import network_pictures
+from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--projector=16-16", "--batch_size=64", "--log_every=20", "--noevaluate"]
 OF_ONE_RUN = ("loss", "correlation", "spectrum_features", "spectrum_embeddings", "features")
@@ -173,18 +173,6 @@ def copy(run, folder, **settings):
 
 
 @pytest.mark.slow
-def test_a_run_of_before_some_flags_and_before_the_monitor(digits_run, tmp_path, capsys):
-    settings = {"augment_on": None, "compile_views": None}
-    run = copy(digits_run, tmp_path / "old", **settings)
-    with open(run / "metrics.jsonl", "w") as file:
-        for step in (80, 160):
-            file.write(json.dumps({"step": step, "epoch": step // 80, "loss": 9 / step}) + "\n")
-    script.call("plot", run, "--max_images=40")
-    assert "Not drawn: measures.png, as nothing was measured" in capsys.readouterr().out
-    assert (run / "plots" / "confusion.png").is_file()
-
-
-@pytest.mark.slow
 def test_the_confusion_of_the_fast_probe_is_taken_where_it_fits(digits_run, tmp_path):
     run, (_, test) = workdir.Workdir(copy(digits_run, tmp_path / "run")), data.open_source("digits")
     assert network_pictures.probe_of(run, test) is None
@@ -236,7 +224,7 @@ def test_several_labels_per_image_are_no_classes():
 
     class Job:
         train = test = Source()
-        settings: ClassVar = {"seed": 0}
+        settings = PretrainingSettings()
 
     train, test, why_not = network_pictures.labels_or_reason(Job)
     assert train is test is None

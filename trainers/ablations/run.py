@@ -7,64 +7,68 @@ draws. With --measure=untrained or --measure=pixels nothing is trained: the untr
 the raw pixels are measured instead. The same command continues an interrupted run.
 """
 
+import dataclasses
 import pathlib
 import time
 
-from absl import flags
-
-from trainers import pretrain
 from trainers.cli import command
+from trainers.pretrain import default_recipe
+from trainers.runs.settings import PretrainingSettings, setting
 
-FLAGS = flags.FLAGS
-
-flags.DEFINE_enum(
-    "variant",
-    "published",
-    ["published", "invariance", "redundancy", "features", "unnormalised"],
-    "Variant of the objective or projector; see trainers.ablations.variants.",
-    module_name=pretrain.__name__,  # so that it is among the settings that a workdir keeps
-)
-flags.DEFINE_enum(
-    "measure",
-    "trained",
-    ["trained", "untrained", "pixels"],
-    "Features to measure: of the trained or the untrained backbone, or raw pixels.",
-)
-flags.DEFINE_integer(
-    "few_labels", 600, "Labels of the few-label probe, all classes together.", lower_bound=1
-)
 MEASURED = "measured.json"
 DRAWS = 10
 
 
-def main():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblationSettings(PretrainingSettings):
+    """The flags: those of a run, which variant it trains, and what is measured of it."""
+
+    variant: str = setting(
+        "published",
+        "Variant of the objective or projector; see trainers.ablations.variants.",
+        choices=("published", "invariance", "redundancy", "features", "unnormalised"),
+    )
+    measure: str = setting(
+        "trained",
+        "Features to measure: of the trained or the untrained backbone, or raw pixels.",
+        choices=("trained", "untrained", "pixels"),
+        identity=False,
+    )
+    few_labels: int = setting(
+        600,
+        "Labels of the few-label probe, all classes together.",
+        least=1,
+        identity=False,
+    )
+
+
+def run(settings):
     """Trains the backbone, unless that is done or not wanted, and measures it."""
     started = time.time()
-    with command.mistakes:
-        if not FLAGS.workdir:
-            raise ValueError("--workdir is needed.")
-        with command.quiet_start():
-            from keras_bt import data, workdir
-            from trainers.runs.labelled import labelled_halves
+    s = dataclasses.replace(settings, evaluate=False)
+    with command.quiet_start():
+        from keras_bt import data, workdir
+        from trainers.ablations.variants import VARIANTS
+        from trainers.runs import pretraining
+        from trainers.runs.labelled import labelled_halves
 
-        train, test = data.open_source(FLAGS.data, FLAGS.data_dir)
+    with command.mistakes:
+        train, test = data.open_source(s.data, s.data_dir)
         # The same images for all seeds, or their spread would include that of the images.
         train, test, where = labelled_halves(train, test, seed=0)
         if train is None or train.multilabel:
             raise ValueError(
-                f"A sweep requires images with one label each. Received: {FLAGS.data}, {where}."
+                f"A sweep requires images with one label each. Received: {s.data}, {where}."
             )
-    FLAGS.evaluate = False
-    if FLAGS.measure == "trained":
-        pretrain.main(lambda: variants()[FLAGS.variant])
-    with command.mistakes:
+        if s.measure == "trained":
+            pretraining.pretrain(s, *VARIANTS[s.variant])
         with data.reading(train, test):
-            if FLAGS.measure == "pixels":
+            if s.measure == "pixels":
                 parts = [*data.raw_pixels(train), *data.raw_pixels(test)]
             else:
-                parts = features(train, test)
-        found = measure(*parts)
-        folder = pathlib.Path(FLAGS.workdir)
+                parts = features(s, train, test)
+        found = measure(*parts, s.few_labels)
+        folder = pathlib.Path(s.workdir)
         folder.mkdir(parents=True, exist_ok=True)
         found |= {"measured_on": where, "seconds_of_last_call": round(time.time() - started, 1)}
         workdir.write_json(folder / MEASURED, found)
@@ -74,7 +78,7 @@ def main():
     )
 
 
-def measure(train_features, labels, test_features, test_labels):
+def measure(train_features, labels, test_features, test_labels, few_labels=600):
     """Measures features by nearest neighbors and by linear probes with all and with few labels.
 
     Args:
@@ -82,6 +86,7 @@ def measure(train_features, labels, test_features, test_labels):
         labels: int array (n,).
         test_features: float array (m, d).
         test_labels: int array (m,).
+        few_labels: int, number of labels of the few-label probe.
 
     Returns:
         dict of the accuracies `knn`, `probe` and `few_labels`, 0 to 1; `few`, the number of few
@@ -91,7 +96,7 @@ def measure(train_features, labels, test_features, test_labels):
     from trainers.runs import fast_probe
 
     arrays = (train_features, labels, test_features, test_labels)
-    few, draws = str(min(FLAGS.few_labels, len(labels))), {"draws": DRAWS, "seed": 0}
+    few, draws = str(min(few_labels, len(labels))), {"draws": DRAWS, "seed": 0}
     all_labels = fast_probe.single(arrays, {"labels": "100%", "draws": 1, "seed": 0})
     few_labels = fast_probe.single(arrays, {"labels": few, **draws})
     return {
@@ -103,35 +108,35 @@ def measure(train_features, labels, test_features, test_labels):
     }
 
 
-def variants():
-    """Returns the classes by the names of their variants."""
-    from trainers.ablations.variants import VARIANTS
-
-    return VARIANTS
-
-
-def features(train, test):
+def features(settings, train, test):
     """Extracts both sources' features and labels, by the trained or the untrained backbone."""
     import tensorflow as tf
 
     from keras_bt import data, workdir
     from keras_bt.evaluation.features import extract_features
-    from trainers.runs import backbones
+    from trainers.ablations.variants import VARIANTS
+    from trainers.runs import backbones, pretraining
 
-    run = workdir.Workdir(FLAGS.workdir)
-    if FLAGS.measure == "trained":
-        backbone = backbones.load(run.backbone, FLAGS.image_size)
+    run = workdir.Workdir(settings.workdir)
+    if settings.measure == "trained":
+        backbone = backbones.load(run.backbone, settings.image_size)
     else:
-        settings = pretrain.read_settings()
-        job = variants()[FLAGS.variant](settings, train, test, tf.distribute.get_strategy(), run)
+        job = pretraining.Pretraining(
+            settings, train, test, tf.distribute.get_strategy(), run, *VARIANTS[settings.variant]
+        )
         backbone = job.model.backbone
         backbones.switch_blocks_on(backbone)
     parts = []
     for source in (train, test):
-        batches = data.evaluation_batches(source, FLAGS.image_size, 256)
+        batches = data.evaluation_batches(source, settings.image_size, 256)
         parts += extract_features(backbone, batches)
     return parts
 
 
+def main():
+    """Runs the command."""
+    command.run(run, AblationSettings, default_recipe)
+
+
 if __name__ == "__main__":
-    command.run(main, pretrain.default_recipe)
+    main()

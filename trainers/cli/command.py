@@ -5,45 +5,95 @@ import os
 import pathlib
 import sys
 import tempfile
+import textwrap
+import typing
+from dataclasses import fields
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 
 
-def run(main, default_recipe=None, positional=False):
-    """Parses the flags and runs `main()`; a user's mistake ends in one line and status 1.
+def run(main, settings_class=None, default_recipe=None, positional=False):
+    """Parses the flags and runs `main`; a user's mistake ends in one line and status 1.
 
     A mistake is an error of the flags, or a `ValueError` or `OSError` that `main` raises inside
     `with mistakes:`.
 
     Args:
-        main: function without arguments or, if `positional`, of the list of arguments that are not
+        main: function of the settings and, if `positional`, of the list of arguments that are not
             flags.
+        settings_class: `trainers.runs.settings.Settings` subclass whose fields are the flags.
         default_recipe: function from the command line's arguments to the name of a recipe or None,
             called if there is no `--flagfile`.
         positional: bool, whether arguments other than flags are allowed.
     """
+    argv = sys.argv[1:]
+    values = flags_of(settings_class)
+    if any(argument.lstrip("-") in ("help", "h", "helpfull", "helpshort") for argument in argv):
+        print(
+            sys.modules[main.__module__].__doc__, *map(_described, fields(settings_class)), sep="\n"
+        )
+        return
+    given = any(argument.lstrip("-").startswith("flagfile") for argument in argv)
+    recipe = None if given or default_recipe is None else default_recipe(argv)
+    if recipe:
+        # First, so that flags on the command line override it.
+        argv = [f"--flagfile={RECIPES / recipe}.flags", *argv]
+    try:
+        rest = values(["", *argv])[1:]
+        settings = settings_class(
+            **{f.name: _value(f, values[f.name].value) for f in fields(settings_class)}
+        )
+    except (flags.Error, OSError, ValueError) as error:
+        fail(str(error).removeprefix("ERROR:: "))  # absl's, of a flagfile
+    if rest and not positional:
+        fail(f"Flags must have the form --name=value. Received: {' '.join(rest)}")
+    logging.set_verbosity(logging.WARNING)
+    main(settings, *([rest] if positional else []))
 
-    def parse(argv):
-        given = any(argument.lstrip("-").startswith("flagfile") for argument in argv[1:])
-        recipe = None if given or default_recipe is None else default_recipe(argv[1:])
-        if recipe:
-            # First, so that flags on the command line override it.
-            argv = [argv[0], f"--flagfile={RECIPES / recipe}.flags", *argv[1:]]
-        try:
-            rest = flags.FLAGS(argv)
-        except (flags.Error, OSError) as error:
-            fail(str(error).removeprefix("ERROR:: "))  # absl's, of a flagfile
-        if len(rest) > 1 and not positional:
-            fail(f"Flags must have the form --name=value. Received: {' '.join(rest[1:])}")
-        return rest
 
-    def start(argv):
-        logging.set_verbosity(logging.WARNING)
-        main(*([argv[1:]] if positional else []))
+def flags_of(settings_class):
+    """Returns an `absl.flags.FlagValues` with a flag for every field of a `Settings` class."""
+    values = flags.FlagValues()
+    define = {str: flags.DEFINE_string, bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
+    define |= {float: flags.DEFINE_float}
+    define |= dict.fromkeys((tuple[int, ...], tuple[str, ...]), flags.DEFINE_list)
+    for field in fields(settings_class):
+        help, choices = field.metadata["help"], field.metadata["choices"]
+        if choices:
+            flags.DEFINE_enum(field.name, field.default, choices, help, flag_values=values)
+        else:
+            kinds = (field.type, *typing.get_args(field.type))  # X, or of X | None: X
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            define_one = next(define[kind] for kind in kinds if kind in define)
+            define_one(field.name, default, help, flag_values=values)
+    return values
 
-    app.run(start, flags_parser=parse)
+
+def _value(field, value):
+    if field.type != tuple[int, ...]:
+        return tuple(value) if isinstance(value, list) else value
+    try:
+        return tuple(map(int, value))
+    except ValueError:
+        raise ValueError(
+            f"--{field.name} must be whole numbers such as 7,14,21. "
+            f"Received: --{field.name}={','.join(value)}"
+        ) from None
+
+
+def _described(field):
+    """Returns the lines of `--help` about a field."""
+    about = field.metadata
+    limits = [f"≥ {about['least']}"] * (about["least"] is not None)
+    limits += [f"> {about['above']}"] * (about["above"] is not None)
+    limits += [f"≤ {about['most']}"] * (about["most"] is not None)
+    values = [", ".join(about["choices"])] if about["choices"] else limits
+    default = [] if field.default in (None, ()) else [f"default {field.default}"]
+    note = "; ".join([*values, *default])
+    text = about["help"] + (f" ({note})" if note else "")
+    return f"  --{field.name}\n{textwrap.indent(textwrap.fill(text, 84), '      ')}"
 
 
 @contextlib.contextmanager

@@ -15,10 +15,11 @@ from keras_bt.evaluation.svm import svm_probe
 
 # With fewer labels in a class, the search for C would rest on one or two of its images.
 _LEAST_TO_SEARCH = 10
+NAMES = ("labels", "draws", "seed", "raw_pixels")
 _BACKBONE, _PIXELS = "backbone", "raw pixels"
 
 
-def run(subject, settings, raw_pixels, folder, started):
+def run(subject, settings, started):
     """Extracts features or reads those on disk, fits the probe and writes its accuracies.
 
     Writes `linear_probe_fast.json` and, if every image has one label, `linear_probe_fast.npz` with
@@ -27,9 +28,7 @@ def run(subject, settings, raw_pixels, folder, started):
 
     Args:
         subject: `trainers.cli.subject.Subject`.
-        settings: dict of `labels`, `draws` and `seed`.
-        raw_pixels: bool, whether to measure raw pixels as well.
-        folder: where to write.
+        settings: `trainers.runs.settings.LinearProbeSettings`.
         started: float, when the command started, in seconds since 1970.
 
     Returns:
@@ -39,22 +38,23 @@ def run(subject, settings, raw_pixels, folder, started):
         ValueError: if labels and settings do not go together.
     """
     train, test = subject.train, subject.test
-    if settings["draws"] > 1 and settings["labels"] == "100%":
+    if settings.draws > 1 and settings.labels == "100%":
         raise ValueError(
             "--draws needs a part of the labels, such as --labels=10%. Received: --labels=100%"
         )
-    if train.multilabel and settings["labels"] != "100%":
+    if train.multilabel and settings.labels != "100%":
         raise ValueError(
             "A part of the labels is drawn class by class, which needs one label per image. "
-            f"Received: --labels={settings['labels']} for {subject.data}."
+            f"Received: --labels={settings.labels} for {subject.data}."
         )
     if not train.multilabel:
-        data.subset_indices(train.labels(), settings["labels"], 0)  # before features are extracted
-    folder = pathlib.Path(folder)
+        data.subset_indices(train.labels(), settings.labels, 0)  # before features are extracted
+    print(subject)
+    folder = pathlib.Path(settings.workdir or subject.folder / "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
 
     features = {_BACKBONE: [*subject.features(train, "training"), *subject.features(test, "test")]}
-    if raw_pixels:
+    if settings.raw_pixels:
         with data.reading(train, test):
             features[_PIXELS] = [*data.raw_pixels(train), *data.raw_pixels(test)]
 
@@ -63,7 +63,7 @@ def run(subject, settings, raw_pixels, folder, started):
     for name, arrays in features.items():
         fitting = time.time()
         rows[name] = measure(arrays, settings) | {"seconds": round(time.time() - fitting, 1)}
-    part = "" if settings["labels"] == "100%" else f"_{settings['labels'].replace('%', 'pct')}"
+    part = "" if settings.labels == "100%" else f"_{settings.labels.replace('%', 'pct')}"
     path = folder / f"linear_probe_fast{part}.json"
     predictions = {name: row.pop("predictions", None) for name, row in rows.items()}[_BACKBONE]
     if predictions is not None:
@@ -75,11 +75,10 @@ def run(subject, settings, raw_pixels, folder, started):
             "backbone": str(subject.file),
             "data": subject.data,
             "measured_on": subject.where,
-            "settings": settings
-            | {
+            "settings": {
+                **{name: getattr(settings, name) for name in NAMES},
                 "image_size": subject.image_size,
                 "resize": subject.resize,
-                "raw_pixels": raw_pixels,
             },
             "results": rows,
             "seconds": round(time.time() - started, 1),
@@ -93,15 +92,15 @@ def single(arrays, settings):
 
     Args:
         arrays: features and labels to fit on, features and labels to measure on.
-        settings: dict of `labels`, `draws` and `seed`.
+        settings: with `labels`, `draws` and `seed`.
 
     Returns:
         dict of JSON values, accuracies 0 to 1, and the `predictions` of the first draw.
     """
     features, labels, test_features, test_labels = arrays
     results = []
-    for draw in range(settings["draws"]):
-        chosen = data.subset_indices(labels, settings["labels"], (settings["seed"], draw))
+    for draw in range(settings.draws):
+        chosen = data.subset_indices(labels, settings.labels, (settings.seed, draw))
         counts = np.unique(labels[chosen], return_counts=True)[1]
         results.append(
             logistic_probe(
@@ -110,7 +109,7 @@ def single(arrays, settings):
                 test_features,
                 test_labels,
                 regularization=None if counts.min() >= _LEAST_TO_SEARCH else FEW_LABEL_C,
-                seed=settings["seed"],
+                seed=settings.seed,
             )
         )
     top1 = [result.top1 for result in results]
@@ -130,10 +129,10 @@ def single(arrays, settings):
 def single_report(rows, settings, subject):
     """Formats the results of `single` as lines for the terminal."""
     images = next(iter(rows.values()))["images"]
-    draws = f", mean of {settings['draws']} draws" if settings["draws"] > 1 else ""
+    draws = f", mean of {settings.draws} draws" if settings.draws > 1 else ""
     lines = [
         "",
-        f"Logistic regression on {images:,} labeled images (--labels={settings['labels']}{draws})"
+        f"Logistic regression on {images:,} labeled images (--labels={settings.labels}{draws})"
         f"; accuracy in percent on {subject.where}:",
         "",
         f"{'':12}{'top-1':>14}{'top-5':>8}{'C':>14}{'seconds':>10}",
@@ -153,7 +152,7 @@ def single_report(rows, settings, subject):
 
 def several(arrays, settings):
     """Fits a support vector machine per class; arguments and result are those of `single`."""
-    result = svm_probe(*arrays, seed=settings["seed"], progress=True)
+    result = svm_probe(*arrays, seed=settings.seed, progress=True)
     return {"images": len(arrays[0]), **dataclasses.asdict(result)}
 
 

@@ -8,7 +8,7 @@ import time
 import keras
 import tensorflow as tf
 
-from keras_bt import data, workdir
+from keras_bt import workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.report import percent
@@ -24,25 +24,13 @@ BUDGET += ("flip", "backbone_sha256")
 class Finetuning(running.ClassifierRun):
     """A fine-tuning run: classifier, data, training and report.
 
-    Args:
-        settings: dict from `trainers.finetune.read_settings`, which determines the run.
-        subject: `trainers.cli.subject.Subject`.
-        train: `keras_bt.data.Source`, the labeled images to train on.
-        strategy: `tf.distribute.Strategy`.
-        run: `keras_bt.workdir.Workdir`.
-
     Raises:
         ValueError: if settings and data do not go together.
     """
 
     def __init__(self, settings, subject, train, strategy, run):
-        self.settings = settings
-        self.subject = subject
-        self.train, self.test = train, subject.test
-        self.sources = [self.train, self.test]
-        self.strategy = strategy
-        self.run = run
-        self.batch_size = self.even(min(settings["batch_size"], train.num_examples), "batch_size")
+        super().__init__(settings, subject, train, strategy, run)
+        self.batch_size = self.even(min(settings.batch_size, train.num_examples), "batch_size")
         self.test_batch_size = self.even(
             min(EVALUATION_BATCH, self.test.num_examples), "The number of test images"
         )
@@ -67,15 +55,15 @@ class Finetuning(running.ClassifierRun):
     def build(self):
         """Builds the compiled classifier at the start of training."""
         s = self.settings
-        keras.utils.set_random_seed(s["seed"])
+        keras.utils.set_random_seed(s.seed)
         with self.strategy.scope():
             model = finetune.classifier(
-                self.subject.backbone, len(self.train.class_names), s["from_scratch"]
+                self.subject.backbone, len(self.train.class_names), s.from_scratch
             )
             schedule = finetune.rate_schedule(
-                s["schedule"], s["head_rate"], s["epochs"], self.steps_per_epoch
+                s.schedule, s.head_rate, s.epochs, self.steps_per_epoch
             )
-            finetune.compile_classifier(model, schedule, s["backbone_rate"] / s["head_rate"])
+            finetune.compile_classifier(model, schedule, s.backbone_rate / s.head_rate)
         return model
 
     def description(self):
@@ -84,53 +72,51 @@ class Finetuning(running.ClassifierRun):
         replicas = self.strategy.num_replicas_in_sync
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         devices = f"{replicas} replicas" if replicas > 1 else "one device"
-        start = "random weights" if s["from_scratch"] else str(self.subject.file)
-        rates = f"rate {s['head_rate']:g}"
-        if not s["from_scratch"]:
-            rates = f"rates {s['backbone_rate']:g} (backbone) and {s['head_rate']:g} (head)"
+        start = "random weights" if s.from_scratch else str(self.subject.file)
+        rates = f"rate {s.head_rate:g}"
+        if not s.from_scratch:
+            rates = f"rates {s.backbone_rate:g} (backbone) and {s.head_rate:g} (head)"
         lines = [
-            f"Data: {s['data']}, {self.train.num_examples:,} labeled images to train on "
-            f"(--labels={s['labels']}), {len(self.train.class_names):,} classes; measured on "
+            f"Data: {self.subject.data}, {self.train.num_examples:,} labeled images to train on "
+            f"(--labels={s.labels}), {len(self.train.class_names):,} classes; measured on "
             f"{self.subject.where}",
             f"Network: {self.subject.backbone.name} and a linear head, from {start}",
-            f"Training: {s['epochs']} epochs of {self.steps_per_epoch} steps, batch size "
-            f"{self.batch_size}, {rates}, {s['schedule']} schedule, on {devices} ({kind})",
+            f"Training: {s.epochs} epochs of {self.steps_per_epoch} steps, batch size "
+            f"{self.batch_size}, {rates}, {s.schedule} schedule, on {devices} ({kind})",
         ]
-        if self.batch_size < s["batch_size"]:
+        if self.batch_size < s.batch_size:
             lines.append(
-                f"The batch size is cut to {self.batch_size} images, from {s['batch_size']}: "
+                f"The batch size is cut to {self.batch_size} images, from {s.batch_size}: "
                 + (
                     "there are no more images."
-                    if s["batch_size"] > self.train.num_examples
+                    if s.batch_size > self.train.num_examples
                     else "more would not divide evenly across replicas."
                 )
             )
         return "\n".join([*lines, f"Everything is written to {self.run.path}"])
 
-    def fit(self, first_epoch, log_every, measure_every, verbose):
+    def fit(self, first_epoch, verbose):
         """Trains to the last epoch; measures every `measure_every` epochs and after the last."""
         s, run = self.settings, self.run
         if first_epoch:
-            print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
-        if first_epoch >= s["epochs"]:
+            print(f"Continuing after epoch {first_epoch} of {s.epochs}")
+        if first_epoch >= s.epochs:
             return
         self.model.fit(
             self.batches(first_epoch),
             initial_epoch=first_epoch,
-            epochs=s["epochs"],
+            epochs=s.epochs,
             steps_per_epoch=self.steps_per_epoch,
             shuffle=False,  # the batches are shuffled already
             verbose=verbose,
-            validation_data=data.evaluation_batches(
-                self.test, s["image_size"], self.test_batch_size, s["resize"]
-            ),
+            validation_data=self.test_batches(self.test_batch_size),
             # The data set does not know its length, and Keras would warn at its end.
             validation_steps=math.ceil(self.test.num_examples / self.test_batch_size),
-            validation_freq=[*range(measure_every, s["epochs"], measure_every), s["epochs"]],
+            validation_freq=[*range(s.measure_every, s.epochs, s.measure_every), s.epochs],
             callbacks=running.callbacks(
                 run,
                 self.checkpoint,
-                log_every,
+                s.log_every,
                 first_epoch * self.steps_per_epoch,
                 self.batch_size,
                 advice="Most likely a rate is too high (--backbone_rate, --head_rate; "
@@ -157,12 +143,14 @@ class Finetuning(running.ClassifierRun):
             "images": self.train.num_examples,
             "classes": len(self.train.class_names),
             "backbone": str(self.subject.file),
-            "settings": s,
+            "settings": s.identity() | self.subject.identity(),
             "seconds_of_last_call": round(seconds, 1),
             "skipped_images": sorted(line.split("\t")[1] for line in skipped),
         }
         workdir.write_json(run.summary, summary)
-        message = closing_message(run, summary, sibling_summary(run.path, s), seconds)
+        message = closing_message(
+            run, summary, sibling_summary(run.path, summary["settings"]), seconds
+        )
         return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
 
@@ -174,14 +162,14 @@ class WarnOfRates(keras.callbacks.Callback):
 
     Args:
         guessing: float, the loss of guessing, log(classes).
-        settings: dict, those of the run.
+        settings: `trainers.runs.settings.FinetuningSettings`.
     """
 
     def __init__(self, guessing, settings):
         super().__init__()
         self.guessing = guessing
-        name = "scratch_rate" if settings["from_scratch"] else "head_rate"
-        self.flag, self.rate = f"--{name}", settings["head_rate"]
+        name = "scratch_rate" if settings.from_scratch else "head_rate"
+        self.flag, self.rate = f"--{name}", settings.head_rate
 
     def on_epoch_end(self, epoch, logs=None):
         """Checks the first epoch's loss."""

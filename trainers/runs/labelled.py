@@ -48,13 +48,8 @@ def labelled_part(subject, labels, seed, data_dir):
         number of images from each class, drawn from `subject.train`.
 
     Raises:
-        ValueError: if there is no such part, or images have several labels.
+        ValueError: if there is no such part.
     """
-    if subject.train.multilabel:
-        raise ValueError(
-            "Training a classifier requires images with one label each. "
-            f"Received: {subject.data}, whose images have several."
-        )
     official = {"1%": "1pct", "10%": "10pct"}.get(labels)
     if official and re.fullmatch(r"tfds:imagenet2012(:[\d.*]+)?(:train)?", subject.data):
         return data.open_source(f"tfds:imagenet2012_subset/{official}", data_dir)[0]

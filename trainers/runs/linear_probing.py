@@ -5,13 +5,11 @@ import time
 
 import keras
 
-from keras_bt import data, workdir
+from keras_bt import workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import linear_protocol
 from keras_bt.evaluation.report import percent
-from keras_bt.strategy import choose_strategy
 from trainers.runs import running, skipped_images
-from trainers.runs.labelled import labelled_part
 
 EVALUATION_BATCH = 256
 
@@ -19,75 +17,63 @@ EVALUATION_BATCH = 256
 class LinearProbing(running.ClassifierRun):
     """A run of the linear protocol: classifier, data, training and report.
 
-    Args:
-        settings: dict from `trainers.linear_probe.read_settings`, which determines the run.
-        subject: `trainers.cli.subject.Subject`.
-        strategy: string, name of the strategy.
-        run: `keras_bt.workdir.Workdir`.
-        data_dir: folder where tfds keeps its data sets, or None for its own.
-
     Raises:
         ValueError: if settings and data do not go together.
     """
 
-    def __init__(self, settings, subject, strategy, run, data_dir=None):
-        self.settings, self.subject, self.run = settings, subject, run
+    def __init__(self, settings, subject, train, strategy, run):
+        super().__init__(settings, subject, train, strategy, run)
         s = settings
-        self.rates = linear_protocol.cosine_rates(s["rate"], s["epochs"])
-        if s["schedule"] == "step":
-            self.rates = linear_protocol.step_rates(
-                s["rate"], s["epochs"], s["milestones"], s["decay"]
-            )
-        self.train = labelled_part(subject, s["labels"], s["seed"], data_dir)
-        self.sources = [self.train, subject.test]
-        self.strategy = choose_strategy(strategy, one_process=True)
+        self.rates = linear_protocol.cosine_rates(s.rate, s.epochs)
+        if s.schedule == "step":
+            self.rates = linear_protocol.step_rates(s.rate, s.epochs, s.milestones, s.decay)
         self.replicas = self.strategy.num_replicas_in_sync
-        self.batch_size = min(s["batch_size"], self.train.num_examples)
+        self.batch_size = min(s.batch_size, self.train.num_examples)
         if self.batch_size % self.replicas:
             raise ValueError(
                 "batch_size must divide evenly across replicas. "
                 f"Received: batch_size={self.batch_size}, replicas={self.replicas}."
             )
         self.steps_per_epoch = math.ceil(self.train.num_examples / self.batch_size)
-        keras.utils.set_random_seed(s["seed"])
+        keras.utils.set_random_seed(s.seed)
         with self.strategy.scope():
             self.model = linear_protocol.linear_classifier(
-                subject.backbone, len(self.train.class_names), s["weight_decay"], seed=s["seed"]
+                subject.backbone, len(self.train.class_names), s.weight_decay, seed=s.seed
             )
 
-    def __str__(self):
+    def description(self):
         """Describes the run before it starts, for the terminal."""
         s = self.settings
-        steps = f" at epochs {', '.join(map(str, s['milestones']))}" if s["milestones"] else ""
+        steps = f" at epochs {', '.join(map(str, s.milestones))}" if s.milestones else ""
         devices = f"{self.replicas} replicas" if self.replicas > 1 else "one device"
         return (
-            f"Training: a linear classifier on {self.train.num_examples:,} images "
-            f"(--labels={s['labels']}), {s['epochs']} epochs of {self.steps_per_epoch} steps, "
-            f"batch size {self.batch_size}, rate {s['rate']:g}, {s['schedule']} schedule{steps}, "
+            f"{self.subject}\nTraining: a linear classifier on {self.train.num_examples:,} images "
+            f"(--labels={s.labels}), {s.epochs} epochs of {self.steps_per_epoch} steps, "
+            f"batch size {self.batch_size}, rate {s.rate:g}, {s.schedule} schedule{steps}, "
             f"on {devices}\nEverything is written to {self.run.path}"
         )
 
-    def fit(self, first_epoch, log_every, verbose):
+    def fit(self, first_epoch, verbose):
         """Trains to the last epoch and measures after each."""
         s, run = self.settings, self.run
         if first_epoch:
-            print(f"Continuing after epoch {first_epoch} of {s['epochs']}")
-        if first_epoch >= s["epochs"]:
+            print(f"Continuing after epoch {first_epoch} of {s.epochs}")
+        if first_epoch >= s.epochs:
             return
         # On several replicas the first test batch must divide evenly.
-        test_batch = min(EVALUATION_BATCH, self.subject.test.num_examples)
+        test_batch = min(EVALUATION_BATCH, self.test.num_examples)
         test_batch = max(1, test_batch - test_batch % self.replicas)
         linear_protocol.train(
             self.model,
             self.batches(first_epoch),
-            data.evaluation_batches(self.subject.test, s["image_size"], test_batch, s["resize"]),
+            self.test_batches(test_batch),
             self.rates,
             self.steps_per_epoch,
             first_epoch,
             callbacks=running.callbacks(
                 run,
                 self.checkpoint,
-                log_every,
+                s.log_every,
                 first_epoch * self.steps_per_epoch,
                 self.batch_size,
                 advice="Try a lower --rate; if that does not help, the backbone's features are not "
@@ -98,7 +84,7 @@ class LinearProbing(running.ClassifierRun):
 
     def finish(self, started):
         """Writes the summary and returns the closing message."""
-        run = self.run
+        s, run = self.settings, self.run
         measured = [line for line in read_metrics(run.metrics) if "val_top1" in line]
         history = {
             name: [line[name] for line in measured]
@@ -116,7 +102,7 @@ class LinearProbing(running.ClassifierRun):
                 "images": self.train.num_examples,
                 "classes": len(self.train.class_names),
                 "backbone": str(self.subject.file),
-                "settings": self.settings,
+                "settings": s.identity() | self.subject.identity(),
                 "seconds_of_last_call": round(seconds, 1),
                 "skipped_images": sorted(line.split("\t")[1] for line in skipped),
             },

@@ -11,13 +11,12 @@ from trainers.runs.labelled import labelled_halves
 PICTURES = 3  # of each kind over a run
 
 
-def monitors(job, every, max_images):
+def monitors(job):
     """Returns the monitoring callbacks for `job.fit`.
 
     Args:
-        job: `trainers.runs.pretraining.Pretraining`.
-        every: int, epochs between measurements; 0 for no callbacks.
-        max_images: int, labeled training images to measure accuracy with; 0 for none.
+        job: `trainers.runs.pretraining.Pretraining`; of its settings, `monitor_every` and
+            `monitor_images` count.
 
     Returns:
         List of Keras callbacks. Training is unaffected by all of them.
@@ -25,12 +24,13 @@ def monitors(job, every, max_images):
     Raises:
         ValueError: if too many images cannot be read.
     """
+    every = job.settings.monitor_every
     if every == 0 or not job.leads:
         return []
     diagnostics = Diagnostics(job.first_views, every)
-    subset = labelled_subset(job, max_images)
+    subset = labelled_subset(job)
     online = [] if subset is None else [OnlineKNN(subset, every), OnlineLinear(subset, every)]
-    between = every * max(1, round(job.settings["epochs"] / PICTURES / every))
+    between = every * max(1, round(job.settings.epochs / PICTURES / every))
     pictures = Pictures(
         diagnostics,
         job.run.tensorboard,
@@ -41,21 +41,21 @@ def monitors(job, every, max_images):
     return [diagnostics, *online, pictures]
 
 
-def labelled_subset(job, max_images):
+def labelled_subset(job):
     """Draws labeled images from the run's sources; None if they cannot give an accuracy."""
-    train, test = job.train, job.test
+    train, test, max_images = job.train, job.test, job.settings.monitor_images
     if max_images == 0 or train.class_names is None or len(train.class_names) < 2:
         return None
     if train.multilabel or (test is None and isinstance(train, RecordSource)):
         return None  # holding out part of the records would take reading all of them
-    train, test, _ = labelled_halves(train, test, job.settings["seed"])
+    train, test, _ = labelled_halves(train, test, job.settings.seed)
     if train is None:
         return None
     return LabelledSubset.of(
         train,
         test,
-        job.settings["image_size"],
+        job.settings.image_size,
         max_train=max_images,
         max_test=max(1, max_images * 2 // 5),
-        seed=job.settings["seed"],
+        seed=job.settings.seed,
     )

@@ -25,7 +25,7 @@ def draw(out, job, epochs, max_images):
         max_images: int, largest number of images to plot, and of further ones for neighbors and the
             linear probe.
     """
-    seed, image_size = job.settings["seed"], job.settings["image_size"]
+    seed, image_size = job.settings.seed, job.settings.image_size
     after = f"after epoch {epochs}"
     models = {"untrained": job.build(job.strategy), after: job.model}
 
@@ -62,7 +62,7 @@ def draw(out, job, epochs, max_images):
 
 def labels_or_reason(job):
     """Returns labeled sources to fit on and to plot, as `labelled_halves`, one class per image."""
-    train, test, why_not = labelled_halves(job.train, job.test, job.settings["seed"])
+    train, test, why_not = labelled_halves(job.train, job.test, job.settings.seed)
     if train is None:
         return None, None, why_not.removeprefix("not measured: ")
     if getattr(train, "multilabel", False):

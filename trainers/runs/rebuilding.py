@@ -2,9 +2,7 @@
 
 from keras_bt import workdir
 from keras_bt.callbacks.metrics_log import read_metrics
-
-# Settings that older runs lack, with the values that those runs effectively had.
-_FORMERLY = {"augment_on": "host", "compile_views": None, "rotation": 0.0, "shear": 0.0}
+from trainers.runs.settings import PretrainingSettings
 
 
 def read_run(folder):
@@ -14,7 +12,7 @@ def read_run(folder):
         folder: the run's `--workdir`.
 
     Returns:
-        `keras_bt.workdir.Workdir`, and the settings, a dict.
+        `keras_bt.workdir.Workdir`, and its `trainers.runs.settings.PretrainingSettings`.
 
     Raises:
         ValueError: if it is not a folder or not a run, or its settings cannot be read.
@@ -28,7 +26,7 @@ def read_run(folder):
         raise ValueError(
             f"A run must hold {run.config.name}, written by trainers.pretrain. Received: {folder}"
         )
-    return run, _FORMERLY | run.read_settings()
+    return run, PretrainingSettings.of_identity(run.read_settings(), strategy="one")
 
 
 def logged(run):
@@ -46,7 +44,7 @@ def logged(run):
     return metrics
 
 
-def rebuild(run, settings, data_dir=None):
+def rebuild(run, settings):
     """Builds the model of a run, opens its data and restores the newest checkpoint.
 
     Nothing in the folder changes, so this is safe while the run trains.
@@ -54,7 +52,6 @@ def rebuild(run, settings, data_dir=None):
     Args:
         run: `keras_bt.workdir.Workdir`.
         settings: its settings, as returned by `read_run`.
-        data_dir: folder of the tfds data sets, which is not among the settings, or None.
 
     Returns:
         `trainers.runs.pretraining.Pretraining`, and the number of epochs its model has trained.
@@ -73,13 +70,9 @@ def rebuild(run, settings, data_dir=None):
             f"{run.checkpoints} must hold a checkpoint, which a run writes after its first epoch. "
             "Received: none."
         )
-    try:
-        precision = settings["precision"]
-        keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
-        train, test = data.open_source(settings["data"], data_dir)
-        job = pretraining.Pretraining(settings, train, test, choose_strategy("one"), run)
-    except KeyError as error:
-        raise ValueError(f"{run.config} must hold every setting. Received: no {error}.") from error
+    keras.config.set_dtype_policy(settings.policy)
+    train, test = data.open_source(settings.data, settings.data_dir)
+    job = pretraining.Pretraining(settings, train, test, choose_strategy("one"), run)
     return job, job.restore() // job.steps_per_epoch
 
 

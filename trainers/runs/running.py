@@ -1,13 +1,19 @@
 """Parts that all training runs share: how a run begins, and the callbacks that accompany it."""
 
+import re
+import sys
+import time
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bt import augmentations, data
+from keras_bt import augmentations, data, workdir
 from keras_bt.callbacks.metrics_log import MetricsLog
 from keras_bt.checkpoint import Interruption, RunCheckpoint, checkpoints
-from keras_bt.strategy import resolved_name
+from keras_bt.strategy import choose_strategy, resolved_name
+from trainers.runs import skipped_images, subject
+from trainers.runs.labelled import labelled_part
 
 
 def is_finished(run):
@@ -94,14 +100,72 @@ def callbacks(
     ]
 
 
+def classify(kind, settings, folder):
+    """Trains a classifier, measures it and writes everything to the workdir.
+
+    Args:
+        kind: subclass of `ClassifierRun`.
+        settings: `trainers.runs.settings.ClassifierSettings`.
+        folder: string, name of the workdir beside the backbone unless the settings name one.
+    """
+    started = time.time()
+    what = subject.read(settings)
+    if what.train.multilabel:
+        raise ValueError(
+            "Training a classifier requires images with one label each; for several, there is "
+            f"trainers.linear_probe --fast. Received: {what.data}."
+        )
+    identity = settings.identity() | what.identity()
+    run = workdir.Workdir(settings.workdir or what.folder / folder)
+    run.check(identity)
+    if is_finished(run):
+        return
+    make_deterministic(settings.deterministic, settings.strategy)
+    strategy = choose_strategy(settings.strategy, one_process=True)
+    train = labelled_part(what, settings.labels, settings.seed, settings.data_dir)
+    job = kind(settings, what, train, strategy, run)
+    with run.claimed(identity):
+        first_epoch = job.restore()
+        print(job.description())
+        with skipped_images.noted(run.path, *job.sources):
+            with job.interruption.watched():
+                job.fit(first_epoch, verbose=1 if sys.stdout.isatty() else 2)
+            print(job.finish(started))
+
+
+def folder_for(name, labels):
+    """Returns the name of a run's folder for a share or number of labels: name_1pct, say."""
+    return f"{name}_" + re.sub(r"[^\w.-]+", "_", labels.replace("%", "pct"))
+
+
 class ClassifierRun:
-    """Base of runs that train a classifier; subclasses add the settings, the model and `fit`."""
+    """Base of runs that train a classifier; subclasses add the model and `fit`.
+
+    Args:
+        settings: `trainers.runs.settings.ClassifierSettings`.
+        subject: `trainers.runs.subject.Subject`.
+        train: `keras_bt.data.Source`, the labeled images to train on.
+        strategy: `tf.distribute.Strategy`.
+        run: `keras_bt.workdir.Workdir`.
+    """
+
+    def __init__(self, settings, subject, train, strategy, run):
+        self.settings, self.subject, self.run = settings, subject, run
+        self.train, self.test = train, subject.test
+        self.sources = [self.train, self.test]
+        self.strategy = strategy
 
     def batches(self, first_epoch):
         """Returns the run's training batches from an epoch on."""
         s = self.settings
-        view = training_view(s["image_size"], s["min_area"], s["flip"])
-        return data.labelled_views(self.train, view, self.batch_size, s["seed"], first_epoch)
+        view = training_view(self.subject.image_size, s.min_area, s.flip)
+        return data.labelled_views(self.train, view, self.batch_size, s.seed, first_epoch)
+
+    def test_batches(self, batch_size):
+        """Returns the batches of the test images."""
+        return data.evaluation_batches(
+            self.test, self.subject.image_size, batch_size, self.subject.resize
+        )
 
     def restore(self):
         """Restores the newest checkpoint and returns the number of finished epochs."""
@@ -127,12 +191,12 @@ def pretraining_guards(job, causes):
         List of Keras callbacks.
     """
     folder = job.run.checkpoints
-    float16 = job.settings["precision"] == "float16"
+    float16 = job.settings.precision == "float16"
     guards = []
-    if job.on_nonfinite == "stop":
+    if job.settings.on_nonfinite == "stop":
         remedy = "The same command with --on_nonfinite=skip continues and skips such steps."
         guards = [StopOnNonFinite(f"{causes} {remedy}", folder)]
-    if job.on_nonfinite == "skip" or float16:
+    if job.settings.on_nonfinite == "skip" or float16:
         # In float16 a skipped step halves the loss scale, which starts at 2^15 and doubles every
         # 2000 steps: some steps are always skipped, but never 40 in a row.
         normal = 20 + job.steps_per_epoch // 1000 if float16 else 0

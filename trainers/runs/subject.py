@@ -1,4 +1,4 @@
-"""The backbone and labeled images to measure, from flags that the measuring commands share.
+"""The backbone and the labeled images that a command measures.
 
 `--backbone=RUN` takes the backbone of a `trainers.pretrain` run, along with its data and image size
 unless others are given.
@@ -8,45 +8,12 @@ import dataclasses
 import hashlib
 import pathlib
 
-from absl import flags
+import numpy as np
 
-FLAGS = flags.FLAGS
-
-flags.DEFINE_string(
-    "backbone",
-    None,
-    "Pretrained backbone: the folder of a trainers.pretrain run, or a .keras file.",
-)
-flags.DEFINE_string(
-    "data",
-    None,
-    "Labeled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: those of the "
-    "backbone's run.",
-)
-flags.DEFINE_string("data_dir", None, "Folder where tfds keeps its data sets. Default: tfds's own.")
-flags.DEFINE_integer(
-    "image_size",
-    None,
-    "Side of the square images in pixels. Default: that of the backbone's run.",
-    lower_bound=1,
-)
-flags.DEFINE_integer(
-    "resize",
-    None,
-    "Shorter side in pixels to which images are resized before the center crop. Default: 256/224 "
-    "of --image_size, or --image_size if all images have the same size and are no larger.",
-    lower_bound=1,
-)
-flags.DEFINE_integer(
-    "seed",
-    0,
-    "Seed for all random choices: held-out images, labels, weights, data order and crops.",
-    0,
-    2**31 - 1,
-)
-flags.DEFINE_string(
-    "cache_dir", None, "Folder that caches features. Default: features/ beside the backbone."
-)
+from keras_bt import data
+from keras_bt.evaluation.feature_cache import cached_features
+from trainers.runs import backbones
+from trainers.runs.labelled import labelled_halves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +53,14 @@ class Subject:
             f"{self.where}"
         )
 
-    @property
-    def digest(self):
-        """SHA-256 of the backbone's file, which identifies it wherever the file is."""
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+    def identity(self):
+        """Returns what it adds to a run's identity; the file's SHA-256, wherever the file is."""
+        return {
+            "backbone_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "data": self.data,
+            "image_size": self.image_size,
+            "resize": self.resize,
+        }
 
     def features(self, source, name, batch_size=256):
         """Reads the features and labels of a source from the cache, or extracts them into it.
@@ -102,8 +73,6 @@ class Subject:
         Returns:
             Features and labels; see `keras_bt.evaluation.feature_cache.cached_features`.
         """
-        from keras_bt.evaluation.feature_cache import cached_features
-
         return cached_features(
             self.cache,
             self.backbone,
@@ -115,31 +84,28 @@ class Subject:
         )
 
 
-def read():
-    """Opens the backbone and the images that the flags name.
+def read(settings):
+    """Opens the backbone and the images that settings name.
+
+    Args:
+        settings: `trainers.runs.settings.SubjectSettings`.
 
     Returns:
         A `Subject`.
 
     Raises:
         ValueError, OSError: if the backbone or the images cannot be opened, the images have no
-            labels or a single class, or a flag is missing.
+            labels or a single class, or a setting is missing.
     """
-    import numpy as np
-
-    from keras_bt import data
-    from trainers.runs import backbones
-    from trainers.runs.labelled import labelled_halves
-
-    file, settings = backbones.find(FLAGS.backbone)
-    spec = FLAGS.data or settings.get("data")
-    image_size = FLAGS.image_size or settings.get("image_size")
+    file, of_run = backbones.find(settings.backbone)
+    spec = settings.data or of_run.get("data")
+    image_size = settings.image_size or of_run.get("image_size")
     for name, value in {"data": spec, "image_size": image_size}.items():
         if not value:
             raise ValueError(f"--{name} is needed, as {file} does not belong to a run.")
     backbone = backbones.load(file, image_size)
-    train, test = data.open_source(spec, FLAGS.data_dir)
-    halves = labelled_halves(train, test, FLAGS.seed)
+    train, test = data.open_source(spec, settings.data_dir)
+    halves = labelled_halves(train, test, settings.seed)
     if halves[0] is None:
         raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}")
     labels = halves[0].labels()
@@ -148,5 +114,5 @@ def read():
             "Images of two classes or more are needed. "
             f"Received: {spec}, whose images are all of one class."
         )
-    cache = pathlib.Path(FLAGS.cache_dir) if FLAGS.cache_dir else file.parent / "features"
-    return Subject(backbone, file, file.parent, spec, *halves, image_size, FLAGS.resize, cache)
+    cache = pathlib.Path(settings.cache_dir) if settings.cache_dir else file.parent / "features"
+    return Subject(backbone, file, file.parent, spec, *halves, image_size, settings.resize, cache)

@@ -1,0 +1,153 @@
+"""Settings: the one place from which flags, help, limits, config.json and identity come."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+from trainers.cli import command
+from trainers.runs.settings import (
+    FinetuningSettings,
+    LinearProbeSettings,
+    PretrainingSettings,
+    Settings,
+    setting,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Few(Settings):
+    """A command's help."""
+
+    name: str | None = setting(None, "A name.")
+    count: int = setting(3, "A count.", least=1, most=9)
+    share: float = setting(0.5, "A share.", above=0)
+    kind: str = setting("a", "A kind.", choices=("a", "b"))
+    fast: bool = setting(False, "Whether to hurry.", identity=False)
+    epochs: tuple[int, ...] = setting((), "Some epochs.")
+
+
+def parsed(monkeypatch, *argv, settings_class=Few, **kwargs):
+    """What a command gets that is called with these arguments."""
+    got = []
+    monkeypatch.setattr(sys, "argv", ["command", *argv])
+    command.run(lambda *given: got.extend(given), settings_class, **kwargs)
+    return got[0] if len(got) == 1 else got
+
+
+def test_flags_become_settings(monkeypatch):
+    assert parsed(monkeypatch) == Few()
+    flags = ["--name=x", "--count=4", "--share=2", "--kind=b", "--fast", "--epochs=7,14"]
+    expected = Few(name="x", count=4, share=2.0, kind="b", fast=True, epochs=(7, 14))
+    assert parsed(monkeypatch, *flags) == expected
+    assert parsed(monkeypatch, "--nofast", "a", positional=True) == [Few(), ["a"]]
+
+
+def test_the_last_word_is_with_the_command_line(monkeypatch, tmp_path):
+    (tmp_path / "some.flags").write_text("# why\n--count=5\n--kind=b\n")
+    flagfile = f"--flagfile={tmp_path / 'some.flags'}"
+    assert parsed(monkeypatch, flagfile, "--count=6") == Few(count=6, kind="b")
+    found = parsed(
+        monkeypatch,
+        "--rate=1",
+        settings_class=PretrainingSettings,
+        default_recipe=lambda _: "digits",
+    )
+    assert (found.image_size, found.rate) == (8, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--count=0", "--count must be at least 1. Received: --count=0"),
+        ("--count=10", "--count must be at most 9. Received: --count=10"),
+        ("--count=x", "--count=x"),
+        ("--share=0", "--share must be a number > 0. Received: --share=0.0"),
+        ("--share=inf", "--share must be finite. Received: --share=inf"),
+        ("--kind=c", "value should be one of <a|b>"),
+        ("--epochs=7,x", "--epochs must be whole numbers such as 7,14,21. Received: --epochs=7,x"),
+        ("--counts=3", "Did you mean: count"),
+        ("count=3", "Flags must have the form --name=value. Received: count=3"),
+        ("--flagfile=nowhere", "Unable to open flagfile"),
+    ],
+)
+def test_mistakes_end_in_one_line(monkeypatch, capsys, flag, words):
+    with pytest.raises(SystemExit, match="1"):
+        parsed(monkeypatch, flag)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_python_is_told_the_same():
+    with pytest.raises(ValueError, match=r"--count must be at least 1\. Received: --count=0"):
+        Few(count=0)
+    with pytest.raises(ValueError, match=r"--kind must be one of a, b\. Received: --kind=c"):
+        Few(kind="c")
+
+
+def test_help_names_every_flag_its_limits_and_its_default(monkeypatch, capsys):
+    parsed(monkeypatch, "--help")
+    text = capsys.readouterr().out
+    assert text.startswith(__doc__.splitlines()[0])
+    assert "--count\n      A count. (≥ 1; ≤ 9; default 3)" in text
+    assert "--kind\n      A kind. (a, b; default a)" in text
+    assert "--name\n      A name.\n" in text
+
+
+def test_identity_holds_what_the_numbers_depend_on():
+    identity = Few(epochs=(1, 2), fast=True).identity()
+    assert list(identity) == ["count", "epochs", "kind", "name", "share"]
+    assert identity["epochs"] == [1, 2]
+    assert Few.of_identity(identity | {"later": 1}, fast=True).identity() == identity
+    with pytest.raises(ValueError, match=r"every setting\. Received: no 'kind'"):
+        Few.of_identity({name: identity[name] for name in identity if name != "kind"})
+
+
+def test_where_and_how_a_run_is_made_is_not_its_identity():
+    free = {field.name for field in dataclasses.fields(PretrainingSettings)}
+    free -= PretrainingSettings().identity().keys()
+    assert free == {
+        *("workdir", "data_dir", "strategy", "steps_per_execution", "log_every"),
+        *("checkpoint_every", "checkpoint_minutes", "deterministic", "evaluate"),
+        *("monitor_every", "monitor_images", "on_nonfinite", "remat"),
+    }
+
+
+def test_defaults_that_depend_on_other_settings():
+    assert PretrainingSettings(epochs=300).warmup_epochs == 10
+    assert PretrainingSettings(data="folder:/a b/c").workdir == "runs/folder_a_b_c"
+    rates = {
+        "cosine": FinetuningSettings(),
+        "step": FinetuningSettings(schedule="step", head_rate=0.1),
+        "scratch": FinetuningSettings(from_scratch=True, scratch_rate=0.2),
+    }
+    found = {name: (s.backbone_rate, s.head_rate) for name, s in rates.items()}
+    assert found == {"cosine": (0.005, 0.5), "step": (0.002, 0.1), "scratch": (0.2, 0.2)}
+    assert dataclasses.replace(rates["scratch"], data="digits").head_rate == 0.2
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (PretrainingSettings, {"projector": "8-"}, "layer widths such as 8192-8192-8192"),
+        (PretrainingSettings, {"warmup_epochs": 9.0, "epochs": 9}, "less than --epochs"),
+        (LinearProbeSettings, {"draws": 2}, "--draws requires --fast"),
+        (LinearProbeSettings, {"schedule": "step"}, "must be given together.*milestones=$"),
+        (LinearProbeSettings, {"milestones": (3,)}, "must be given together"),
+        (FinetuningSettings, {"from_scratch": True, "head_rate": 0.1}, "takes a single rate"),
+    ],
+)
+def test_settings_that_do_not_go_together(kind, values, words):
+    with pytest.raises(ValueError, match=words):
+        kind(**values)
+
+
+def test_no_tensorflow_for_a_mistake():
+    code = "import sys, trainers.runs.settings, trainers.cli.command; print('keras' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"

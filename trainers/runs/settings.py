@@ -1,0 +1,475 @@
+"""Settings: frozen dataclasses from which flags, their help and limits, and config.json are made.
+
+A field says its default, what it does, what it may be, and whether it belongs to the identity of a
+run: whether the numbers depend on it, so that a run cannot go on with another value. In Python,
+`PretrainingSettings(data="folder:photos", epochs=200)` checks what the flags check. This module
+imports no TensorFlow, so that commands find mistakes at once.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any, Self
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    identity: bool = True,
+) -> Any:
+    """Declares a field of `Settings`.
+
+    Args:
+        default: its value unless another is given.
+        help: what it is, for `--help`.
+        least: smallest value.
+        most: largest value.
+        above: value that it must exceed.
+        choices: all values, of a string.
+        identity: whether it belongs to a run's identity. If not, it may change when a run goes on:
+            it says where and how, not what is computed.
+    """
+    metadata = {"help": help, "least": least, "most": most, "above": above}
+    metadata |= {"choices": choices, "identity": identity}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of settings, whose fields are declared by `setting`.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), **field.metadata)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what determines the run, as JSON values by name, sorted."""
+        fields = [field for field in dataclasses.fields(self) if field.metadata["identity"]]
+        values = {field.name: getattr(self, field.name) for field in fields}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in sorted(values.items())
+        }
+
+    @classmethod
+    def of_identity(cls, identity: dict[str, Any], **others: Any) -> Self:
+        """Returns the settings of an earlier run.
+
+        Args:
+            identity: what `identity` returned; further names are passed over.
+            **others: settings that do not belong to it.
+
+        Raises:
+            ValueError: if a setting is missing or out of range.
+        """
+        names = [field.name for field in dataclasses.fields(cls) if field.metadata["identity"]]
+        missing = [name for name in names if name not in identity]
+        if missing:
+            raise ValueError(f"A run must have every setting. Received: no {missing[0]!r}.")
+        return cls(**{name: identity[name] for name in names}, **others)
+
+    def _resolve(self, **values):
+        """Replaces defaults that depend on other settings; for `__post_init__`."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _check(name, value, least, most, above, choices, **_):
+    rules = []
+    if choices:
+        rules = [(value in choices, f"one of {', '.join(choices)}")]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        rules = [
+            (above is None or value > above, f"a number > {above}"),
+            (least is None or value >= least, f"at least {least}"),
+            (most is None or value <= most, f"at most {most}"),
+            (math.isfinite(value), "finite"),
+        ]
+    for holds, rule in rules:
+        if not holds:
+            raise ValueError(f"--{name} must be {rule}. Received: --{name}={value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingSettings(Settings):
+    """Settings of a pretraining run, the flags of `trainers.pretrain`.
+
+    >>> settings = PretrainingSettings(data="digits", epochs=20, projector="512-512")
+    >>> settings.warmup_epochs  # a tenth, unless given
+    2.0
+    >>> settings.identity()["projector"]
+    '512-512'
+    >>> PretrainingSettings(epochs=0)
+    Traceback (most recent call last):
+    ValueError: --epochs must be at least 1. Received: --epochs=0
+    """
+
+    data: str = setting(
+        "digits",
+        "Images to train on: digits, idx:DIR (MNIST-style files), folder:DIR (image files) or "
+        "tfds:NAME[:SPLIT]. The prefix heldout: sets part of the training images aside to serve as "
+        "the test images.",
+    )
+    data_dir: str | None = setting(
+        None, "Folder where tfds keeps its data sets. Default: tfds's own.", identity=False
+    )
+    workdir: str | None = setting(
+        None, "Folder of the run. Default: a folder in runs/ named after the data.", identity=False
+    )
+
+    backbone: str = setting(
+        "resnet18",
+        "Network to pretrain: resnet18, resnet34, resnet50, resnet101, resnet152, or a .keras file "
+        "of a model from images to vectors.",
+    )
+    stem: str = setting(
+        "small",
+        "Stem of the ResNet: imagenet, or small for images of about 32 pixels.",
+        choices=("imagenet", "small"),
+    )
+    width: int = setting(16, "Channels of the ResNet's first stage.", least=1)
+    projector: str = setting("512-512-512", "Widths of the projector's layers, joined by hyphens.")
+    image_size: int = setting(32, "Side of the square views in pixels.", least=1)
+
+    epochs: int = setting(100, "Total number of training epochs.", least=1)
+    batch_size: int = setting(256, "Images per step, over all replicas together.", least=2)
+    redundancy_weight: float = setting(
+        0.0051, "Weight λ of the objective's redundancy term.", above=0
+    )
+    form: str = setting(
+        "auto",
+        "Matrix that the objective is computed from: the d × d cross-correlation, n × n Gram "
+        "matrices, or whichever is smaller.",
+        choices=("auto", "correlation", "gram"),
+    )
+    rate: float = setting(0.2, "Peak learning rate of kernels per 256 images of a batch.", above=0)
+    bias_rate_ratio: float = setting(
+        0.024,
+        "Learning rate of biases and BatchNormalization's vectors relative to that of kernels.",
+        least=0,
+    )
+    weight_decay: float = setting(1e-6, "Weight decay of kernels.", least=0)
+    warmup_epochs: float | None = setting(
+        None,
+        "Epochs of linear warm-up. Default: a tenth of all epochs, at most 10.",
+        least=0,
+    )
+
+    min_area: float = setting(
+        0.08, "Smallest fraction of an image's area that a crop takes.", least=0, most=1
+    )
+    flip: float = setting(0.5, "Probability of a horizontal flip.", least=0, most=1)
+    jitter: float = setting(0.8, "Probability of color jitter.", least=0, most=1)
+    brightness: float = setting(0.4, "Strength of the color jitter's brightness change.", least=0)
+    contrast: float = setting(0.4, "Strength of the color jitter's contrast change.", least=0)
+    saturation: float = setting(0.2, "Strength of the color jitter's saturation change.", least=0)
+    hue: float = setting(0.1, "Strength of the color jitter's hue shift.", least=0, most=0.5)
+    grayscale: float = setting(
+        0.2, "Probability of converting a view to grayscale.", least=0, most=1
+    )
+    blur_a: float = setting(1.0, "Probability of blurring view A.", least=0, most=1)
+    blur_b: float = setting(0.1, "Probability of blurring view B.", least=0, most=1)
+    blur_sigma: float = setting(
+        2.0,
+        "Largest standard deviation of the blur in pixels; the smallest is 0.1.",
+        least=0.1,
+    )
+    solarize_a: float = setting(0.0, "Probability of solarizing view A.", least=0, most=1)
+    solarize_b: float = setting(0.2, "Probability of solarizing view B.", least=0, most=1)
+    rotation: float = setting(0.0, "Largest rotation angle in degrees (not in the paper).", least=0)
+    shear: float = setting(
+        0.0, "Largest shear angle in degrees (not in the paper).", least=0, most=89
+    )
+
+    augment_on: str = setting(
+        "host",
+        "Where views are made: on the host, or on the training device, with the host only decoding "
+        "and cropping.",
+        choices=("host", "device"),
+    )
+    compile_views: bool | None = setting(
+        None,
+        "Compile the views on the host with XLA. Default: for views of 64 × 64 pixels or more.",
+    )
+    strategy: str = setting(
+        "auto",
+        "Devices to train on: one, all of this machine (mirrored), those of every worker that "
+        "TF_CONFIG or SLURM names (multiworker), a TPU, or what is available (auto).",
+        choices=("auto", "one", "mirrored", "multiworker", "tpu"),
+        identity=False,
+    )
+    precision: str = setting(
+        "float32",
+        "Data type that the network computes in; the weights stay in float32.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    remat: bool = setting(
+        False,
+        "Recompute the backbone's activations in the backward pass instead of keeping them: more "
+        "images fit into memory, but a step takes about a third longer.",
+        identity=False,
+    )
+    on_nonfinite: str = setting(
+        "stop",
+        "Response to a step whose loss or gradient is not finite: stop the run, or skip the step "
+        "and count it.",
+        choices=("stop", "skip"),
+        identity=False,
+    )
+    seed: int = setting(
+        0, "Seed for weight initialization, data order and views.", least=0, most=2**31 - 1
+    )
+    deterministic: bool | None = setting(
+        None,
+        "Make runs with the same seed agree bit for bit. Default: on CPUs only, where the sole "
+        "cost is that image files are decoded one at a time.",
+        identity=False,
+    )
+    steps_per_execution: int = setting(
+        1,
+        "Steps per compiled call; metrics are read only between calls.",
+        least=1,
+        identity=False,
+    )
+    log_every: int = setting(10, "Steps between lines of metrics.jsonl.", least=1, identity=False)
+    checkpoint_every: int = setting(1, "Epochs between checkpoints.", least=1, identity=False)
+    checkpoint_minutes: float = setting(
+        5.0, "Minutes between checkpoints within an epoch.", least=0, identity=False
+    )
+    monitor_every: int = setting(
+        1,
+        "Epochs between checks of the representation's health, and of its accuracy where there "
+        "are labels; 0 for none.",
+        least=0,
+        identity=False,
+    )
+    monitor_images: int = setting(
+        5000,
+        "Labeled training images for measuring accuracy during training; 0 for none.",
+        least=0,
+        identity=False,
+    )
+    evaluate: bool = setting(
+        True, "Measure the backbone's accuracy after training.", identity=False
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", self.projector):
+            raise ValueError(
+                "--projector must be layer widths such as 8192-8192-8192. "
+                f"Received: --projector={self.projector}"
+            )
+        if self.warmup_epochs is None:
+            self._resolve(warmup_epochs=min(10.0, self.epochs / 10))
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                "--warmup_epochs must be less than --epochs. "
+                f"Received: --warmup_epochs={self.warmup_epochs}, --epochs={self.epochs}"
+            )
+        if self.workdir is None:
+            name = re.sub(r"[^\w.-]+", "_", self.data).strip("_")
+            self._resolve(workdir=f"runs/{name}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the projector's layers."""
+        return tuple(map(int, self.projector.split("-")))
+
+    @property
+    def policy(self) -> str:
+        """The name of Keras' dtype policy."""
+        return "float32" if self.precision == "float32" else f"mixed_{self.precision}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubjectSettings(Settings):
+    """A backbone and labeled images to measure it with, as all measuring commands have them."""
+
+    backbone: str | None = setting(
+        None,
+        "Pretrained backbone: the folder of a trainers.pretrain run, or a .keras file.",
+        identity=False,  # its digest is, wherever the file may be
+    )
+    data: str | None = setting(
+        None,
+        "Labeled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: those of the "
+        "backbone's run.",
+    )
+    data_dir: str | None = setting(
+        None, "Folder where tfds keeps its data sets. Default: tfds's own.", identity=False
+    )
+    image_size: int | None = setting(
+        None, "Side of the square images in pixels. Default: that of the backbone's run.", least=1
+    )
+    resize: int | None = setting(
+        None,
+        "Shorter side in pixels to which images are resized before the center crop. Default: "
+        "256/224 of --image_size, or --image_size if all images have the same size and are no "
+        "larger.",
+        least=1,
+    )
+    seed: int = setting(
+        0,
+        "Seed for all random choices: held-out images, labels, weights, data order and crops.",
+        least=0,
+        most=2**31 - 1,
+    )
+    cache_dir: str | None = setting(
+        None, "Folder that caches features. Default: features/ beside the backbone.", identity=False
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(SubjectSettings):
+    """What runs that train a classifier have in common."""
+
+    min_area: float = setting(
+        0.08, "Smallest fraction of an image's area that a crop takes.", least=0, most=1
+    )
+    flip: float = setting(0.5, "Probability of a horizontal flip.", least=0, most=1)
+    strategy: str = setting(
+        "auto",
+        "Devices to train on: one, all of this machine (mirrored), a TPU, or what is available "
+        "(auto).",
+        choices=("auto", "one", "mirrored", "tpu"),
+        identity=False,
+    )
+    deterministic: bool | None = setting(
+        None,
+        "Make runs with the same seed agree bit for bit. Default: on CPUs only, where the sole "
+        "cost is that image files are decoded one at a time.",
+        identity=False,
+    )
+    log_every: int = setting(10, "Steps between lines of metrics.jsonl.", least=1, identity=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbeSettings(ClassifierSettings):
+    """Settings of a linear probe, the flags of `trainers.linear_probe`."""
+
+    labels: str = setting(
+        "100%",
+        "Labels to train with: a share such as 10%, or a number of images such as 600; the same "
+        "number from each class.",
+    )
+    epochs: int = setting(100, "Total number of training epochs.", least=1)
+    batch_size: int = setting(256, "Images per step, over all replicas together.", least=1)
+    rate: float = setting(0.3, "Initial learning rate, independent of the batch size.", above=0)
+    weight_decay: float = setting(
+        1e-6, "Weight decay of the classifier's kernel and bias.", least=0
+    )
+    schedule: str = setting(
+        "cosine",
+        "Schedule of the learning rate, which changes once per epoch.",
+        choices=("cosine", "step"),
+    )
+    milestones: tuple[int, ...] = setting(
+        (), "Epochs after which --schedule=step lowers the learning rate: 7,14,21, say."
+    )
+    decay: float = setting(
+        0.1, "Factor on the learning rate at each of the --milestones.", least=0, most=1
+    )
+    fast: bool = setting(
+        False,
+        "Fit a logistic regression to features kept on disk instead of training by SGD.",
+        identity=False,
+    )
+    draws: int = setting(
+        1,
+        "Random draws of the labels with --fast; their mean and standard deviation are reported.",
+        least=1,
+        identity=False,
+    )
+    raw_pixels: bool = setting(False, "Measure raw pixels as well, with --fast.", identity=False)
+    workdir: str | None = setting(
+        None,
+        "Folder of the run. Default: linear_probe/ beside the backbone, or evaluation/ with "
+        "--fast.",
+        identity=False,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, default in (("draws", 1), ("raw_pixels", False)):
+            if getattr(self, name) != default and not self.fast:
+                raise ValueError(f"--{name} requires --fast. Received: --{name} without it.")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(
+                "--schedule=step and --milestones must be given together. Received: "
+                f"--schedule={self.schedule}, --milestones={','.join(map(str, self.milestones))}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuningSettings(ClassifierSettings):
+    """Settings of a fine-tuning run, the flags of `trainers.finetune`."""
+
+    labels: str = setting(
+        "1%",
+        "Labels to train with: a share such as 1%, or a number of images such as 600; the same "
+        "number from each class. For tfds:imagenet2012, 1% and 10% are the official subsets.",
+    )
+    from_scratch: bool = setting(False, "Start from random weights, for comparison.")
+    workdir: str | None = setting(
+        None, "Folder of the run. Default: finetune_… beside the backbone.", identity=False
+    )
+    schedule: str = setting(
+        "cosine",
+        "Schedule of the learning rates, which change once per epoch: cosine (published code), or "
+        "step (paper), × 0.2 after epochs 12 and 16 of 20.",
+        choices=("cosine", "step"),
+    )
+    backbone_rate: float | None = setting(
+        None,
+        "Initial learning rate of the backbone. Default: 0.005 with cosine, 0.002 with step.",
+        least=0,
+    )
+    head_rate: float | None = setting(
+        None, "Initial learning rate of the head. Default: 0.5.", above=0
+    )
+    # The best of 0.02, 0.05, 0.1, 0.2 and 0.5 on held-out training images, both for 1% of
+    # Fashion-MNIST and for the digits (batch size 256, 20 epochs, a ResNet-18 of width 16).
+    scratch_rate: float = setting(
+        0.5,
+        "Initial learning rate of the whole network with --from_scratch.",
+        above=0,
+        identity=False,  # it becomes the two rates above
+    )
+    epochs: int = setting(20, "Total number of training epochs.", least=1)
+    batch_size: int = setting(
+        256,
+        "Images per step, over all replicas together; capped at the number of training images.",
+        least=1,
+    )
+    measure_every: int = setting(
+        1,
+        "Epochs between measurements on the test images, which take longer than training when "
+        "labels are few; the last epoch is always measured.",
+        least=1,
+        identity=False,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = {name: getattr(self, name) for name in ("backbone_rate", "head_rate")}
+        given = {name: rate for name, rate in given.items() if rate is not None}
+        if not self.from_scratch:
+            published = {"cosine": 0.005, "step": 0.002}[self.schedule]
+            self._resolve(**{"backbone_rate": published, "head_rate": 0.5} | given)
+        elif set(given.values()) <= {self.scratch_rate}:  # none, or resolved before
+            self._resolve(backbone_rate=self.scratch_rate, head_rate=self.scratch_rate)
+        else:
+            raise ValueError(
+                "--from_scratch takes a single rate, --scratch_rate. "
+                f"Received: {', '.join(f'--{name}={rate}' for name, rate in given.items())}"
+            )
