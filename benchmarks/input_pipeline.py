@@ -7,14 +7,11 @@ running on the machine. torchvision is optional; its wheel also works with PyTor
 `pip install --no-deps torchvision==VERSION`, with the version that matches PyTorch's.
 """
 
-import datetime
 import functools
-import importlib.metadata
 import itertools
 import multiprocessing
 import os
 import pathlib
-import platform
 import random
 import statistics
 import sys
@@ -24,6 +21,8 @@ import time
 import numpy as np
 from absl import app, flags
 from PIL import Image, ImageFilter, ImageOps
+
+from benchmarks.report import aligned, available_cores, machine
 
 # TensorFlow is imported inside functions: DataLoader's workers import this file without needing it.
 PACKAGES = ("keras_bt", "keras", "keras-cv", "tensorflow", "pillow", "torch", "torchvision")
@@ -310,33 +309,6 @@ def torchvision_operations_times(paths, image_size, images):
     return result
 
 
-def table(header, rows):
-    """Formats a Markdown table with numbers aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def available_cores():
-    """Returns the number of cores that this process may use, or of all if the system cannot say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def machine(cores):
-    """Describes the machine in two lines: date and processor; versions."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    versions = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"no {package}")
-    return f"{datetime.date.today()}, {cores} cores of {name}\n{', '.join(versions)}"
-
-
 def contestants(folder, paths, image_size, batch_size, steps, cores):
     """Returns, by name, functions that start a stream of at least steps + 3 · cores batches."""
     ours = functools.partial(keras_bt_batches, folder, image_size, batch_size, cores)
@@ -365,7 +337,7 @@ def speed_table(rates, cpu):
         busy = f"{statistics.median(cpu[name]):.2f}"
         rows.append([name, *(f"{x:.0f}" for x in (median, min(values), max(values))), ratio, busy])
     header = ["", "images/s, median", "least", "greatest", "× torchvision", "CPU ms per image"]
-    return table(header, rows)
+    return aligned(header, rows)
 
 
 def operations_table(columns):
@@ -375,7 +347,7 @@ def operations_table(columns):
         for key, title in OPERATIONS.items()
     ]
     rows.append(["Sum", *(f"{sum(column.values()):.2f}" for column in columns.values())])
-    return table(["CPU ms per image", *columns], rows)
+    return aligned(["CPU ms per image", *columns], rows)
 
 
 def main(_):
@@ -384,7 +356,7 @@ def main(_):
 
     args = flags.FLAGS
     cores = args.cores or available_cores()
-    print(machine(cores))
+    print(machine(cores, PACKAGES))
     with tempfile.TemporaryDirectory() as folder, tf.device("CPU:0"):
         paths = write_photographs(folder, args.images)
         kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1000

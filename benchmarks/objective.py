@@ -22,9 +22,9 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.input_pipeline import available_cores
-from benchmarks.knn import machine, peak_gib
-from benchmarks.replicas import FORMS, aligned, formulas
+from benchmarks import costs
+from benchmarks.replicas import FORMS
+from benchmarks.report import aligned, available_cores, machine, peak_gib
 from benchmarks.turns import answer_turns, taking_turns
 from trainers.cli import command
 
@@ -186,18 +186,18 @@ def answers(framework):
 
 
 @contextlib.contextmanager
-def started(name, threads, tf32, module="benchmarks.objective"):
+def started(name, threads, tf32):
     """Starts `answers` in a process; yields a function from order to answer, and the GPU."""
     arguments = [f"--child={name}", f"--threads={threads}", f"--tf32={tf32}"]
     # OpenMP's number of threads must be set before PyTorch is imported.
-    with taking_turns(module, arguments, OMP_NUM_THREADS=str(threads)) as turn:
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    with taking_turns("benchmarks.objective", arguments, **environment) as turn:
         gpu = turn()["gpu"]
         yield lambda **order: turn(order), gpu
 
 
 def expected_bytes(n, d, form):
     """Estimates what a form needs beyond the inputs."""
-    costs = formulas()
     if form != TORCH:
         return costs.objective_cost(n, d, 1, form).memory
     return costs.NUMBER * (TORCH_MATRICES * d * d + costs.ARRAYS_OF_ROWS * n * d)
@@ -281,7 +281,7 @@ def print_measured(args):
         for d, n in sizes:
             forms = [f for f in turns if expected_bytes(n, d, f) <= args.max_gib * _GIB]
             skipped += [f"{form} at {n} × {d}" for form in turns if form not in forms]
-            chosen = formulas().cheaper_form(n, d, 1)  # what auto takes
+            chosen = costs.chosen_form(n, d)  # what auto takes
             if chosen not in forms:
                 continue
             cell = measured_cell(turns, n, d, forms, args.rounds)

@@ -2,9 +2,9 @@
 
 Measures time and memory of a step, here only the objective and its gradient: without a strategy,
 and on 1, 2 and 4 logical devices of this machine under MirroredStrategy. Each has its own process
-and they take turns; `keras_bt.objectives.costs` gives the numbers beside the medians. Nothing else
-should be running on the machine. Logical devices share its cores and memory: their times show the
-total amount of work, and what they send one another is copied, not sent.
+and they take turns; `benchmarks.costs` gives the numbers beside the medians. Nothing else should be
+running on the machine. Logical devices share its cores and memory: their times show the total
+amount of work, and what they send one another is copied, not sent.
 
 `--model` measures nothing: it prints by formula what many replicas send.
 """
@@ -17,7 +17,8 @@ import time
 
 from absl import app, flags, logging
 
-from benchmarks.knn import machine, peak_gib
+from benchmarks import costs
+from benchmarks.report import aligned, machine, peak_gib
 from benchmarks.turns import answer_turns, taking_turns
 from trainers.cli import command
 
@@ -121,20 +122,13 @@ def measured(settings, rounds, steps):
     return results
 
 
-def formulas():
-    """Imports and returns `keras_bt.objectives.costs`."""
-    with command.quiet_start():  # the package imports TensorFlow
-        from keras_bt.objectives import costs
-    return costs
-
-
 def measured_rows(results):
     """Formats the table's rows, one per setting."""
-    costs, rows = formulas(), []
+    rows = []
     for setting, values in results.items():
         replicas = setting.replicas or 1
         cost = costs.objective_cost(setting.n, setting.d, replicas, setting.form)
-        choice = costs.cheaper_form(setting.n, setting.d, replicas)
+        choice = costs.chosen_form(setting.n, setting.d)
         seconds, cpu, mib = zip(*values, strict=True)
         least, most = 1000 * min(seconds), 1000 * max(seconds)
         rows.append(
@@ -146,7 +140,7 @@ def measured_rows(results):
                 f"{1000 * statistics.median(cpu):.0f}",
                 f"{max(mib):.0f}",
                 f"{replicas * cost.memory / _MIB:.0f}",
-                f"{cost.work / 1e9:.2f}",
+                f"{(cost.forward + cost.backward) / 1e9:.2f}",
                 f"{cost.sent / 1e6:.2f}",
             ]
         )
@@ -155,7 +149,7 @@ def measured_rows(results):
 
 def model_rows(batch_size, d, replicas, parameters, bandwidth):
     """Formats a row per number of replicas; `bandwidth` in GB/s, `batch_size` a function."""
-    costs, rows = formulas(), []
+    rows = []
     for count in replicas:
         n = batch_size(count)
         sent = [costs.objective_cost(n, d, count, form).sent for form in FORMS]
@@ -165,20 +159,10 @@ def model_rows(batch_size, d, replicas, parameters, bandwidth):
                 str(count),
                 str(n),
                 *(f"{x / 1e6:.1f} ({x / bandwidth / 1e6:.1f})" for x in sent),
-                costs.cheaper_form(n, d, count),
+                costs.chosen_form(n, d),
             ]
         )
     return rows
-
-
-def aligned(header, rows):
-    """Formats a Markdown table whose columns are aligned in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * (width - 1) + ":" for width in widths], *rows]
-    return "\n".join(
-        f"| {' | '.join(x.rjust(width) for x, width in zip(line, widths, strict=True))} |"
-        for line in lines
-    )
 
 
 def print_model(args):

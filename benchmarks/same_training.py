@@ -29,8 +29,7 @@ import time
 import numpy as np
 from absl import flags
 
-from benchmarks.input_pipeline import available_cores, machine
-from benchmarks.replicas import aligned
+from benchmarks.report import aligned, available_cores, machine
 from trainers.cli import command
 
 DEPTH, STEM, REDUNDANCY_WEIGHT = 18, "small", 0.0051

@@ -11,10 +11,8 @@ measured where they are installed.
 
 import contextlib
 import functools
-import importlib.metadata
 import itertools
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -22,7 +20,8 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.input_pipeline import available_cores, machine, table, write_photographs
+from benchmarks.input_pipeline import write_photographs
+from benchmarks.report import aligned, available_cores, machine
 from trainers.cli import command
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "torch", "onnxruntime", "ai-edge-litert")
@@ -238,18 +237,7 @@ def speed_table(forms, speeds, distances, batch_sizes):
         for name, (kind, _) in forms.items()
     ]
     sizes = [f"batch of {size}" for size in batch_sizes]
-    return table(["images/s", "takes", *sizes, "features differ by"], rows)
-
-
-def versions():
-    """Lists the versions in one line."""
-    found = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"no {package}")
-    return ", ".join(found)
+    return aligned(["images/s", "takes", *sizes, "features differ by"], rows)
 
 
 def main(_):
@@ -260,8 +248,8 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     args = flags.FLAGS
     cores, batch_sizes = available_cores(), [int(size) for size in args.batch_sizes]
-    print(f"{machine(cores).splitlines()[0]}, {len(tf.config.list_physical_devices('GPU'))} GPUs")
-    print(versions(), flush=True)
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    print(f"{machine(cores, PACKAGES)}, {gpus} GPUs", flush=True)
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         backbone = new_backbone(args.backbone, args.stem, args.width, args.image_size)

@@ -8,8 +8,6 @@ that only one is in memory. Nothing else should be running on the machine.
 
 Memory is the peak of the process, Python and libraries included, as the system reports it
 (`getrusage`); on a GPU it is the peak of the framework's allocator.
-
-`benchmarks.step_profile` shows where the time of a step goes.
 """
 
 import dataclasses
@@ -24,8 +22,7 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.input_pipeline import available_cores, machine
-from benchmarks.replicas import aligned
+from benchmarks.report import aligned, available_cores, machine, peak_gib
 from trainers.cli import command
 
 
@@ -151,8 +148,6 @@ class TorchStep:
 
 def measure(args):
     """Trains; prints images per second, peak GiB, parameters and the device as JSON."""
-    from benchmarks.knn import peak_gib
-
     framework, precision, options = CONTESTANTS[args.contestant]
     network = network_of(args, args.network)
     batch_size = int(args.batch_sizes[0])

@@ -7,9 +7,8 @@ vote for its class, each vote weighted by exp(similarity / temperature) (Wu et a
 Memory, beyond the 1 GB or so of Keras and TensorFlow themselves: features are kept on disk and
 memory-mapped, so the system keeps as many of them in memory as fit. The search needs 0.25 GB and
 the votes at most 0.6 GB for 50,000 queries, 1000 classes and k = 200, however many training images
-there are; `keras_bt.evaluation.neighbours` and `keras_bt.evaluation.knn` state the formulas, and
-`benchmarks.knn` measures. `--raw_pixels` also holds the pixels of all images in memory: 12 kB per
-image, 16 GB for ImageNet.
+there are; `keras_bt.evaluation.neighbours` and `keras_bt.evaluation.knn` state the formulas.
+`--raw_pixels` also holds the pixels of all images in memory: 12 kB per image, 16 GB for ImageNet.
 """
 
 import os

@@ -8,8 +8,7 @@ import benchmark_run
 import numpy as np
 import pytest
 
-from benchmarks import objective
-from keras_bt.objectives import costs
+from benchmarks import costs, objective
 
 MIB, GIB = 2**20, 2**30
 HAS_TORCH = importlib.util.find_spec("torch") is not None
