@@ -8,6 +8,8 @@ numbers.
 """
 
 import pathlib
+import shlex
+import signal
 
 from absl import flags
 
@@ -36,18 +38,22 @@ def main():
         wanted = read_sweeps()
         runs = [run for sweep in wanted for run in (*sweep.references, *sweep.runs)]
         sweeps.check_folders(runs)
+        unfinished = [r for r in {run.folder: run for run in runs}.values() if r.measures() is None]
         if FLAGS.dry_run:
-            print_commands(runs)
+            for run in unfinished:
+                print(shlex.join(["python", *run.command()[1:]]))
             return
         with command.quiet_start():
-            from trainers.ablations import queue, results
+            from trainers.ablations import results, waves
 
         out = pathlib.Path(FLAGS.out)
         out.mkdir(parents=True, exist_ok=True)
-        work = queue.Queue(runs, FLAGS.jobs)
+        work = waves.Waves(FLAGS.jobs)
         try:
             if not FLAGS.report:
-                work.work()
+                signals_interrupt()
+                print(f"Runs that are not finished: {len(unfinished)}")
+                work.make(unfinished)
         except KeyboardInterrupt:
             print("\nStopped. The same command continues from here.")
             raise SystemExit(130) from None
@@ -56,12 +62,20 @@ def main():
                 table = results.write(out, sweep)
                 print(f"\n{sweep.title}\n\n{table}\n\nWritten to {out}/{sweep.name}.*")
         if work.failed:
-            logs = [str(queue.log_file(run)) for run in work.failed if queue.log_file(run).exists()]
+            logs = [str(run.beside("log")) for run in work.failed if run.beside("log").exists()]
             more = ", …" if len(logs) > 3 else ""
             command.fail(
                 f"Failed runs: {len(work.failed)}. The same command tries them again. "
                 f"See {', '.join(logs[:3])}{more}"
             )
+
+
+def signals_interrupt():
+    """Treats SIGTERM, and SIGHUP unless it is ignored, like Ctrl-C."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def read_sweeps():
@@ -85,15 +99,6 @@ def read_sweeps():
             f"Received: --data={FLAGS.data} with {', '.join(chosen)}, which names its own."
         )
     return found
-
-
-def print_commands(runs):
-    """Prints the command of every unfinished run, each once."""
-    import shlex
-
-    for run in {run.folder: run for run in runs}.values():
-        if run.measures() is None:
-            print(shlex.join(["python", *run.command()[1:]]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sweeps, their queue, tables and pictures, with a program in place of the training."""
+"""Sweeps, how their runs are made, tables and pictures, with a program in place of the training."""
 
 import contextlib
 import itertools
@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from drawn import assert_nothing_is_cut_off_or_overlaps, collect_figures, texts
 from PIL import Image
 from places import ROOT
 
-from trainers.ablations import queue, results, sweeps
+from trainers.ablations import results, sweeps, waves
 
 # What stands for a training: it notes when it begins and ends, and writes what it "measured".
 FAKE = '''
@@ -85,10 +84,8 @@ def fake(fake_module, monkeypatch):
     """Sweeps run the program above instead of a training."""
     path = os.pathsep.join([str(fake_module), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
-    real = sweeps.SCRIPTS["pretrain"]
-    made = sweeps.Script("fake_training", real.result, real.measures)
-    monkeypatch.setitem(sweeps.SCRIPTS, "pretrain", made)
-    monkeypatch.setattr(queue, "_PAUSE", 0.02)
+    _, *rest = sweeps.SCRIPTS["pretrain"]
+    monkeypatch.setitem(sweeps.SCRIPTS, "pretrain", ("fake_training", *rest))
 
 
 @pytest.fixture
@@ -121,7 +118,7 @@ def measured(run, knn, probe=None, few_labels=None):
     content = {"knn": knn, "probe": probe, "few_labels": few_labels}
     content |= {"results": {"backbone": {"top1": knn}, "raw pixels": {"top1": knn}}}
     content |= {"last": {"top1": knn}}
-    name = sweeps.SCRIPTS[run.script].result.replace("*", "")
+    name = sweeps.SCRIPTS[run.script][1].replace("*", "")
     (run.folder / name).write_text(json.dumps(content))
 
 
@@ -140,24 +137,14 @@ def test_the_sweeps_that_come_along_give_their_scripts_flags_that_these_have(nam
         assert line == "error: Flags must have the form --name=value. Received: stop"
 
 
-def test_backbones_that_sweeps_take_are_trained_by_others():
-    every = [sweeps.read(name, "digits", "runs") for name in sweeps.names()]
-    trained = {run.folder for sweep in every for run in sweep.runs if run.script == "pretrain"}
-    for sweep in every:
-        for run in sweep.runs:
-            if run.script != "pretrain":
-                assert pathlib.Path(run.flags["backbone"]) in trained
-
-
 def test_all_sweeps_that_come_along_go_together(tmp_path):
     every = [sweeps.read(name, "digits", tmp_path) for name in sweeps.names()]
     assert len(every) >= 8
     sweeps.check_folders([run for s in every for run in (*s.references, *s.runs)])
-
-
-def test_a_wrong_flag_would_be_noticed(capsys):
-    line = script.mistake(capsys, "run", "--batchsize=3", "stop", package="trainers.ablations")
-    assert "batchsize" in line
+    # Two waves do: backbones that runs take are trained by others that take none.
+    trained = {run.folder for sweep in every for run in sweep.runs if run.script == "pretrain"}
+    for run in (run for sweep in every for run in sweep.runs):
+        assert (run.needs in trained) == (run.script != "pretrain")
 
 
 def test_a_sweep_is_read(write):
@@ -188,28 +175,20 @@ def test_a_sweep_is_read(write):
     first, second, last = sweep.runs[0], sweep.runs[3], sweep.runs[4]
     for run in (first, second, last):
         command = run.command()
-        assert command[:3] == [sys.executable, "-m", "trainers.ablations.run"]
+        recipe = ROOT / "trainers/recipes/digits.flags"
+        # The recipe first: flags have the last word.
+        assert command[1:4] == ["-m", "trainers.ablations.run", f"--flagfile={recipe}"]
         assert "--noevaluate" in command
         assert flags_of(run)["data"] == "heldout:9:tfds:mnist"
         assert flags_of(run)["workdir"] == str(run.folder)
         assert flags_of(run)["seed"] == str(run.seed)
-        assert pathlib.Path(flags_of(run)["flagfile"]) == ROOT / "trainers/recipes/digits.flags"
         assert pathlib.Path("some/runs") in run.folder.parents
     assert flags_of(first)["flip"] == "0.5"
     assert flags_of(second)["flip"] == "0.25"  # its own wins
     assert "--remat" in second.command()
     assert "--remat" not in first.command()
-    backbone = pathlib.Path(flags_of(last)["backbone"])
-    assert backbone.name == "a-seed7"
-    assert pathlib.Path("some/runs") in backbone.parents
+    assert flags_of(last)["backbone"] == "some/runs/a-seed7"
     assert flags_of(sweep.references[0])["measure"] == "untrained"
-
-
-def test_flags_have_the_last_word_over_a_recipe(write):
-    path = write("a", flags={"batch_size": 64, "flagfile": "digits"}, runs=[{"at": 1}])
-    names = [argument.partition("=")[0] for argument in read(path).runs[0].command()]
-    assert names.index("--flagfile") < names.index("--batch_size")
-    assert names.index("--flagfile") < names.index("--seed")
 
 
 def test_a_recipe_may_be_a_file(write, tmp_path):
@@ -229,6 +208,8 @@ def test_other_scripts(write, tmp_path):
     for run in (probe, tuned):
         assert run.measures() is None
         run.folder.mkdir()
+    (probe.folder / "linear_probe_fast_600.partial.json").write_text('{"resu')  # not whole
+    assert probe.measures() is None
     (probe.folder / "linear_probe_fast_600.json").write_text(
         '{"results": {"backbone": {"top1": 0.75}}}'
     )
@@ -244,11 +225,12 @@ def test_other_scripts(write, tmp_path):
         ({"runs": [{"at": 1, "flag": {}}]}, "flag"),
         ({"runs": [{"flags": {}}]}, "at"),
         ({"runs": [{"at": 1, "script": "train"}]}, "train"),
-        ({"runs": [{"at": 1}, {"at": 2}, {"at": 1, "flags": {"width": 4}}]}, "twice: 1"),
-        ({"references": ["pixel"]}, "pixel"),
+        ({"runs": [{"at": 1}, {"at": 2}, {"at": 1, "flags": {"width": 4}}]}, "twice"),
+        ({"runs": []}, "no runs"),
         ({"runs": 5}, ""),
         ({"runs": [7]}, ""),
         ({"runs": "all"}, ""),
+        ({"references": ["pixel"]}, "pixel"),
         ({"seeds": 4}, ""),
         ({"flags": ["flip"]}, ""),
         ({"runs": [{"at": 1, "flags": ["flip"]}]}, ""),
@@ -258,26 +240,16 @@ def test_other_scripts(write, tmp_path):
 )
 def test_a_wrong_sweep_is_refused(write, content, word):
     path = write("wrong", **content)
-    with pytest.raises(ValueError, match=r"wrong\.json.* must ") as error:
+    with pytest.raises(ValueError, match=r"wrong\.json must hold a sweep, .* Received: ") as error:
         read(path)
-    assert word in str(error.value).partition(" must ")[2]
+    assert word in str(error.value).partition("Received: ")[2]
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("missing", ["title", "x", "runs"])
-def test_what_is_missing_is_named(write, missing):
-    path = pathlib.Path(write("wrong"))
-    content = json.loads(path.read_text())
-    del content[missing]
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"wrong\.json must .*: {missing}\b"):
-        read(path)
-
-
-@pytest.mark.parametrize("text", ["{", "", "[]", "3", "title: a"])
+@pytest.mark.parametrize("text", ["{", "", "[]", "3", "title: a", '{"x": "", "runs": [{"at": 1}]}'])
 def test_a_file_without_a_sweep_is_refused(tmp_path, text):
     (tmp_path / "wrong.json").write_text(text)
-    with pytest.raises(ValueError, match=r"wrong\.json must"):
+    with pytest.raises(ValueError, match=r"wrong\.json must hold a sweep"):
         read(tmp_path / "wrong.json")
 
 
@@ -294,38 +266,18 @@ def test_an_unknown_sweep_is_refused(name):
 def test_the_same_settings_share_a_folder_and_others_do_not(write):
     common = {"flagfile": "digits", "data": "{data}"}
     settings = [{}, {"width": 4}, {"width": 8}, {"width": 4, "rate": 0.5}, {"projector": "8-8"}]
-    one = read(
-        write(
-            "one",
-            flags=common,
-            seeds=[0, 1],
-            runs=[{"at": i, "flags": f} for i, f in enumerate(settings)],
-        )
-    )
+    entries = [{"at": i, "flags": f} for i, f in enumerate(settings)]
+    one = read(write("one", flags=common, seeds=[0, 1], runs=entries))
     folders = [run.folder for run in one.runs]
     assert len(set(folders)) == len(folders) == 10
     # Another sweep with another title, order and axis, the flags of a run in another order.
-    flags = {"rate": 0.5, "width": 4}
-    two = read(
-        write(
-            "two",
-            title="Other",
-            flags=common,
-            seeds=[1, 0],
-            runs=[{"at": "a"}, {"at": "b", "flags": flags, "series": "c"}],
-        )
-    )
+    entries = [{"at": "a"}, {"at": "b", "flags": {"rate": 0.5, "width": 4}, "series": "c"}]
+    two = read(write("two", title="Other", flags=common, seeds=[1, 0], runs=entries))
     assert [run.folder for run in two.runs] == [folders[i] for i in (1, 0, 7, 6)]
     for run in two.runs:
         (same,) = [other for other in one.runs if other.folder == run.folder]
         assert flags_of(same) == flags_of(run)
-    # Read again, they are the same; elsewhere they lie elsewhere.
-    assert [
-        run.folder
-        for run in read(
-            write("one", **json.loads(pathlib.Path(write("two", flags=common)).read_text()))
-        ).runs
-    ] == [folders[0]]
+    # Elsewhere they lie elsewhere.
     assert "other" in str(read(write("two", flags=common), "other").runs[0].folder.parent)
 
 
@@ -335,7 +287,6 @@ def test_the_same_settings_share_a_folder_and_others_do_not(write):
         ({"flags": {"flagfile": "digits"}}, {"flags": {"flagfile": "small_images"}}, None),
         ({"flags": {"epochs": 1}}, {"flags": {"epochs": 2}}, "epochs=2"),
         ({"flags": {"data": "{data}"}}, {"flags": {"data": "heldout:{data}"}}, "data=heldout:"),
-        ({"flags": {"data": "{data}"}}, {"flags": {"data": "tfds:mnist"}}, "data=tfds:mnist"),
         (
             {"runs": [{"at": 1, "flags": {"a": "b/c"}}]},
             {"runs": [{"at": 1, "flags": {"a": "b_c"}}]},
@@ -344,6 +295,12 @@ def test_the_same_settings_share_a_folder_and_others_do_not(write):
         (
             {"runs": [{"at": 1, "flags": {"a": 0.5}}]},
             {"runs": [{"at": 1, "flags": {"a": -0.5}}]},
+            None,
+        ),
+        # A backbone that no run of a sweep trains is a setting like others.
+        (
+            {"runs": [{"at": 1, "flags": {"backbone": "resnet18"}}]},
+            {"runs": [{"at": 1, "flags": {"backbone": "resnet34"}}]},
             None,
         ),
         ({"runs": [{"at": 1, "script": "finetune"}]}, {"runs": [{"at": 1}]}, None),
@@ -360,26 +317,19 @@ def test_one_run_is_not_taken_for_another(write, tmp_path, one, other, word):
     for content in (one, other):
         sweep = read(write("a", **content), tmp_path / "runs")
         runs.append(sweep.references[0] if sweep.references else sweep.runs[0])
+    for name in "ab":  # the backbones
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "backbone.keras").touch()
     if word is None:
         assert runs[0].folder != runs[1].folder
         sweeps.check_folders(runs)
         return
     with pytest.raises(ValueError, match=f"Received: {word}"):  # both are to be made
         sweeps.check_folders(runs)
-    runs[0].folder.mkdir(parents=True)
-    runs[0].record_file.write_text(json.dumps({"settings": runs[0].settings, "seconds": 1}))
-    (tmp_path / "runs" / "a").mkdir()
-    (tmp_path / "runs" / "a" / "backbone.keras").touch()
+    runs[0].beside("json").write_text(json.dumps(runs[0].record()))
     sweeps.check_folders(runs[:1])
     with pytest.raises(ValueError, match=f"Received: {word}"):  # one has been made
         sweeps.check_folders(runs[1:])
-
-
-def test_backbones_that_no_run_trains_are_settings_like_others(write, tmp_path):
-    entries = [{"at": name, "flags": {"backbone": name}} for name in ("resnet18", "resnet34")]
-    one, other = read(write("a", runs=entries), tmp_path).runs
-    assert one.folder != other.folder
-    sweeps.check_folders([one, other])
 
 
 def test_the_folder_of_all_runs_may_be_moved(write, tmp_path):
@@ -389,19 +339,19 @@ def test_the_folder_of_all_runs_may_be_moved(write, tmp_path):
     assert read(path, tmp_path / "there").runs[0].settings["backbone"] == "a-seed0"
 
 
-def test_what_was_made_with_a_backbone_since_trained_anew_is_refused(write, tmp_path):
-    entry = {"at": 1, "script": "finetune", "flags": {"backbone": "{runs}/a-seed0"}}
-    (run,) = read(write("b", runs=[entry]), tmp_path).runs
-    backbone = tmp_path / "a-seed0" / "backbone.keras"
-    backbone.parent.mkdir()
-    backbone.touch()
-    measured(run, 0.5)
-    now = run.result_file.stat().st_mtime
-    os.utime(backbone, (now - 10, now - 10))
-    sweeps.check_folders([run])
-    os.utime(backbone, (now + 10, now + 10))
-    with pytest.raises(ValueError, match=r"retrained since\. Delete it"):
-        sweeps.check_folders([run])
+def test_a_run_of_a_recipe_that_has_changed_since_is_refused(write, tmp_path):
+    recipe = tmp_path / "own.flags"
+    recipe.write_text("# Mine.\n--epochs=5\n--flip=0\n")
+    path = write("a", flags={"flagfile": str(recipe), "flip": 0.5})
+    (run,) = read(path, tmp_path / "runs").runs
+    assert run.settings == {"epochs": "5", "flip": "0.5", "seed": "0"}
+    run.folder.parent.mkdir()
+    run.beside("json").write_text(json.dumps(run.record()))
+    recipe.write_text("# Mine.\n--flip=1\n--epochs=5\n")  # nothing that counts
+    sweeps.check_folders(read(path, tmp_path / "runs").runs)
+    recipe.write_text("# Mine.\n--epochs=6\n")
+    with pytest.raises(ValueError, match=r"epochs=5\. Received: epochs=6"):
+        sweeps.check_folders(read(path, tmp_path / "runs").runs)
 
 
 # Tables and pictures
@@ -427,9 +377,12 @@ def sweep_of_sizes(write, tmp_path):
     return sweep
 
 
-def test_the_table(sweep_of_sizes):
-    lines = results.table(sweep_of_sizes).splitlines()
-    assert lines == [
+def test_what_is_written(sweep_of_sizes, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    text = results.write(out, sweep_of_sizes)
+    assert (out / "sizes.md").read_text() == f"# Sizes\n\nLarger is better.\n\n{text}\n"
+    assert text.splitlines() == [
         "| width | nearest neighbors (k = 20) | linear probe, all labels | seeds |",
         "| --- | ---: | ---: | ---: |",
         "| 8 | 53.0 ± 3.0 | 86.0 ± 6.0 | 3 |",
@@ -437,7 +390,15 @@ def test_the_table(sweep_of_sizes):
         "| 4,096 | – | – | 0 of 3 |",
         "| untrained backbone | 30.0 ± 10.0 | – | 3 |",
         "| raw pixels | 45.0 | – | 1 |",
+        "",
+        "Finished runs: 4, of 0 to 0 s, 0 minutes in all.",
     ]
+    rows = json.loads((out / "sizes.results.json").read_text())["rows"]
+    assert [row["at"] for row in rows] == [8, 64, 4096, "untrained", "pixels"]
+    assert rows[0]["values"]["knn"] == [0.5, 0.53, 0.56]
+    assert [row["wanted"] for row in rows] == [3, 3, 3, 3, 1]
+    with Image.open(out / "sizes.png") as image:
+        assert np.unique(np.asarray(image)).size > 5
 
 
 def test_the_table_of_several_curves(write, tmp_path):
@@ -460,8 +421,6 @@ def test_the_table_of_several_curves(write, tmp_path):
 def test_the_picture_of_numbers(sweep_of_sizes, tmp_path, monkeypatch):
     figures = collect_figures(monkeypatch)
     assert results.picture(tmp_path / "a.png", sweep_of_sizes)
-    with Image.open(tmp_path / "a.png") as image:
-        assert np.unique(np.asarray(image)).size > 5
     (figure,) = figures
     assert figure.get_suptitle() == "Sizes"
     neighbours, probe = figure.axes
@@ -507,7 +466,7 @@ def test_the_picture_of_categories_and_several_curves(write, tmp_path, monkeypat
     assert list(panel.get_yticks()) == [0, 1, 2]
     assert panel.yaxis_inverted()
     np.testing.assert_allclose(curve(panel, 0)[0], [[0.5, 0], [10.5, 1]])
-    np.testing.assert_allclose(curve(panel, 1)[0], [[20.5, 2], [30.5, 1]])
+    np.testing.assert_allclose(curve(panel, 1)[0], [[30.5, 1], [20.5, 2]])
     deviation = np.std([0, 1], ddof=1)
     np.testing.assert_allclose(curve(panel, 0)[1][0], [[0.5 - deviation, 0], [0.5 + deviation, 0]])
     assert texts(figures[0].legends[0].get_texts()) == ["A", "B"]
@@ -538,59 +497,14 @@ def test_the_pictures_of_the_sweeps_that_come_along(name, tmp_path, monkeypatch)
 
 def test_nothing_done_draws_nothing(write, tmp_path):
     sweep = read(write("a", references=["pixels"]), tmp_path / "runs")
-    assert not results.picture(tmp_path / "a.png", sweep)
     measured(sweep.references[0], 0.5)  # a reference alone is no result
-    assert not results.picture(tmp_path / "a.png", sweep)
-    assert not (tmp_path / "a.png").exists()
     text = results.write(tmp_path, sweep)
     assert "| 1 | – | 0 of 1 |" in text
+    assert "No run is finished." in text
     assert {path.name for path in tmp_path.iterdir()} == {"a.md", "a.results.json", "files", "runs"}
 
 
-def test_what_is_written(sweep_of_sizes, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    text = results.write(out, sweep_of_sizes)
-    assert (out / "sizes.md").read_text() == f"# Sizes\n\nLarger is better.\n\n{text}\n"
-    assert text.startswith("| width |")
-    content = json.loads((out / "sizes.results.json").read_text())
-    rows = content["rows"]
-    assert [row["at"] for row in rows] == [8, 64, 4096, "untrained", "pixels"]
-    assert rows[0]["values"]["knn"] == [0.5, 0.53, 0.56]
-    assert [row["wanted"] for row in rows] == [3, 3, 3, 3, 1]
-    assert (out / "sizes.png").is_file()
-
-
-def test_a_run_of_a_recipe_that_has_changed_since_is_refused(write, tmp_path):
-    recipe = tmp_path / "own.flags"
-    recipe.write_text("# Mine.\n--epochs=5\n--flip=0\n")
-    path = write("a", flags={"flagfile": str(recipe), "flip": 0.5})
-    (run,) = read(path, tmp_path / "runs").runs
-    assert run.settings == {"epochs": "5", "flip": "0.5", "seed": "0"}
-    run.folder.parent.mkdir()
-    run.record_file.write_text(json.dumps(run.record()))
-    recipe.write_text("# Mine.\n--flip=1\n--epochs=5\n")  # nothing that counts
-    sweeps.check_folders(read(path, tmp_path / "runs").runs)
-    recipe.write_text("# Mine.\n--epochs=6\n")
-    with pytest.raises(ValueError, match=r"epochs=5\. Received: epochs=6"):
-        sweeps.check_folders(read(path, tmp_path / "runs").runs)
-
-
-def test_a_file_that_is_not_whole_is_no_result(write, tmp_path):
-    runs = [{"at": 1, "script": "linear_probe"}]
-    (run,) = read(write("a", runs=runs), tmp_path / "runs").runs
-    run.folder.mkdir(parents=True)
-    (run.folder / "linear_probe_fast_600.partial.json").write_text('{"resu')
-    assert run.measures() is None
-    found = {"results": {"backbone": {"top1": 0.5}}}
-    (run.folder / "linear_probe_fast_600.json").write_text(json.dumps(found))
-    assert run.measures() == {"accuracy": 0.5}
-    (run.folder / "linear_probe_fast_600.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"linear_probe_fast_600\.json must hold the results"):
-        run.measures()
-
-
-# The queue
+# Making runs
 
 
 def notes(folder, kind):
@@ -603,46 +517,34 @@ def calls(folder):
     return [name for file in folder.rglob("notes/calls") for name in file.read_text().split()]
 
 
-@pytest.mark.usefixtures("fake")
-def test_what_is_not_done_is_run_each_folder_once(write, tmp_path, capsys):
-    runs = [{"at": at, "flags": {"width": at, "value": at / 10}} for at in (1, 2)]
-    one = read(write("one", runs=runs), tmp_path)
-    two = read(write("two", runs=[*runs[:1], {"at": 3, "flags": {"width": 3}}]), tmp_path)
-    measured(one.runs[1], 0.75)
-    work = queue.Queue([*one.runs, *two.runs])
-    work.work()
-    assert work.failed == []
-    assert calls(tmp_path) == [one.runs[0].folder.name, two.runs[1].folder.name]
-    assert one.runs[0].measures() == two.runs[0].measures() == {"knn": 0.1, "few_labels": 0.05}
-    assert one.runs[1].measures() == {"knn": 0.75}
-    log = queue.log_file(one.runs[0])
-    assert tmp_path in log.parents
-    said = log.read_text().splitlines()
-    assert said == [f"$ {shlex.join(one.runs[0].command())}", f"working on {log.stem}"]
-    output = capsys.readouterr().out
-    assert f"{one.runs[0].folder.name}: knn 10.0, few_labels 5.0 (" in output
-    # Nothing is left to do.
-    work = queue.Queue([*one.runs, *two.runs])
-    work.work()
-    assert len(calls(tmp_path)) == 2
+def make(runs, jobs=1):
+    """Makes runs; returns those that failed."""
+    work = waves.Waves(jobs)
+    work.make(list(runs))
+    return work.failed
 
 
 @pytest.mark.usefixtures("fake")
 def test_a_run_that_fails_is_noted_and_the_others_go_on(write, tmp_path, capsys):
     flags = [{"fails": "yes"}, {"silent": "yes"}, {"width": 1}]
     sweep = read(write("a", runs=[{"at": i, "flags": f} for i, f in enumerate(flags)]), tmp_path)
-    work = queue.Queue(list(sweep.runs))
-    work.work()
-    assert work.failed == list(sweep.runs[:2])  # one with an error, one without a result
+    assert make(sweep.runs) == list(sweep.runs[:2])  # one with an error, one without a result
     assert [run.measures() is None for run in sweep.runs] == [True, True, False]
-    log = queue.log_file(sweep.runs[0])
-    assert "no luck" in log.read_text()
-    assert f"failed, no luck; see {log}" in capsys.readouterr().out
-    # What failed is tried again, and its log grows.
-    work.work()
-    assert len(calls(tmp_path)) == 5
-    assert log.read_text().count("no luck") == 2
-    assert work.failed == list(sweep.runs[:2])
+    logs = [run.beside("log") for run in sweep.runs]
+    output = capsys.readouterr().out.splitlines()
+    assert output[:2] == [
+        f"{logs[0].stem}: started; see {logs[0]}",
+        f"{logs[0].stem}: failed, no luck; see {logs[0]}",
+    ]
+    assert output[-1].startswith(f"{logs[2].stem}: knn 50.0, few_labels 25.0 (")
+    run = f"$ {shlex.join(sweep.runs[0].command())}\nworking on {logs[0].stem}\nno luck\n"
+    assert logs[0].read_text() == run
+    seconds = sweep.runs[0].record()["seconds"]
+    assert seconds > 0
+    # What failed is tried again, and its log and its time grow.
+    make(sweep.runs[:1])
+    assert logs[0].read_text() == 2 * run
+    assert sweep.runs[0].record()["seconds"] > seconds
 
 
 @pytest.mark.usefixtures("fake")
@@ -656,86 +558,28 @@ def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path, 
     with pytest.raises(ValueError, match=r"width=1-seed0 must be run first"):
         sweeps.check_folders(sweep.runs[:1])
     sweeps.check_folders(sweep.runs)
-    work = queue.Queue(list(sweep.runs), jobs=3)
-    work.work()
+    failed = make(sweep.runs, jobs=3)
     names = [run.folder.name for run in sweep.runs]
-    assert {run.folder.name for run in work.failed} == {names[1], names[3]}
+    assert {run.folder.name for run in failed} == {names[1], names[3]}
     assert sorted(calls(tmp_path)) == sorted([names[0], names[2], names[3]])
-    ended, began = notes(tmp_path, "ended"), notes(tmp_path, "began")
-    assert began[names[0]] >= ended[names[2]]
-    output = capsys.readouterr().out
-    assert f"{names[1]}: skipped, as {names[3]} has no backbone" in output
-    assert "4/4" in output.splitlines()[-1]
+    assert notes(tmp_path, "began")[names[0]] >= notes(tmp_path, "ended")[names[2]]
+    assert f"{names[1]}: skipped, as {names[3]} has no backbone" in capsys.readouterr().out
     # Trained, but for the measuring: that will do.
     sweep.runs[3].folder.mkdir()
     (sweep.runs[3].folder / "backbone.keras").touch()
-    work.work()
-    assert work.failed == [sweep.runs[3]]
+    assert make([sweep.runs[1], sweep.runs[3]]) == [sweep.runs[3]]
     assert sweep.runs[1].measures() is not None
 
 
 @pytest.mark.usefixtures("fake")
-def test_the_time_of_all_calls_is_added_up(write, tmp_path, monkeypatch):
-    sweep = read(write("a", runs=[{"at": 1, "flags": {"fails": "yes"}}]), tmp_path / "runs")
-    (run,) = sweep.runs
-    assert results.times(sweep) == "No run is finished."
-    clock = itertools.count(1000, 60)
-    monkeypatch.setattr(
-        queue, "time", types.SimpleNamespace(time=lambda: next(clock), sleep=time.sleep)
-    )
-    for calls_so_far in (1, 2):
-        queue.Queue([run]).work()
-        assert run.record()["seconds"] == 60 * calls_so_far
-    measured(run, 0.5)
-    assert results.times(sweep) == "Finished runs: 1, of 120 to 120 s, 2 minutes in all."
-
-
-@pytest.mark.usefixtures("fake")
-def test_so_many_at_a_time(write, tmp_path):
-    flags = {"together": 2}
-    entries = [{"at": at, "flags": flags | {"width": at}} for at in range(4)]
-    sweep = read(write("a", runs=entries), tmp_path)
-    queue.Queue(list(sweep.runs), jobs=2).work()
-    assert at_a_time(tmp_path) == 2
-    entries = [{"at": at, "flags": {"width": at}} for at in range(3)]
-    sweep = read(write("a", runs=entries), tmp_path / "one")
-    queue.Queue(list(sweep.runs), jobs=1).work()
-    assert at_a_time(tmp_path / "one") == 1
-
-
-def at_a_time(folder):
-    """How many runs there were at once."""
-    began, ended = notes(folder, "began"), notes(folder, "ended")
-    assert began.keys() == ended.keys()
-    return max(sum(began[a] <= time < ended[a] for a in began) for time in began.values())
-
-
-@pytest.mark.usefixtures("fake")
-def test_an_interrupt_lets_the_processes_save_and_ends_them(write, tmp_path, monkeypatch):
-    entries = [{"at": at, "flags": {"width": at, "endless": "yes"}} for at in range(3)]
-    sweep = read(write("a", runs=entries), tmp_path)
-    processes, deadline = [], time.monotonic() + 200
-    start = subprocess.Popen
-
-    def started(*args, **kwargs):
-        processes.append(start(*args, **kwargs))
-        return processes[-1]
-
-    def interrupted(seconds, sleep=time.sleep):
-        sleep(seconds)
-        if len(notes(tmp_path, "began")) == 2 or time.monotonic() > deadline:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(queue.subprocess, "Popen", started)
-    monkeypatch.setattr(queue.time, "sleep", interrupted)
-    work = queue.Queue(list(sweep.runs), jobs=2)
-    with pytest.raises(KeyboardInterrupt):
-        work.work()
-    assert len(notes(tmp_path, "saved")) == 2
-    assert not notes(tmp_path, "hurried")
-    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
-    assert len(calls(tmp_path)) == 2  # the third was not begun
-    assert not notes(tmp_path, "ended")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_so_many_at_a_time(write, tmp_path, jobs):
+    entries = [{"at": at, "flags": {"width": at, "together": jobs}} for at in range(4)]
+    make(read(write("a", runs=entries), tmp_path).runs, jobs)
+    began, ended = notes(tmp_path, "began"), notes(tmp_path, "ended")
+    assert len(ended) == 4
+    most = max(sum(began[a] <= time < ended[a] for a in began) for time in began.values())
+    assert most == jobs
 
 
 # The script
@@ -748,14 +592,13 @@ def test_the_script_runs_reports_and_skips(write, tmp_path, capsys):
     paths = [write("one", runs=runs, seeds=[0, 1], references=["pixels"]), write("two", runs=runs)]
     script.call("ablate", f"--sweep={','.join(paths)}", f"--out={out}", "--jobs=2")
     output = capsys.readouterr().out
-    assert len(calls(out / "runs")) == 5
+    assert len(calls(out / "runs")) == 5  # what both need, once
     for name in ("one", "two"):
         assert {path.suffix for path in out.glob(f"{name}.*")} == {".md", ".png", ".json"}
         assert f"Written to {out}/{name}.*" in output
     assert "| 1 | 11.0 ± 1.4 | 5.5 ± 0.7 | 2 |" in output
     assert (out / "two.md").read_text().count("\n| 2 | 20.0 | 10.0 | 1 |\n") == 1
 
-    capsys.readouterr()
     script.call("ablate", f"--sweep={','.join(paths)}", f"--out={out}", "--dry_run")
     assert capsys.readouterr().out == ""  # all is done
     script.call("ablate", f"--sweep={paths[0]}", f"--out={out}")
@@ -800,9 +643,8 @@ def test_a_failed_run_ends_with_one_line_that_names_the_log(write, tmp_path, cap
     path = write("one", runs=[{"at": 1, "flags": {"fails": "yes"}}, {"at": 2}])
     line = script.mistake(capsys, "ablate", f"--sweep={path}", f"--out={out}")
     (failed, done) = read(path, out / "runs").runs
-    assert str(queue.log_file(failed)) in line
-    assert str(queue.log_file(done)) not in line
-    assert "no luck" in queue.log_file(failed).read_text()
+    assert str(failed.beside("log")) in line
+    assert str(done.beside("log")) not in line
     assert "| 1 | – | – | 0 of 1 |\n| 2 | 50.0 | 25.0 | 1 |\n" in (out / "one.md").read_text()
 
 
@@ -820,12 +662,9 @@ def test_a_sweep_is_not_overwritten_by_its_results(write, tmp_path):
     [
         ([], ["--sweep is needed", "batch_size", "all"]),
         (["--sweep="], ["--sweep is needed"]),
-        (["--sweep=batchsize"], ["batch_size", "Received: batchsize"]),
-        (["--sweep=batch_size,los"], ["Received: los"]),
+        (["--sweep=batch_size,los"], ["batch_size", "Received: los"]),
         (["--sweep={tmp}/none.json"], ["none.json"]),
-        (["--sweep={tmp}/broken.json"], ["broken.json must be a JSON file"]),
-        (["--sweep={tmp}/list.json"], ["list.json must hold a sweep"]),
-        (["--sweep={tmp}/script.json"], ["script.json", "Received: trian"]),
+        (["--sweep={tmp}/broken.json"], ["broken.json must hold a sweep"]),
         (["--sweep={tmp}/folder.json"], ["folder.json"]),
         (["--sweep={tmp}/latin.json"], ["latin.json"]),
         (["--sweep=labels"], ["fashion_mnist-seed0", "--sweep=ONE,OTHER"]),
@@ -833,7 +672,6 @@ def test_a_sweep_is_not_overwritten_by_its_results(write, tmp_path):
         (["--sweep=loss", "--data=digits"], ["--data=digits", "loss"]),
         (["--sweep=loss,{tmp}/loss.json"], ["different names"]),
         (["--sweep=loss", "--jobs=0"], ["jobs"]),
-        (["--sweep=loss", "--jobs=many"], ["jobs", "many"]),
         (["--sweep=loss", "--out={tmp}/broken.json"], ["broken.json"]),
         (["--sweep=loss", "--out={tmp}/broken.json/below"], ["broken.json"]),
         (["--sweep=loss", "--date=digits"], ["date"]),
@@ -843,11 +681,8 @@ def test_a_sweep_is_not_overwritten_by_its_results(write, tmp_path):
 def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.json").write_text('{"title": ')
-    (tmp_path / "list.json").write_text("[]")
     (tmp_path / "latin.json").write_bytes('{"title": "Größe"}'.encode("latin-1"))
     (tmp_path / "folder.json").mkdir()
-    wrong = {"title": "a", "x": "b", "runs": [{"at": 1, "script": "trian"}]}
-    (tmp_path / "script.json").write_text(json.dumps(wrong))
     before = set(tmp_path.rglob("*"))
     line = script.mistake(capsys, "ablate", *(a.format(tmp=tmp_path) for a in arguments))
     for word in words:
@@ -856,18 +691,16 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_lets_the_runs_save(write, fake_module, tmp_path):
-    """There the signal reaches the runs as well, which a second one would end at once."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_let_the_runs_save(write, fake_module, tmp_path, number):
     out = tmp_path / "out"
-    entries = [{"at": at, "flags": {"width": at, "endless": "yes"}} for at in (1, 2)]
+    entries = [{"at": at, "flags": {"width": at, "endless": "yes"}} for at in (1, 2, 3)]
     path = write("one", runs=entries)
     program = (
         "import runpy, signal, sys; from trainers.ablations import sweeps; "
         # Which is ignored in what a shell has started in the background.
         "signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "real = sweeps.SCRIPTS['pretrain']; "
-        "sweeps.SCRIPTS['pretrain'] = "
-        "sweeps.Script('fake_training', real.result, real.measures); "
+        "sweeps.SCRIPTS['pretrain'] = ('fake_training', *sweeps.SCRIPTS['pretrain'][1:]); "
         f"sys.argv = ['ablate', '--sweep={path}', '--out={out}', '--jobs=2']; "
         "runpy.run_module('trainers.ablate', run_name='__main__', alter_sys=True)"
     )
@@ -884,14 +717,19 @@ def test_ctrl_c_in_a_terminal_lets_the_runs_save(write, fake_module, tmp_path):
     while len(notes(out / "runs", "began")) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # to all of them, as a terminal does
+    else:
+        process.send_signal(number)
     try:
         output, errors = process.communicate(timeout=200)
     finally:
         process.kill()
     assert process.returncode == 130
     assert "The same command continues from here." in output
+    assert output.count(": stopped\n") == 2
     assert "Traceback" not in errors
     assert not notes(out / "runs", "hurried")
     assert len(notes(out / "runs", "saved")) == 2
-    assert "| 2 | 0 of 1 |\n" in (out / "one.md").read_text()  # what there is is told
+    assert len(calls(out / "runs")) == 2  # the third was not begun
+    assert "| 3 | 0 of 1 |\n" in (out / "one.md").read_text()  # what there is is told

@@ -25,6 +25,12 @@ class Row:
     values: dict
     wanted: int
 
+    def percent(self, measure):
+        """Computes mean and standard deviation (n − 1) over seeds in percent, NaN where unknown."""
+        values = np.array(self.values.get(measure, []))
+        mean = values.mean() if values.size else np.nan
+        return 100 * mean, 100 * (values.std(ddof=1) if values.size > 1 else np.nan)
+
 
 def rows(runs):
     """Groups the results of runs by setting: a list of `Row`s."""
@@ -33,50 +39,35 @@ def rows(runs):
         groups.setdefault((run.series, run.at), {})[run.folder] = run  # each seed once
     found = []
     for (series, at), seeds in groups.items():
-        members = list(seeds.values())
-        measures = [m for m in (run.measures() for run in members) if m is not None]
-        values = {
-            name: [m[name] for m in measures]
-            for name in MEASURES
-            if any(name in m for m in measures)
-        }
-        found.append(Row(at, series, values, len(members)))
+        measures = [m for m in (run.measures() for run in seeds.values()) if m is not None]
+        values = {name: [m[name] for m in measures if name in m] for name in MEASURES}
+        values = {name: numbers for name, numbers in values.items() if numbers}
+        found.append(Row(at, series, values, len(seeds)))
     return found
 
 
-def mean_and_deviation(values):
-    """Computes mean and standard deviation (n − 1) over seeds, NaN where unknown."""
-    values = np.asarray(values, float)
-    mean = values.mean() if values.size else np.nan
-    return mean, values.std(ddof=1) if values.size > 1 else np.nan
+def measures_of(found):
+    """Lists the measures that any of the rows has."""
+    return [name for name in MEASURES if any(name in row.values for row in found)]
 
 
 def table(sweep):
     """Formats a sweep as a Markdown table, in percent: mean ± deviation over the seeds."""
     own, references = rows(sweep.runs), rows(sweep.references)
-    found = own + references
-    measures = [name for name in MEASURES if any(name in row.values for row in found)]
-    series = any(row.series for row in own)
-    header = [
-        sweep.x,
-        *(["curve"] if series else []),
-        *(label(sweep, m) for m in measures),
-        "seeds",
-    ]
-    lines = []
-    for row in found:
-        reference = row in references
-        first = row.series if reference else f"{row.at:,}" if _is_number(row.at) else row.at
-        cells = [first, *(["" if reference else row.series] if series else [])]
-        for name in measures:
-            mean, deviation = mean_and_deviation(row.values.get(name, []))
-            text = "–" if np.isnan(mean) else f"{100 * mean:.1f}"
-            cells.append(text if np.isnan(deviation) else f"{text} ± {100 * deviation:.1f}")
+    measures = measures_of(own + references)
+    curves = any(row.series for row in own)
+    lines = [[sweep.x, *["curve"] * curves, *(label(sweep, m) for m in measures), "seeds"]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for row in own + references:
+        first, series = (row.series, "") if row in references else (row.at, row.series)
+        cells = [f"{first:,}" if _is_number(first) else first, *[series] * curves]
+        for mean, deviation in map(row.percent, measures):
+            text = "–" if np.isnan(mean) else f"{mean:.1f}"
+            cells.append(text if np.isnan(deviation) else f"{text} ± {deviation:.1f}")
         done = max((len(values) for values in row.values.values()), default=0)
         cells.append(str(done) if done == row.wanted else f"{done} of {row.wanted}")
         lines.append(cells)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def picture(path, sweep):
@@ -92,25 +83,27 @@ def picture(path, sweep):
     Returns:
         bool, False if there is nothing to draw.
     """
-    found = [row for row in rows(sweep.runs) if row.values]
-    measures = [name for name in MEASURES if any(name in row.values for row in found)]
+    found, references = rows(sweep.runs), rows(sweep.references)
+    measures = measures_of(found)
     if not measures:
         return False
-    all_references = rows(sweep.references)
-    places = list(dict.fromkeys(row.at for row in found))
-    numbers = all(_is_number(place) for place in places)
+    places = list(dict.fromkeys(row.at for row in found if row.values))
+    numbers = all(map(_is_number, places))
     height = 3.4 if numbers else 1.6 + 0.28 * len(places)
     width = (0.6 if numbers else 2.2) + 3.4 * len(measures)
     figure, panels = figures.new(width, height, columns=len(measures), sharey=not numbers)
     for panel, measure in zip(panels, measures, strict=True):
-        rows_of_panel = [row for row in found if measure in row.values]
-        references = [row for row in all_references if measure in row.values]
+        _draw(panel, places, found, references, measure)
         if numbers:
-            _curves(panel, places, rows_of_panel, measure, references, sweep.log)
             panel.set_xlabel(sweep.x)
+            if sweep.log:
+                panel.set_xscale("log", base=2)
+            panel.set_xticks(places, [f"{place:g}" for place in places], rotation=45)
+            panel.minorticks_off()
         else:
-            _list(panel, places, rows_of_panel, measure, references)
             panel.set_xlabel("accuracy in percent")
+            panel.set_yticks(range(len(places)), [str(place) for place in places])
+            panel.set_ylim(len(places) - 0.5, -0.5)  # the first on top
         panel.set_title(label(sweep, measure), fontsize=10)
         panel.grid(alpha=0.3)
     if numbers:
@@ -130,54 +123,29 @@ def label(sweep, measure):
     return f"linear probe, {sweep.runs[0].flags.get('few_labels', 600)} labels"
 
 
-def _curves(panel, places, found, measure, references, log):
-    """Draws accuracy over numbers."""
-    for index, (name, own) in enumerate(_by_series(found).items()):
-        own = sorted(own, key=lambda row: row.at)
-        means, deviations = _percent(own, measure)
-        panel.errorbar(
-            [row.at for row in own], means, deviations, label=name, capsize=3, **_style(index)
-        )
-    for row, style in zip(references, _REFERENCE_STYLES, strict=False):
-        panel.axhline(_percent([row], measure)[0][0], label=row.series, **style)
-    if log:
-        panel.set_xscale("log", base=2)
-    panel.set_xticks(places, [f"{place:g}" for place in places], rotation=45)
-    panel.minorticks_off()
-
-
-def _list(panel, places, found, measure, references):
-    """Draws accuracy by category."""
-    for index, (name, own) in enumerate(_by_series(found).items()):
-        means, deviations = _percent(own, measure)
-        at = [places.index(row.at) for row in own]
-        style = _style(index) | {"linestyle": ""}
-        panel.errorbar(means, at, xerr=deviations, label=name, capsize=3, **style)
-    for row, style in zip(references, _REFERENCE_STYLES, strict=False):
-        panel.axvline(_percent([row], measure)[0][0], label=row.series, **style)
-    panel.set_yticks(range(len(places)), [str(place) for place in places])
-    panel.set_ylim(len(places) - 0.5, -0.5)  # the first on top
-
-
-_REFERENCE_STYLES = [{"color": "#777777", "linestyle": style} for style in ("--", ":")]
-
-
-def _by_series(found):
-    """Groups rows by the names of their curves."""
-    names = dict.fromkeys(row.series for row in found)
-    return {name or "Barlow Twins": [r for r in found if r.series == name] for name in names}
-
-
-def _percent(found, measure):
-    """Returns means and deviations in percent; unknown deviations are NaN, drawn as no bar."""
-    pairs = [mean_and_deviation(row.values[measure]) for row in found]
-    return 100 * np.array(pairs).T
-
-
-def _style(index):
-    """Returns color and marker of a curve."""
-    color = figures.COLORS[index % len(figures.COLORS)]
-    return {"color": color, "marker": figures.MARKS[index % len(figures.MARKS)]}
+def _draw(panel, places, found, references, measure):
+    """Draws a curve over numbers, or points beside categories, per series, and the references."""
+    numbers = all(map(_is_number, places))
+    known = [row for row in found if measure in row.values]
+    for index, series in enumerate(dict.fromkeys(row.series for row in known)):
+        own = {
+            row.at if numbers else places.index(row.at): row
+            for row in known
+            if row.series == series
+        }
+        at = sorted(own)
+        means, deviations = np.array([own[place].percent(measure) for place in at]).T
+        style = {"color": figures.COLORS[index % len(figures.COLORS)], "capsize": 3}
+        style |= {"marker": figures.MARKS[index % len(figures.MARKS)]}
+        style |= {"label": series or "Barlow Twins"}
+        if numbers:
+            panel.errorbar(at, means, deviations, **style)
+        else:
+            panel.errorbar(means, at, xerr=deviations, linestyle="", **style)
+    line = panel.axhline if numbers else panel.axvline
+    shown = [row for row in references if measure in row.values]
+    for row, style in zip(shown, ("--", ":"), strict=False):
+        line(row.percent(measure)[0], label=row.series, color="#777777", linestyle=style)
 
 
 def write(folder, sweep):

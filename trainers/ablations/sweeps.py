@@ -17,9 +17,10 @@
 pretraining: "linear_probe", "raw_pixels" or "finetune". {seed} and {runs} (the folder of all runs)
 are filled in in the values of its flags, so that it can use a backbone that another sweep trained.
 
-A run's folder is named after the recipe, or the sweep if there is none, and the run's own flags.
-Sweeps of the same recipe therefore share runs, such as the one that changes nothing. The flags that
-made a folder are recorded beside it, and a run with other flags is refused.
+A run's folder is named after the recipe, or the sweep if there is none, and the run's own flags:
+digits,batch_size=32,rate=1.1-seed0, say. Sweeps of the same recipe therefore share runs, such as
+the one that changes nothing. The flags that made a folder are recorded beside it, and a run with
+other flags is refused.
 """
 
 import dataclasses
@@ -33,42 +34,14 @@ import sys
 SWEEPS = pathlib.Path(__file__).parent / "sweeps"
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 REFERENCES = {"untrained": "untrained backbone", "pixels": "raw pixels"}
-_SWEEP = {"title", "finding", "x", "log", "flags", "seeds", "references", "runs"}
-_RUN = {"at", "flags", "series", "seeds", "script"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Script:
-    """A command that makes runs.
-
-    Attributes:
-        module: module that `python -m` runs.
-        result: glob pattern of the last file that it writes to its workdir.
-        measures: dict from names of measures to the path of keys that leads to each in that file.
-    """
-
-    module: str
-    result: str
-    measures: dict
-
-
+_MEASURED = {name: [name] for name in ("knn", "probe", "few_labels")}
+_PROBE = ("trainers.linear_probe", "linear_probe_fast*.json")
+# Script: its module, the last file that it writes, and the keys that lead to each measure in there.
 SCRIPTS = {
-    "pretrain": Script(
-        "trainers.ablations.run",
-        "measured.json",
-        {"knn": ["knn"], "probe": ["probe"], "few_labels": ["few_labels"]},
-    ),
-    "linear_probe": Script(
-        "trainers.linear_probe",
-        "linear_probe_fast*.json",
-        {"accuracy": ["results", "backbone", "top1"]},
-    ),
-    "raw_pixels": Script(
-        "trainers.linear_probe",
-        "linear_probe_fast*.json",
-        {"accuracy": ["results", "raw pixels", "top1"]},
-    ),
-    "finetune": Script("trainers.finetune", "summary.json", {"accuracy": ["last", "top1"]}),
+    "pretrain": ("trainers.ablations.run", "measured.json", _MEASURED),
+    "linear_probe": (*_PROBE, {"accuracy": ["results", "backbone", "top1"]}),
+    "raw_pixels": (*_PROBE, {"accuracy": ["results", "raw pixels", "top1"]}),
+    "finetune": ("trainers.finetune", "summary.json", {"accuracy": ["last", "top1"]}),
 }
 # Names of the measures in tables and plots.
 MEASURES = {
@@ -81,16 +54,7 @@ MEASURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run of a sweep.
-
-    Attributes:
-        at: place on the horizontal axis.
-        series: curve that it belongs to; "" for the only one.
-        seed: int.
-        script: key of `SCRIPTS`.
-        flags: dict from names of flags to values, those of the sweep included.
-        folder: its workdir.
-    """
+    """One run: an entry of a sweep with one seed, all flags, and the folder that is its workdir."""
 
     at: int | float | str
     series: str
@@ -99,42 +63,9 @@ class Run:
     flags: dict
     folder: pathlib.Path
 
-    @property
-    def result_file(self):
-        """The file with the results, or None if the run is not finished."""
-        found = sorted(self.folder.glob(SCRIPTS[self.script].result))
-        return next((file for file in found if ".partial" not in file.suffixes), None)
-
-    @property
-    def settings(self):
-        """All flags as strings, including the recipe's; a backbone is named by its run's folder.
-
-        Raises:
-            OSError: if there is no such recipe.
-        """
-        flags = {name: str(value) for name, value in self.flags.items() if name != "flagfile"}
-        if self.needs:
-            flags["backbone"] = self.needs.name  # the folder of all runs may be moved
-        if "flagfile" not in self.flags:
-            return flags
-        lines = _recipe(self.flags["flagfile"]).read_text(encoding="utf-8").splitlines()
-        given = (line.removeprefix("--").partition("=") for line in lines if line.startswith("--"))
-        return {name: value for name, _, value in given} | flags
-
-    @property
-    def record_file(self):
-        """The file beside the folder that records its settings and time."""
-        return pathlib.Path(f"{self.folder}.json")
-
-    def record(self):
-        """Reads `record_file`: a dict of "settings" and "seconds".
-
-        Without the file the run has not begun, or not from here: a printed command may have been
-        run elsewhere.
-        """
-        if not self.record_file.exists():
-            return {"settings": self.settings, "seconds": 0.0}
-        return json.loads(self.record_file.read_text(encoding="utf-8"))
+    def beside(self, ending):
+        """Returns a file beside the folder, which does not exist at the start."""
+        return pathlib.Path(f"{self.folder}.{ending}")
 
     @property
     def needs(self):
@@ -142,62 +73,70 @@ class Run:
         backbone = pathlib.Path(self.flags.get("backbone", "."))
         return backbone if backbone.parent == self.folder.parent else None
 
-    @property
-    def backbone_file(self):
-        """The file of the backbone that this run uses from another, or None."""
-        return self.needs and self.needs / "backbone.keras"
+    def has_backbone(self):
+        """Returns whether the backbone that this run uses from another has been trained."""
+        return (self.needs / "backbone.keras").exists()
 
     @property
-    def is_stale(self):
-        """True if the backbone that this run used has been retrained since."""
-        backbone, result = self.backbone_file, self.result_file
-        if not (result and backbone and backbone.exists()):
-            return False
-        return backbone.stat().st_mtime > result.stat().st_mtime
+    def settings(self):
+        """All flags as strings, the recipe's included; a backbone is named by its run's folder."""
+        flags = {name: str(value) for name, value in self.flags.items()}
+        recipe = flags.pop("flagfile", None)
+        if self.needs:
+            flags["backbone"] = self.needs.name  # the folder of all runs may be moved
+        lines = _recipe(recipe).read_text(encoding="utf-8").splitlines() if recipe else []
+        given = (line.removeprefix("--").partition("=") for line in lines if line.startswith("--"))
+        return {name: value for name, _, value in given} | flags
+
+    def record(self):
+        """Reads the recorded "settings" and "seconds"; these settings and 0 if there is no record.
+
+        A printed command may have been run elsewhere.
+        """
+        file = self.beside("json")
+        if not file.exists():
+            return {"settings": self.settings, "seconds": 0.0}
+        return json.loads(file.read_text(encoding="utf-8"))
 
     def measures(self):
-        """Reads the results, a dict of floats 0 to 1; None if the run is not finished.
-
-        Raises:
-            ValueError: if the file does not hold them.
-        """
-        file = self.result_file
-        if file is None:
+        """Reads the results, a dict of floats 0 to 1; None if the run is not finished."""
+        _, pattern, places = SCRIPTS[self.script]
+        files = sorted(f for f in self.folder.glob(pattern) if ".partial" not in f.suffixes)
+        if not files:
             return None
-        found = {}
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            for name, keys in SCRIPTS[self.script].measures.items():
-                found[name] = functools.reduce(operator.getitem, keys, content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file} must hold the results of a run. Received: {error!r}"
-            ) from error
+        content = json.loads(files[0].read_text(encoding="utf-8"))
+        found = {name: functools.reduce(operator.getitem, places[name], content) for name in places}
         return {name: value for name, value in found.items() if value is not None}
 
     def command(self):
         """Returns the command that makes the run, a list of strings."""
-        flags = {"workdir": str(self.folder), **self.flags}
-        # The recipe first, as the last value of a flag counts.
-        ordered = sorted(flags.items(), key=lambda item: item[0] != "flagfile")
-        return [sys.executable, "-m", SCRIPTS[self.script].module, *map(_flag, ordered)]
+        flags, arguments = {"workdir": self.folder, **self.flags}, []
+        if "flagfile" in flags:  # first, as the last value of a flag counts
+            arguments.append(f"--flagfile={_recipe(flags.pop('flagfile'))}")
+        for name, value in flags.items():
+            switch = f"--{'' if value else 'no'}{name}"
+            arguments.append(switch if isinstance(value, bool) else f"--{name}={value}")
+        return [sys.executable, "-m", SCRIPTS[self.script][0], *arguments]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """A sweep, with attributes as in the head of this module.
 
-    `runs` are those of all seeds, in order; `uses_data` is True if they leave the images open.
+    `runs` and `references` are tuples of `Run`s, of all seeds and in order; `uses_data` is True if
+    they leave the images open.
     """
 
     name: str
+    uses_data: bool
     title: str
-    finding: str
     x: str
-    log: bool
     runs: tuple
-    references: tuple
-    uses_data: bool = False
+    references: tuple = ()
+    finding: str = ""
+    log: bool = False
+    flags: dict = dataclasses.field(default_factory=dict)
+    seeds: tuple = (0,)
 
 
 def read(name, data, folder):
@@ -207,9 +146,6 @@ def read(name, data, folder):
         name: name of a file in trainers/ablations/sweeps, or path of another `.json` file.
         data: string that replaces {data} in the flags, or None.
         folder: folder of all runs, each in a folder of its own.
-
-    Returns:
-        A `Sweep`.
 
     Raises:
         ValueError: if there is no such sweep, or the file is not as described above.
@@ -221,94 +157,50 @@ def read(name, data, folder):
         )
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-    except ValueError as error:  # not text, or not JSON
-        raise ValueError(f"{path} must be a JSON file. {error}") from error
-    _check_content(content, path)
-    if data is None and "{data}" in text:
-        raise ValueError(f"--data is needed: {path.name} leaves the images open.")
-    folder = pathlib.Path(folder)
-    common, seeds = content.get("flags", {}), content.get("seeds", [0])
-    places = {"data": data, "runs": folder}
-
-    def runs_of(entry):
-        own, script = entry.get("flags", {}), entry.get("script", "pretrain")
-        for seed in entry.get("seeds", seeds):
-            flags = {**common, **own, "seed": seed}
-            for name, value in flags.items():
-                flags[name] = _filled(value, {"seed": seed, **places}, path)
-            recipe = common.get("flagfile", path.stem)
-            # Without the backbone of another run, which the seed implies.
-            named = {key: v for key, v in own.items() if not str(v).startswith("{runs}")}
-            where = folder / folder_name(recipe, script, named, seed)
-            yield Run(entry["at"], entry.get("series", ""), seed, script, flags, where)
-
-    references = [
-        {"at": kind, "series": REFERENCES[kind], "flags": {"measure": kind}}
-        | ({"seeds": seeds[:1]} if kind == "pixels" else {})  # nothing about them is random
-        for kind in content.get("references", [])
-    ]
-    return Sweep(
-        path.stem,
-        content["title"],
-        content.get("finding", ""),
-        content["x"],
-        content.get("log", False),
-        tuple(run for entry in content["runs"] for run in runs_of(entry)),
-        tuple(run for entry in references for run in runs_of(entry)),
-        "{data}" in text,
-    )
-
-
-def _filled(value, places, path):
-    """Fills in what stands in braces in a flag's value."""
-    try:
-        return value.format(**places) if isinstance(value, str) else value
-    except (LookupError, ValueError, AttributeError) as error:
+        sweep = Sweep(path.stem, "{data}" in text, **json.loads(text))
+        sweep = _with_runs(sweep, {"data": data, "runs": pathlib.Path(folder)})
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} must have only {', '.join(map('{{{}}}'.format, places))} in braces. "
-            f"Received: {value}"
+            f"{path} must hold a sweep, as trainers/ablations/sweeps.py describes it. "
+            f"Received: {error!r}"
         ) from error
+    if data is None and sweep.uses_data:
+        raise ValueError(f"--data is needed: {path.name} leaves the images open.")
+    return sweep
 
 
-def _check_content(content, path):
-    """Refuses content that is not as described above."""
-    _check(content, _SWEEP, {"title", "x", "runs"}, path)
-    if not content["runs"]:
-        raise ValueError(f"runs in {path} must be at least one. Received: []")
-    for entry in content["runs"]:
-        _check(entry, _RUN, {"at"}, path)
-        if not isinstance(entry["at"], (int, float, str)):
-            raise ValueError(f"at in {path} must be a number or text. Received: {entry['at']}")
-        _known(entry.get("script", "pretrain"), SCRIPTS, "script", path)
-    places = [(entry.get("series", ""), entry["at"]) for entry in content["runs"]]
-    for place in places:
-        if places.count(place) > 1:  # they would pass for seeds of one setting
-            raise ValueError(
-                f"at in {path} must differ within a series. Received twice: {place[1]}"
-            )
-    for kind in content.get("references", []):
-        _known(kind, REFERENCES, "references", path)
+def _with_runs(sweep, places):
+    """Returns the sweep with `Run`s in place of the file's entries; `places` are what braces name.
 
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: if the entries are not as described.
+    """
 
-def _check(entry, known, needed, path):
-    """Refuses an entry with unknown or missing keys, or with values of the wrong type."""
-    given = set(entry) if isinstance(entry, dict) else {type(entry).__name__}
-    if not needed <= given <= known:
-        raise ValueError(
-            f"{path} must hold a sweep. Missing: {', '.join(sorted(needed - given)) or 'nothing'}; "
-            f"unknown: {', '.join(sorted(given - known)) or 'nothing'}."
-        )
-    for name, kind in {"runs": list, "seeds": list, "references": list, "flags": dict}.items():
-        if not isinstance(entry.get(name, kind()), kind):
-            meant = "a list" if kind is list else "an object"
-            raise ValueError(f"{name} in {path} must be {meant}. Received: {entry[name]}")
+    def runs(at, flags=(), series="", seeds=sweep.seeds, script="pretrain"):
+        own = dict(flags)
+        parts = [sweep.flags.get("flagfile", sweep.name)]
+        parts += [script] if script != "pretrain" else []
+        # Without the backbone of another run, which the seed implies.
+        parts += [f"{k}={v}" for k, v in sorted(own.items()) if not str(v).startswith("{runs}")]
+        if script not in SCRIPTS:
+            raise ValueError(f"script {script}, which is none of {', '.join(SCRIPTS)}")
+        for seed in seeds:
+            given = {
+                key: value.format(seed=seed, **places) if isinstance(value, str) else value
+                for key, value in {**sweep.flags, **own, "seed": seed}.items()
+            }
+            name = re.sub(r"[^\w.,=%-]+", "_", ",".join(parts)) + f"-seed{seed}"
+            yield Run(at, series, seed, script, given, places["runs"] / name)
 
-
-def _known(value, choices, name, path):
-    """Refuses a value that is not among the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} in {path} must be one of {', '.join(choices)}. Received: {value}")
+    if len({(e.get("series", ""), e["at"]) for e in sweep.runs}) < max(1, len(sweep.runs)):
+        raise ValueError("no runs, or the same at twice within a series")
+    found, references = [], []
+    for entry in sweep.runs:
+        found += runs(**entry)
+    for kind in sweep.references:
+        seeds = sweep.seeds[:1] if kind == "pixels" else sweep.seeds  # pixels are never random
+        references += runs(kind, {"measure": kind}, REFERENCES[kind], seeds)
+    return dataclasses.replace(sweep, runs=tuple(found), references=tuple(references))
 
 
 def check_folders(runs):
@@ -316,8 +208,7 @@ def check_folders(runs):
 
     Raises:
         ValueError: if a folder holds, or is meant to hold, a run with other settings, of which the
-            first is named; or if the backbone that a run uses is neither trained nor about to be,
-            or has been retrained since.
+            first is named; or if the backbone that a run uses is neither trained nor about to be.
     """
     recorded, folders = {}, {run.folder for run in runs}
     for run in runs:
@@ -329,13 +220,7 @@ def check_folders(runs):
                     f"{run.folder} belongs to a run with {name}={theirs.get(name)}. "
                     f"Received: {name}={ours.get(name)}. Choose another --out."
                 )
-        if run.is_stale:
-            raise ValueError(
-                f"{run.folder} was made with a backbone that has been retrained since. Delete it, "
-                f"or choose another --out. Received: {run.needs}, which is newer."
-            )
-    for run in runs:
-        if run.needs and run.needs not in folders and not run.backbone_file.exists():
+        if run.needs and run.needs not in folders and not run.has_backbone():
             raise ValueError(
                 f"The sweep that trains {run.needs} must be run first, or be given as well: "
                 "--sweep=ONE,OTHER. Received: only a sweep that uses its backbone."
@@ -347,23 +232,6 @@ def names():
     return sorted(path.stem for path in SWEEPS.glob("*.json"))
 
 
-def folder_name(recipe, script, own, seed):
-    """Returns the name of a run's folder: digits,batch_size=32,rate=1.1-seed0, say."""
-    differing = [f"{key}={value}" for key, value in sorted(own.items())]
-    text = ",".join([recipe, *([script] if script != "pretrain" else []), *differing])
-    return re.sub(r"[^\w.,=%-]+", "_", text) + f"-seed{seed}"
-
-
 def _recipe(name):
     """Returns the file of a recipe, given its name or path."""
     return pathlib.Path(name) if name.endswith(".flags") else RECIPES / f"{name}.flags"
-
-
-def _flag(item):
-    """Formats an argument for absl: --name=value, --name, --noname."""
-    name, value = item
-    if name == "flagfile":
-        value = _recipe(value)
-    if isinstance(value, bool):
-        return f"--{'' if value else 'no'}{name}"
-    return f"--{name}={value}"
