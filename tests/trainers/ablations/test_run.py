@@ -25,18 +25,6 @@ KEYS = ["knn", "probe", "few", "few_labels", "few_labels_deviation", "measured_o
 KEYS += ["seconds_of_last_call"]
 
 
-def ablate(*arguments):
-    """The command as users call it."""
-    return subprocess.run(
-        [sys.executable, "-m", "trainers.ablate", *map(str, arguments)],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def run(*arguments):
     """A run in this process."""
     script.call("run", *arguments, package="trainers.ablations")
@@ -65,7 +53,15 @@ def sweep_file(tmp_path_factory):
 def finished(sweep_file, tmp_path_factory):
     """Folder and output of a sweep of one training and one reference."""
     out = tmp_path_factory.mktemp("out") / "ablations"
-    result = ablate(f"--sweep={sweep_file}", "--data=digits", f"--out={out}", "--jobs=2")
+    flags = [f"--sweep={sweep_file}", "--data=digits", f"--out={out}", "--jobs=2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "trainers.ablate", *flags],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr + result.stdout
     assert result.stderr == ""
     return out, result.stdout
@@ -174,21 +170,6 @@ def test_an_untrained_backbone(runs, tmp_path):
         assert list(found[-1]) == KEYS
     others = [read(run.folder) for run in runs]
     assert len({measures["knn"] for measures in (*found, *others)}) == 4
-
-
-@pytest.mark.slow
-def test_wrong_data_end_with_one_line_that_names_the_log(sweep_file, tmp_path, capsys):
-    out = tmp_path / "out"
-    content = json.loads(sweep_file.read_text())
-    content |= {"runs": [{"at": "pixels", "flags": {"measure": "pixels"}}], "references": []}
-    path = tmp_path / "pixels.json"
-    path.write_text(json.dumps(content))
-    line = script.mistake(capsys, "ablate", f"--sweep={path}", "--data=digit", f"--out={out}")
-    (log,) = (out / "runs").rglob("*.log")
-    assert str(log) in line
-    assert "error: Data must be one of" in log.read_text()
-    assert "did you mean digits?" in log.read_text()
-    assert "Traceback" not in log.read_text()
 
 
 def write_images(folder, count, size=16):
