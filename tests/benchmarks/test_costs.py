@@ -87,7 +87,7 @@ def test_published_run():
 
 
 @pytest.mark.parametrize(
-    ("rows", "d", "count"), [(64, 512, 1), (512, 512, 1), (2048, 512, 1), (128, 8192, 16)]
+    ("rows", "d", "count"), [(511, 512, 1), (512, 512, 1), (511, 4096, 8), (512, 4096, 8)]
 )
 def test_the_form_is_what_the_objective_chooses(rows, d, count):
     chosen = objective.choose_form(rows, d, replica_count=count)
