@@ -214,8 +214,8 @@ def test_wrong_flags_are_refused(wrong, message):
         same_training.checked(args(**wrong))
 
 
-@pytest.mark.parametrize("wrong", [{"images": 1200}, {"images": 15}, {"batch_size": 41}])
-def test_too_few_or_too_many_images_are_refused(wrong):
+@pytest.mark.parametrize("wrong", [{"images": 15}, {"batch_size": 41}])
+def test_too_few_images_are_refused(wrong):
     with pytest.raises(ValueError, match="images must be at least"):
         same_training.opened(args(**wrong), [16])
 

@@ -191,11 +191,6 @@ def test_a_sweep_is_read(write):
     assert flags_of(sweep.references[0])["measure"] == "untrained"
 
 
-def test_a_recipe_may_be_a_file(write, tmp_path):
-    path = write("a", flags={"flagfile": f"{tmp_path}/mine.flags"})
-    assert f"--flagfile={tmp_path}/mine.flags" in read(path).runs[0].command()
-
-
 def test_other_scripts(write, tmp_path):
     entries = [
         {"at": kind, "script": kind, "flags": {"backbone": "{runs}/a-seed{seed}", **flags}}
@@ -344,6 +339,7 @@ def test_a_run_of_a_recipe_that_has_changed_since_is_refused(write, tmp_path):
     recipe.write_text("# Mine.\n--epochs=5\n--flip=0\n")
     path = write("a", flags={"flagfile": str(recipe), "flip": 0.5})
     (run,) = read(path, tmp_path / "runs").runs
+    assert f"--flagfile={recipe}" in run.command()
     assert run.settings == {"epochs": "5", "flip": "0.5", "seed": "0"}
     run.folder.parent.mkdir()
     run.beside("json").write_text(json.dumps(run.record()))
