@@ -7,50 +7,52 @@ ones. At the end OUT/NAME.md holds the table, OUT/NAME.png the plot and OUT/NAME
 numbers.
 """
 
+import dataclasses
 import pathlib
 import shlex
 import signal
 
-from absl import flags
-
 from trainers.ablations import sweeps
 from trainers.cli import command
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_list(
-    "sweep", None, f"Sweeps to run: {', '.join(sweeps.names())}; all; or .json files."
-)
-flags.DEFINE_string(
-    "data",
-    None,
-    "Images to train on, as for trainers.pretrain, in sweeps that leave them open as {data}.",
-)
-flags.DEFINE_string("out", "runs/ablations", "Folder of the runs, tables and plots.")
-flags.DEFINE_integer("jobs", 1, "Number of concurrent runs, which share the cores.", lower_bound=1)
-flags.DEFINE_bool("dry_run", False, "Only print the commands of the runs that are not finished.")
-flags.DEFINE_bool("report", False, "Only write the tables and plots of the finished runs.")
+from trainers.runs.settings import Settings, setting
 
 
-def main():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblateSettings(Settings):
+    """The flags."""
+
+    sweep: tuple[str, ...] = setting(
+        (), f"Sweeps to run: {', '.join(sweeps.names())}; all; or .json files."
+    )
+    data: str | None = setting(
+        None,
+        "Images to train on, as for trainers.pretrain, in sweeps that leave them open as {data}.",
+    )
+    out: str = setting("runs/ablations", "Folder of the runs, tables and plots.")
+    jobs: int = setting(1, "Number of concurrent runs, which share the cores.", least=1)
+    dry_run: bool = setting(False, "Only print the commands of the runs that are not finished.")
+    report: bool = setting(False, "Only write the tables and plots of the finished runs.")
+
+
+def ablate(flags):
     """Makes the runs, then writes tables and plots."""
     with command.mistakes:
-        wanted = read_sweeps()
+        wanted = read_sweeps(flags)
         runs = [run for sweep in wanted for run in (*sweep.references, *sweep.runs)]
         sweeps.check_folders(runs)
         unfinished = [r for r in {run.folder: run for run in runs}.values() if r.measures() is None]
-        if FLAGS.dry_run:
+        if flags.dry_run:
             for run in unfinished:
                 print(shlex.join(["python", *run.command()[1:]]))
             return
         with command.quiet_start():
             from trainers.ablations import results, waves
 
-        out = pathlib.Path(FLAGS.out)
+        out = pathlib.Path(flags.out)
         out.mkdir(parents=True, exist_ok=True)
-        work = waves.Waves(FLAGS.jobs)
+        work = waves.Waves(flags.jobs)
         try:
-            if not FLAGS.report:
+            if not flags.report:
                 signals_interrupt()
                 print(f"Runs that are not finished: {len(unfinished)}")
                 work.make(unfinished)
@@ -78,28 +80,33 @@ def signals_interrupt():
             signal.signal(number, signal.default_int_handler)
 
 
-def read_sweeps():
+def read_sweeps(flags):
     """Reads the sweeps that the flags name.
 
     Raises:
         ValueError: if there is no such sweep, two have the same name, or --data fits none.
     """
-    if not FLAGS.sweep:
+    if not flags.sweep:
         raise ValueError(f"--sweep is needed: {', '.join(sweeps.names())}, or all.")
-    chosen = sweeps.names() if FLAGS.sweep == ["all"] else FLAGS.sweep
+    chosen = sweeps.names() if flags.sweep == ("all",) else flags.sweep
     chosen = list(dict.fromkeys(chosen))
     stems = [pathlib.Path(name).stem for name in chosen]
     if len(set(stems)) < len(stems):
         raise ValueError(f"Sweeps must have different names. Received: {', '.join(chosen)}")
-    runs = pathlib.Path(FLAGS.out) / "runs"
-    found = [sweeps.read(name, FLAGS.data, runs) for name in chosen]
-    if FLAGS.data and not any(sweep.uses_data for sweep in found):
+    runs = pathlib.Path(flags.out) / "runs"
+    found = [sweeps.read(name, flags.data, runs) for name in chosen]
+    if flags.data and not any(sweep.uses_data for sweep in found):
         raise ValueError(
             "--data requires a sweep that leaves the images open. "
-            f"Received: --data={FLAGS.data} with {', '.join(chosen)}, which names its own."
+            f"Received: --data={flags.data} with {', '.join(chosen)}, which names its own."
         )
     return found
 
 
+def main():
+    """Runs the command."""
+    command.run(ablate, AblateSettings)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    main()

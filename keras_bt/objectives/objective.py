@@ -31,8 +31,8 @@ class Objective:
 
     >>> class Distance(Objective):
     ...     def terms(self, za, zb, replicas):
-    ...         n = replicas.sum(ops.cast(ops.shape(za)[0], za.dtype))  # of the global batch
-    ...         return {"distance": ops.sum(ops.square(za - zb)) / n}
+    ...         n = replicas.sum(keras.ops.cast(keras.ops.shape(za)[0], za.dtype))  # all images
+    ...         return {"distance": keras.ops.sum((za - zb) ** 2) / n}
     ...
     ...     def loss(self, terms):
     ...         return terms["distance"]

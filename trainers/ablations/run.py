@@ -13,7 +13,7 @@ import time
 
 from trainers.cli import command
 from trainers.pretrain import default_recipe
-from trainers.runs.settings import PretrainingSettings, setting
+from trainers.runs.settings import LinearProbeSettings, PretrainingSettings, setting
 
 MEASURED = "measured.json"
 DRAWS = 10
@@ -40,6 +40,11 @@ class AblationSettings(PretrainingSettings):
         least=1,
         identity=False,
     )
+
+    def __post_init__(self):
+        if not self.workdir:
+            raise ValueError("--workdir is needed.")
+        super().__post_init__()
 
 
 def run(settings):
@@ -96,9 +101,9 @@ def measure(train_features, labels, test_features, test_labels, few_labels=600):
     from trainers.runs import fast_probe
 
     arrays = (train_features, labels, test_features, test_labels)
-    few, draws = str(min(few_labels, len(labels))), {"draws": DRAWS, "seed": 0}
-    all_labels = fast_probe.single(arrays, {"labels": "100%", "draws": 1, "seed": 0})
-    few_labels = fast_probe.single(arrays, {"labels": few, **draws})
+    few = str(min(few_labels, len(labels)))
+    all_labels = fast_probe.single(arrays, LinearProbeSettings(fast=True))
+    few_labels = fast_probe.single(arrays, LinearProbeSettings(labels=few, draws=DRAWS, fast=True))
     return {
         "knn": knn_accuracy(*arrays, k=min(20, len(labels))),
         "probe": all_labels["top1"],
