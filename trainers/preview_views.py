@@ -108,18 +108,12 @@ def look(source, count, sample, seed):
     """
     import tensorflow as tf
 
-    from keras_bt.data.sources import MapSource
+    part = source.sample(sample, seed)
 
-    if isinstance(source, MapSource):
-        order = np.random.RandomState(seed).permutation(source.num_examples)[:sample]
-        references = tf.data.Dataset.from_tensor_slices(order)
+    def decode(*reference):  # stop=False: all unreadable images are to be named, however many
+        return part.decode(*reference, stop=False)
 
-        def decode(number):  # stop=False: all unreadable images are to be named, however many
-            return *source.image(number, stop=False), source.label(number)
-    else:
-        references = source.in_order().take(sample)  # tfds has shuffled its records already
-        decode = source.decode
-    examples = references.map(decode, tf.data.AUTOTUNE, deterministic=True)
+    examples = part.in_order().map(decode, tf.data.AUTOTUNE, deterministic=True)
     shown, sizes = [], []
     for image, readable, label in examples.as_numpy_iterator():
         if not readable:

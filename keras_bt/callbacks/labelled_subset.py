@@ -9,7 +9,6 @@ import tensorflow as tf
 from keras_bt import data
 from keras_bt.data.sources import Source
 from keras_bt.data.subsets import subset_indices
-from keras_bt.data.tfds import RecordSource
 from keras_bt.evaluation.features import extract_features, inference_function
 
 _CACHE_BYTES = 512 * 2**20
@@ -87,15 +86,15 @@ class LabelledSubset:
                     "Accuracy needs images with one label each. "
                     f"Received: {source.name}, with several."
                 )
-            source, labels, num_images = _draw(source, limit, seed)
+            source = _draw(source, limit, seed)
+            labels = source.labels()
             if not parts and len(np.unique(labels)) < 2:
                 raise ValueError(
                     "Accuracy needs training images of at least two classes. "
-                    f"Received: {source.name}, one class in {num_images:,} images."
+                    f"Received: {source.name}, one class in {source.num_examples:,} images."
                 )
             batches = data.evaluation_batches(source, image_size, batch_size, resize)
-            batches = batches.take(-(-num_images // batch_size))
-            if num_images * image_size**2 * 3 * 4 <= _CACHE_BYTES:
+            if source.num_examples * image_size**2 * 3 * 4 <= _CACHE_BYTES:
                 batches = batches.cache()
             parts.append(batches)
         return cls(*parts)
@@ -126,13 +125,9 @@ class LabelledSubset:
 
 
 def _draw(source, limit, seed):
-    """Returns a source that begins with the images to use, their labels and their number."""
-    if isinstance(source, RecordSource):
-        source_labels = source.records.in_order().take(limit).map(source.records.parse_label)
-        labels = np.array(list(source_labels.as_numpy_iterator()))
-        return source, labels, len(labels)
-    labels = source.labels()
-    if limit < len(labels):
-        chosen = subset_indices(labels, str(limit), seed)
-        source, labels = source.subset(chosen), labels[chosen]
-    return source, labels, len(labels)
+    """Returns a source of at most `limit` images, balanced by class where that is cheap."""
+    if not source.random_access:
+        return source.sample(limit, seed)
+    if limit < source.num_examples:
+        source = source.subset(subset_indices(source.labels(), str(limit), seed))
+    return source

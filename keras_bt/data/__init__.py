@@ -1,5 +1,6 @@
 """Sources of images, and batches of them: views for training, center crops for evaluation."""
 
+from keras_bt.data.arrays import ArraySource
 from keras_bt.data.decoding import DataError
 from keras_bt.data.evaluation import (
     evaluation_batches,
@@ -7,9 +8,9 @@ from keras_bt.data.evaluation import (
     raw_pixels,
     reading,
 )
-from keras_bt.data.labelled import labelled_features, labelled_views
-from keras_bt.data.pretraining import pretraining_views
-from keras_bt.data.sources import ArraySource, Source
+from keras_bt.data.labelled import check_labelled, labelled_features, labelled_views
+from keras_bt.data.pretraining import check_pretraining, pretraining_views
+from keras_bt.data.sources import Source
 from keras_bt.data.specs import open_source
 from keras_bt.data.subsets import balanced_indices, labelled_subset, subset_indices
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, center_crop, normalize
@@ -22,6 +23,8 @@ __all__ = [
     "Source",
     "balanced_indices",
     "center_crop",
+    "check_labelled",
+    "check_pretraining",
     "evaluation_batches",
     "evaluation_resize",
     "labelled_features",

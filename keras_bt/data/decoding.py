@@ -36,8 +36,8 @@ class Unreadable:
     broken file does not stop a run on fewer than 100 images. One more, and `check` raises.
 
     Args:
-        where: Name of the data set, for messages.
-        total: Number of its images, readable or not.
+        where: name of the data set, for messages.
+        total: number of its images, readable or not.
     """
 
     def __init__(self, where: str, total: int):
@@ -86,9 +86,9 @@ def decode_file(
 
     Args:
         path: string scalar.
-        unreadable: Records a failure, under the path relative to `root`.
-        root: The folder that contains `path`.
-        stop: Whether too many failures end the data set with an error.
+        unreadable: records a failure, under the path relative to `root`.
+        root: the folder that contains `path`.
+        stop: whether too many failures end the data set with an error.
 
     Returns:
         image: uint8 (h, w, 3); one black pixel if the file cannot be read.
@@ -111,8 +111,8 @@ def decode_bytes(
     Args:
         encoded: string scalar, the contents of an image file.
         name: string scalar, the image's name in `unreadable`.
-        unreadable: Records a failure.
-        stop: Whether too many failures end the data set with an error.
+        unreadable: records a failure.
+        stop: whether too many failures end the data set with an error.
 
     Returns:
         As `decode_file`.

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bt.data.decoding import Unreadable, decode_bytes, decode_file
-from keras_bt.data.sources import ArraySource, DecodedSource, Integers, MapSource, Source
+from keras_bt.data.arrays import ArraySource, DecodedSource
+from keras_bt.data.decoding import decode_bytes, decode_file
+from keras_bt.data.sources import Integers, MapSource, Source
 from keras_bt.typing import Tensor
 
 CACHE_BYTES = 2**30  # decoded images up to this size are kept in memory
@@ -48,13 +49,13 @@ class FileSource(EncodedSource):
     """Image files.
 
     Args:
-        paths: The files.
-        root: The folder that contains them; messages name files relative to it.
-        labels: One integer from 0 per file, or None.
-        class_names: One name per class, or None.
-        name: Name of the source in messages.
-        cache_bytes: Decoded images up to this size are kept in memory; 0 keeps none.
-        unreadable: The record to continue; a new one by default.
+        paths: the files.
+        root: the folder that contains them; messages name files relative to it.
+        labels: one integer from 0 per file, or None.
+        name: name of the source in messages.
+        **attributes: `class_names`, one name per class, or None; `cache_bytes`, decoded images up
+            to this size are kept in memory; `unreadable`, the record to continue, by default a
+            new one.
     """
 
     def __init__(
@@ -62,19 +63,10 @@ class FileSource(EncodedSource):
         paths: Sequence[str],
         root: str,
         labels: Integers | None = None,
-        class_names: Sequence[str] | None = None,
         name: str = "files",
-        cache_bytes: int = CACHE_BYTES,
-        unreadable: Unreadable | None = None,
+        **attributes: Any,
     ):
-        super().__init__(
-            name,
-            len(paths),
-            labels,
-            cache_bytes,
-            class_names=class_names,
-            unreadable=unreadable,
-        )
+        super().__init__(name, len(paths), labels, **attributes)
         self.paths = tuple(paths)
         self.root = root
         with tf.device("CPU:0"):
@@ -115,11 +107,11 @@ class BytesSource(EncodedSource):
     """Encoded images in memory.
 
     Args:
-        encoded: One byte string per image.
-        keys: One name per image.
-        labels: One integer from 0 per image, or None.
-        name: Name of the source in messages.
-        **attributes: See `FileSource`.
+        encoded: one byte string per image.
+        keys: one name per image.
+        labels: one integer from 0 per image, or None.
+        name: name of the source in messages.
+        **attributes: see `FileSource`.
     """
 
     def __init__(

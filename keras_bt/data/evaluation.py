@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.decoding import DataError
-from keras_bt.data.sources import ArraySource, Source
+from keras_bt.data.sources import Source
 from keras_bt.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,8 +21,8 @@ def evaluation_resize(source: Source, image_size: int) -> int:
     """Returns the length to which evaluation resizes the shorter side before the center crop.
 
     Args:
-        source: The images.
-        image_size: Side of the center crop in pixels.
+        source: the images.
+        image_size: side of the center crop in pixels.
 
     Returns:
         image_size · 256/224, but image_size for data sets whose images all have one size, no
@@ -47,20 +47,20 @@ def evaluation_batches(
     """Makes batches of all readable images of a source, each once and in order, for a network.
 
     Args:
-        source: The images.
-        image_size: Side of the resulting images in pixels.
-        batch_size: Images per batch; the last batch may be shorter.
-        resize: Length of the shorter side before the center crop; by default
+        source: the images.
+        image_size: side of the resulting images in pixels.
+        batch_size: images per batch; the last batch may be shorter.
+        resize: length of the shorter side before the center crop; by default
             `evaluation_resize(source, image_size)`.
-        mean: Of each channel, see `normalize`.
-        std: Of each channel, see `normalize`.
+        mean: of each channel, see `normalize`.
+        std: of each channel, see `normalize`.
 
     Returns:
         Batches (images float32 (b, image_size, image_size, 3), labels int64 (b,)); the labels
         are -1 without labels, and (b, classes) if the source is `multilabel`.
 
     Raises:
-        DataError: batch_size < 1, or more than 1% of a cached source is unreadable.
+        DataError: if batch_size < 1, or more than 1% of a cached source is unreadable.
 
     Example:
         >>> for batch in evaluation_batches(test, image_size=32, batch_size=8):   # 12 images
@@ -77,7 +77,7 @@ def evaluation_batches(
         return normalize(center_crop(images, image_size, resize), mean, std)
 
     source = source.cached()
-    if isinstance(source, ArraySource) and source.is_small:
+    if source.is_small:
         numbers = source.in_order().batch(batch_size)
         batches = numbers.map(
             lambda numbers: (prepared(source.batch(numbers)), source.label(numbers)),
@@ -100,14 +100,14 @@ def raw_pixels(source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pixels themselves, a baseline for features.
 
     Args:
-        source: The images.
+        source: the images.
 
     Returns:
         pixels: float32 (n, h · w · c) in 0..1: every pixel of small images in memory; otherwise
             those of the readable images, resized to 32 × 32.
         labels: int64 (n,), -1 without labels.
     """
-    if isinstance(source, ArraySource) and source.is_small:
+    if source.is_small:
         pixels = source.images.astype(np.float32) / 255
         return pixels.reshape(len(pixels), -1), source.label(np.arange(len(pixels))).numpy()
     batches = evaluation_batches(source, 32, 256, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
@@ -122,10 +122,10 @@ def reading(*sources: Source) -> Iterator[None]:
     TensorFlow reports an error inside a data set as its own; this restores the DataError.
 
     Args:
-        *sources: The sources that are read inside the `with` statement.
+        *sources: the sources that are read inside the `with` statement.
 
     Raises:
-        DataError: More than 1% of a source was unreadable.
+        DataError: if more than 1% of a source was unreadable.
 
     Example:
         >>> for name in ("a.png", "b.png"):

@@ -10,13 +10,13 @@ def fingerprint(*parts: Any) -> str:
     """Returns the SHA-256 of a sequence of values.
 
     Args:
-        *parts: Strings, bytes, integers, floats, None, arrays, or tuples and lists of these.
+        *parts: strings, bytes, integers, floats, None, arrays, or tuples and lists of these.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        TypeError: A value is of another type.
+        TypeError: if a value is of another type.
 
     Example:
         >>> fingerprint("digits", 1797)[:8]

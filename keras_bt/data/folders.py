@@ -24,15 +24,15 @@ def open_folder(
     upper or lower case; whether it is one shows when it is read.
 
     Args:
-        directory: The folder.
-        name: Its name in messages.
-        cache_bytes: Decoded images up to this size are kept in memory.
+        directory: the folder.
+        name: its name in messages.
+        cache_bytes: decoded images up to this size are kept in memory.
 
     Returns:
         The training source, and the test source or None.
 
     Raises:
-        DataError: The folder cannot be read or holds no image.
+        DataError: if the folder cannot be read or holds no image.
     """
     train_folder = os.path.join(directory, "train")
     if not os.path.isdir(train_folder):
@@ -71,7 +71,8 @@ def _open_part(folder, name, cache_bytes, class_names=None, min_classes=2):
             f"A folder of images must hold files ending in {', '.join(EXTENSIONS)}. "
             f"Received: {printable(folder)}, which has none."
         )
-    return FileSource(paths, folder, labels, classes, name=name, cache_bytes=cache_bytes)
+    options = {"class_names": classes, "name": name, "cache_bytes": cache_bytes}
+    return FileSource(paths, folder, labels, **options)
 
 
 def _classes_in(folder):

@@ -7,8 +7,8 @@ import zlib
 
 import numpy as np
 
+from keras_bt.data.arrays import ArraySource
 from keras_bt.data.decoding import DataError
-from keras_bt.data.sources import ArraySource
 from keras_bt.typing import Path
 
 _UINT8 = 0x08  # the code of the element type in the magic number
@@ -21,14 +21,14 @@ def open_idx(directory: str, name: str) -> tuple[ArraySource, ArraySource | None
     images there is no test set.
 
     Args:
-        directory: The folder of the files.
-        name: Name of the data in messages.
+        directory: the folder of the files.
+        name: name of the data in messages.
 
     Returns:
         The training source, and the test source or None.
 
     Raises:
-        DataError: A file is missing or malformed.
+        DataError: if a file is missing or malformed.
     """
     folder = pathlib.Path(directory)
     if not folder.is_dir():
@@ -79,14 +79,14 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Reads one file of unsigned bytes.
 
     Args:
-        path: The file, gzipped if its name ends in `.gz`.
-        dimensions: The number of axes that its array must have.
+        path: the file, gzipped if its name ends in `.gz`.
+        dimensions: the number of axes that its array must have.
 
     Returns:
         uint8 array.
 
     Raises:
-        DataError: The file is unreadable, of another kind, truncated or too long.
+        DataError: if the file is unreadable, of another kind, truncated or too long.
 
     Example:
         >>> _ = pathlib.Path("labels").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))

@@ -5,12 +5,12 @@ parallel calls, and a run that starts at step k sees exactly what the whole run 
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.decoding import DataError
-from keras_bt.data.tfds import RecordSource
 from keras_bt.typing import Tensor
 
 _ENDLESS = np.iinfo(np.int64).max
@@ -22,18 +22,18 @@ class Order:
     """The order of the images in a run.
 
     Attributes:
-        num_examples: Number of images.
-        batch_size: Images per step, all shards together.
-        seed: Seed of the run, 0 to 2³¹ − 1.
-        first_step: Number of steps to skip.
-        shard_index: Which part of each batch, 0 to num_shards − 1.
-        num_shards: Number of equal parts that each batch is divided into.
-        keep_remainder: Whether the images left over at the end of an epoch make a last batch,
+        num_examples: number of images.
+        batch_size: images per step, all shards together.
+        seed: seed of the run, 0 to 2³¹ − 1.
+        first_step: number of steps to skip.
+        shard_index: which part of each batch, 0 to num_shards − 1.
+        num_shards: number of equal parts that each batch is divided into.
+        keep_remainder: whether the images left over at the end of an epoch make a last batch,
             filled up with numbers that no image has, see `exists`. (With one shard only.)
 
     Raises:
-        DataError: The batch size is not divisible by the number of shards.
-        ValueError: seed, first_step or shard is out of range.
+        DataError: if the batch size is not divisible by the number of shards.
+        ValueError: if seed, first_step or shard is out of range.
 
     Example:
         >>> order = Order(num_examples=5, batch_size=2, seed=0)
@@ -110,11 +110,16 @@ class Order:
 
         return self._epochs().flat_map(one_epoch)
 
-    def records(self, source: RecordSource) -> tf.data.Dataset:
-        """Returns a data set of (epoch, number in the epoch, record …) of records, unnumbered."""
+    def records(self, shuffled: Callable[[Tensor, int, int], tf.data.Dataset]) -> tf.data.Dataset:
+        """Returns a data set of (epoch, number in the epoch, *record) of records without numbers.
+
+        Args:
+            shuffled: function (seed int64 (2,), shard_index, num_shards) → endless data set of a
+                shard's records.
+        """
 
         def one_epoch(epoch):
-            records = source.shuffled(self.draw(epoch, _ORDER), self.shard_index, self.num_shards)
+            records = shuffled(self.draw(epoch, _ORDER), self.shard_index, self.num_shards)
             places = self.steps_per_epoch * self.local_batch_size
             if self.keep_remainder:
                 # Empty ones fill up the last batch: reading on would start over with all files.

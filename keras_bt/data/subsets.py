@@ -14,14 +14,14 @@ def balanced_indices(labels: Integers, per_class: int, seed: int | Sequence[int]
 
     Args:
         labels: (n,).
-        per_class: How many of each class that occurs.
-        seed: Seed of the draw; one integer or several, such as (seed, number of the draw).
+        per_class: how many of each class that occurs.
+        seed: seed of the draw; one integer or several, such as (seed, number of the draw).
 
     Returns:
         int64 (classes · per_class,), sorted.
 
     Raises:
-        DataError: per_class < 1, or a class has fewer examples.
+        DataError: if per_class < 1, or a class has fewer examples.
 
     Example:
         >>> chosen = balanced_indices([7, 7, 7, 9, 9, 9], per_class=2, seed=0)
@@ -49,15 +49,15 @@ def subset_indices(labels: Integers, wanted: str, seed: int | Sequence[int]) -> 
 
     Args:
         labels: (n,); values below 0 mean no label and are never drawn.
-        wanted: A share such as `1%` or a number of images N such as `600`.
-        seed: As in `balanced_indices`.
+        wanted: a share such as `1%` or a number of images N such as `600`.
+        seed: as in `balanced_indices`.
 
     Returns:
         int64, sorted.
 
     Raises:
-        DataError: `wanted` is neither, or is zero or more than all images; or images have several
-            labels each.
+        DataError: if `wanted` is neither, or is zero or more than all images, or images have
+            several labels each.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1:
@@ -78,15 +78,15 @@ def labelled_subset(source: Source, labels: str, seed: int) -> Source:
     """Draws a class-balanced subset of a labeled source, see `subset_indices`.
 
     Args:
-        source: The images, with one label each.
-        labels: A share such as `1%` or a number of images such as `600`; `100%` returns `source`.
-        seed: Seed of the draw.
+        source: the images, with one label each.
+        labels: a share such as `1%` or a number of images such as `600`; `100%` returns `source`.
+        seed: seed of the draw.
 
     Returns:
         The images drawn, in the order of the source.
 
     Raises:
-        DataError: The source has no labels, or as in `subset_indices`.
+        DataError: if the source has no labels, or as in `subset_indices`.
 
     Example:
         >>> train, _ = keras_bt.data.open_source("digits")

@@ -1,10 +1,10 @@
 """Data sets prepared by TensorFlow Datasets, ImageNet among them."""
 
+import copy
 import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_bt.data.decoding import DataError, decode_bytes
 from keras_bt.data.encoded import CACHE_BYTES, BytesSource
 from keras_bt.data.fingerprint import fingerprint
+from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Integers, Source
 from keras_bt.typing import Tensor
 
@@ -32,9 +33,9 @@ def open_tfds(
     Args:
         spec: `NAME[/CONFIG][:VERSION][:SPLIT]`, e.g. `imagenet2012`,
             `imagenet2012_subset/1pct`, `mnist:train[:10%]`. SPLIT is `train` by default.
-        data_dir: Folder of the prepared data sets; by default that of tfds. Archives that must
+        data_dir: folder of the prepared data sets; by default that of tfds. Archives that must
             be downloaded by hand go into its `downloads/manual`.
-        cache_bytes: Decoded images up to this size are kept in memory.
+        cache_bytes: decoded images up to this size are kept in memory.
 
     Returns:
         The training source and the test source. The latter is the split `test` or, if that is
@@ -43,7 +44,7 @@ def open_tfds(
         `voc/2007`, gives `multilabel` sources.
 
     Raises:
-        DataError: There is no such data set or split, or it cannot be prepared.
+        DataError: if there is no such data set or split, or it cannot be prepared.
     """
     match = _SPEC.fullmatch(spec)
     if match is None:
@@ -115,34 +116,26 @@ def _open_split(builder, split, cache_bytes):
         ) from error
     if not info.num_examples:
         raise DataError(f"There must be at least one image. Received: {name}, which has none.")
-    records = _Records.of(builder, info)
-    if records.label and _withheld(records):
-        records = dataclasses.replace(records, label=None)
-    source = RecordSource(records, info.num_examples, name, cache_bytes)
+    source = RecordSource(builder, info, name, cache_bytes)
+    if source.class_names is not None:
+        some = source.sample(_LABELS_LOOKED_AT, 0).labels()
+        # Labels that are kept secret, as in the test sets of challenges, are -1 or empty lists.
+        if not some.any() if source.multilabel else some[0] < 0:
+            source = RecordSource(builder, info, name, cache_bytes, labelled=False)
     # Decoded, images take at least about three times the space: see `EncodedSource.cached`.
-    small = records.num_bytes() <= cache_bytes // 3
+    small = source.num_bytes() <= cache_bytes // 3
     return source.subset(range(source.num_examples)) if small else source
 
 
-def _withheld(records):
-    first = records.in_order().take(_LABELS_LOOKED_AT).map(records.parse_label)
-    return records.label.withheld(np.array(list(first.as_numpy_iterator())))
-
-
 @dataclasses.dataclass(frozen=True)
-class TfdsLabels:
-    """The features of a data set that hold its labels, and how to read them.
+class _Labels:
+    """The features of a data set that hold its labels, by name, and how to read them.
 
     - `label`, a class: one label per image.
     - `labels`, a list of classes: several labels per image. If there is `labels_no_difficult`
       too, as in PASCAL VOC, it lists the classes of which the image shows an object that is not
       marked as difficult. Classes in the first list alone do not count: finding them is neither
       right nor wrong (VOC2007 devkit, "difficult" in the image sets).
-
-    Attributes:
-        features: The features to read, by name.
-        class_names: One name per class.
-        multilabel: Whether there are several labels per image.
     """
 
     features: dict[str, Any]
@@ -150,7 +143,7 @@ class TfdsLabels:
     multilabel: bool
 
     @classmethod
-    def of(cls, features: Mapping[str, Any]) -> "TfdsLabels | None":
+    def of(cls, features):
         """Finds the labels of a data set with these features; returns None if it has none."""
         import tensorflow_datasets as tfds
 
@@ -165,15 +158,8 @@ class TfdsLabels:
             return cls(used, tuple(several.feature.names), multilabel=True)
         return None
 
-    def read(self, example: dict[str, Tensor]) -> Tensor:
-        """Returns the label of an example, inside a `tf.data` function.
-
-        Args:
-            example: The features by name.
-
-        Returns:
-            int64 scalar; if `multilabel`, int64 (classes,): 1 present, 0 absent, -1 not counted.
-        """
+    def read(self, example):
+        """Returns the label of an example as in `Source.decode`, inside a `tf.data` function."""
         if not self.multilabel:
             return example["label"]
         present, *counted = (self._among(example[name]) for name in self.features)
@@ -187,34 +173,24 @@ class TfdsLabels:
         each = tf.one_hot(listed, len(self.class_names), True, False, dtype=tf.bool)
         return tf.reduce_any(each, axis=0)
 
-    def withheld(self, labels: np.ndarray) -> bool:
-        """Tells whether labels are kept secret, as in the test sets of challenges.
 
-        They are then -1, or, with several per image, all lists are empty.
+class RecordSource(Source):
+    """The records of a prepared data set, read sequentially.
 
-        Args:
-            labels: int64 (n,) or (n, classes), of some examples.
-        """
-        return not labels.any() if self.multilabel else bool(labels[0] < 0)
+    Args:
+        builder: `tfds.core.DatasetBuilder` of the data set.
+        split: `tfds.core.SplitInfo` of the images.
+        name: name of the source in messages.
+        cache_bytes: decoded images up to this size are kept in memory.
+        labelled: whether to read the labels, if there are any.
 
+    Raises:
+        DataError: if the records cannot be read, or contain no images.
+    """
 
-@dataclasses.dataclass(frozen=True)
-class _Records:
-    """The record files of a split and how to read them."""
-
-    files: list[str]
-    skip: list[int]  # records to skip at the beginning of each file
-    take: list[int]  # records to read from each file
-    held: list[int]  # records in each file
-    examples: Any  # tfds.features.FeaturesDict with what we read of an example
-    labels: Any  # the same with the label alone
-    label: TfdsLabels | None
-    image: str  # names of features
-    key: str | None
-    image_shape: tuple[int, int, int] | None  # as RGB, if all images have one size
-
-    @classmethod
-    def of(cls, builder, info):
+    def __init__(
+        self, builder: Any, split: Any, name: str, cache_bytes: int, labelled: bool = True
+    ):
         import tensorflow_datasets as tfds
 
         if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
@@ -224,70 +200,63 @@ class _Records:
             )
         features = dict(builder.info.features)
         images = _image_features(builder)
-        image = "image" if "image" in images else images[0]
-        label = TfdsLabels.of(features)
-        labels = label.features if label else {}
+        self._image = "image" if "image" in images else images[0]
+        self._label: Any = _Labels.of(features) if labelled else None
         texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
         keys = ("file_name", "filename", "image/filename", "id")
-        key = next((name for name in keys if name in texts), None)
+        self._key = next((name for name in keys if name in texts), None)
+        labels = self._label.features if self._label else {}
         # Only what we use: masks and captions need not be decoded.
-        wanted = {name: features[name] for name in (image, key) if name} | labels
-        shape = features[image].shape[:2]
-        return cls(
-            files=[str(part.filename) for part in info.file_instructions],
-            skip=[part.skip for part in info.file_instructions],
-            take=[part.take for part in info.file_instructions],
-            held=[part.examples_in_shard for part in info.file_instructions],
-            examples=tfds.features.FeaturesDict(wanted),
-            labels=tfds.features.FeaturesDict(labels),
-            label=label,
-            image=image,
-            key=key,
-            image_shape=None if None in shape else (*shape, 3),
+        wanted = {name: features[name] for name in (self._image, self._key) if name} | labels
+        self._examples = tfds.features.FeaturesDict(wanted)
+        self._only_labels = tfds.features.FeaturesDict(labels)
+        self._label_array: np.ndarray | None = None
+        self.files = list(split.file_instructions)  # each with its records to skip and to take
+        self.cache_bytes = cache_bytes
+        shape = features[self._image].shape[:2]
+        super().__init__(
+            name,
+            split.num_examples,
+            self._label.class_names if self._label else None,
+            None if None in shape else (*shape, 3),
+            multilabel=self._label is not None and self._label.multilabel,
         )
 
-    def num_bytes(self):
+    def num_bytes(self) -> float:
         """Returns the size of the records to read; of a partly read file, its share."""
         return sum(
-            tf.io.gfile.stat(file).length * take / held
-            for file, take, held in zip(self.files, self.take, self.held, strict=True)
+            size * file.take / file.examples_in_shard
+            for size, file in zip(self._sizes(), self.files, strict=True)
         )
 
-    def parse(self, record, place):
-        """Parses a record to an encoded image, its name and its label (-1 without labels)."""
-        import tensorflow_datasets as tfds
+    def _sizes(self):
+        return [tf.io.gfile.stat(str(file.filename)).length for file in self.files]
 
-        decoders = {self.image: tfds.decode.SkipDecoding()}
-        example = self.examples.deserialize_example(record, decoders=decoders)
-        label = self.label.read(example) if self.label else tf.constant(-1, tf.int64)
-        return example[self.image], example[self.key] if self.key else place, label
+    def fingerprint(self) -> str:
+        """See `Source.fingerprint`; from the name of the data set and the sizes of its files."""
+        names = [os.path.basename(str(file.filename)) for file in self.files]
+        skip, take = [file.skip for file in self.files], [file.take for file in self.files]
+        labelled = self._label is not None
+        return fingerprint(self.name, names, self._sizes(), skip, take, self._image, labelled)
 
-    def parse_label(self, record, place):
-        """Parses only the label of a record."""
-        example = self.labels.deserialize_example(record)
-        return self.label.read(example) if self.label else tf.constant(-1, tf.int64)
+    def in_order(self) -> tf.data.Dataset:
+        """See `Source.in_order`; the records, file by file, each with its place."""
+        return self._files().flat_map(_read)
 
-    def in_order(self):
-        """Returns a data set of all records, file by file, each with its place."""
-        return tf.data.Dataset.from_tensor_slices(self._columns()).flat_map(_read)
+    def in_run(self, order: Order) -> tf.data.Dataset:
+        """See `Source.in_run`; each worker reads files of its own, through a shuffle buffer."""
+        return order.records(self._shuffled)
 
-    def shuffled(self, seed, shard_index, num_shards):
+    def _shuffled(self, seed, shard_index, num_shards):
         """Returns an endless stream of one shard's records, each with its place.
 
         The files are taken in a random order, the same for all shards. Each shard reads every
         num_shards-th file, or every num_shards-th record if there are too few files. Sixteen
         files are read at a time, through a shuffle buffer. When all are read, they are read
         again: shards may differ by some records, but their epochs must not.
-
-        Args:
-            seed: int64 (2,), may be a tensor.
-            shard_index: Which shard.
-            num_shards: Number of shards.
         """
         order = tf.argsort(tf.random.stateless_uniform([len(self.files)], seed))
-        files = tf.data.Dataset.from_tensor_slices(
-            tuple(tf.gather(column, order) for column in self._columns())
-        )
+        files = self._files(order)
         by_file = len(self.files) >= num_shards
         if by_file:
             files = files.shard(num_shards, shard_index)
@@ -306,73 +275,46 @@ class _Records:
         draw = tf.random.stateless_uniform([], seed, minval=0, maxval=2**31 - 1, dtype=tf.int64)
         return records.shuffle(_SHUFFLE_BUFFER, seed=draw).repeat()
 
-    def _columns(self):
-        names = [os.path.basename(file) for file in self.files]
-        skip, take = (np.array(column, np.int64) for column in (self.skip, self.take))
-        return self.files, names, skip, take
-
-
-def _read(file, name, skip, take):
-    numbered = tf.data.TFRecordDataset(file).enumerate().skip(skip).take(take)
-    return numbered.map(
-        lambda number, record: (record, tf.strings.join([name, "#", tf.strings.as_string(number)]))
-    )
-
-
-class RecordSource(Source):
-    """The records of a prepared data set, read sequentially.
-
-    Args:
-        records: The records to read.
-        num_examples: How many there are.
-        name: Name of the source in messages.
-        cache_bytes: Decoded images up to this size are kept in memory.
-    """
-
-    def __init__(self, records: _Records, num_examples: int, name: str, cache_bytes: int):
-        super().__init__(
-            name,
-            num_examples,
-            records.label.class_names if records.label else None,
-            records.image_shape,
-            multilabel=records.label is not None and records.label.multilabel,
+    def _files(self, order=None):
+        """Returns a data set of (path, records to skip, records to take), in a given order."""
+        columns = zip(*((str(f.filename), f.skip, f.take) for f in self.files), strict=True)
+        return tf.data.Dataset.from_tensor_slices(
+            tuple(c if order is None else tf.gather(c, order) for c in map(np.array, columns))
         )
-        self.records = records
-        self.cache_bytes = cache_bytes
-        self._label_array: np.ndarray | None = None
 
-    def fingerprint(self) -> str:
-        """See `Source.fingerprint`; from the name of the data set and the sizes of its files."""
-        r = self.records
-        names = [os.path.basename(file) for file in r.files]
-        sizes = [tf.io.gfile.stat(file).length for file in r.files]
-        return fingerprint(self.name, names, sizes, r.skip, r.take, r.image, bool(r.label))
-
-    def shuffled(self, seed: Tensor, shard_index: int = 0, num_shards: int = 1) -> tf.data.Dataset:
-        """Returns an endless stream of a shard's records, for `decode`.
-
-        Args:
-            seed: int64 (2,); the order is a pure function of it.
-            shard_index: Which shard.
-            num_shards: Number of shards.
-        """
-        return self.records.shuffled(seed, shard_index, num_shards)
-
-    def decode(self, *reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(self, *reference: Tensor, stop: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """See `Source.decode`; takes a record and its place."""
-        record, place = reference
-        encoded, key, label = self.records.parse(record, place)
-        return *decode_bytes(encoded, key, self.unreadable), label
+        encoded, key, label = self.parse(*reference)
+        return *decode_bytes(encoded, key, self.unreadable, stop), label
 
-    def in_order(self) -> tf.data.Dataset:
-        """See `Source.in_order`; the records, each with its place."""
-        return self.records.in_order()
+    def parse(self, record: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parses a record to an encoded image, its name and its label (-1 without labels)."""
+        import tensorflow_datasets as tfds
+
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        example = self._examples.deserialize_example(record, decoders=decoders)
+        label = self._label.read(example) if self._label else tf.constant(-1, tf.int64)
+        return example[self._image], example[self._key] if self._key else place, label
 
     def _labels(self):
         if self._label_array is None:
-            labels = self.in_order().map(self.records.parse_label, tf.data.AUTOTUNE)
+
+            def label(record, place):
+                return self._label.read(self._only_labels.deserialize_example(record))
+
+            labels = self.in_order().map(label, tf.data.AUTOTUNE)
             self._label_array = np.array(list(labels.as_numpy_iterator()), np.int64)
         return self._label_array
+
+    def sample(self, count: int, seed: int) -> "RecordSource":
+        """See `Source.sample`: tfds has shuffled its records, and to read them all takes long."""
+        part = copy.copy(self)
+        part.num_examples, part._label_array, part.files = min(count, self.num_examples), None, []
+        for file in self.files:
+            take = min(file.take, count)
+            part.files.append(dataclasses.replace(file, take=take))
+            count -= take
+        return part
 
     def subset(self, indices: Integers) -> BytesSource:
         """Reads the images with the given numbers into memory, as encoded bytes.
@@ -386,7 +328,7 @@ class RecordSource(Source):
             self.in_order()
             .enumerate()
             .filter(lambda number, _: tf.constant(wanted)[number])
-            .map(lambda number, record: (number, self.records.parse(*record)), tf.data.AUTOTUNE)
+            .map(lambda number, record: (number, self.parse(*record)), tf.data.AUTOTUNE)
         )
         read = {int(number): example for number, example in chosen.as_numpy_iterator()}
         encoded, keys, labels = zip(*(read[int(index)] for index in indices), strict=True)
@@ -400,3 +342,11 @@ class RecordSource(Source):
             class_names=self.class_names,
             unreadable=self.unreadable,
         )
+
+
+def _read(path, skip, take):
+    name = tf.strings.split(path, os.sep)[-1]
+    numbered = tf.data.TFRecordDataset(path).enumerate().skip(skip).take(take)
+    return numbered.map(
+        lambda number, record: (record, tf.strings.join([name, "#", tf.strings.as_string(number)]))
+    )

@@ -35,7 +35,7 @@ class Finetuning(running.ClassifierRun):
             min(EVALUATION_BATCH, self.test.num_examples), "The number of test images"
         )
         self.steps_per_epoch = math.ceil(train.num_examples / self.batch_size)
-        self.batches(first_epoch=0)  # refuses what cannot be trained on, before anything is made
+        data.check_labelled(train, self.batch_size)  # before anything is made
         self.model = self.build()
 
     def even(self, count, name):

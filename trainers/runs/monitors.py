@@ -5,7 +5,6 @@ from keras_bt.callbacks.labelled_subset import LabelledSubset
 from keras_bt.callbacks.online_knn import OnlineKNN
 from keras_bt.callbacks.online_linear import OnlineLinear
 from keras_bt.callbacks.pictures import Pictures
-from keras_bt.data.tfds import RecordSource
 from trainers.runs.labelled import labelled_halves
 
 PICTURES = 3  # of each kind over a run
@@ -46,7 +45,7 @@ def labelled_subset(job):
     train, test, max_images = job.train, job.test, job.settings.monitor_images
     if max_images == 0 or train.class_names is None or len(train.class_names) < 2:
         return None
-    if train.multilabel or (test is None and isinstance(train, RecordSource)):
+    if train.multilabel or (test is None and not train.random_access):
         return None  # holding out part of the records would take reading all of them
     train, test, _ = labelled_halves(train, test, job.settings.seed)
     if train is None:

@@ -3,7 +3,6 @@
 import numpy as np
 
 from keras_bt import data, plots
-from keras_bt.data.sources import MapSource
 from keras_bt.evaluation.features import extract_features, inference_function
 from keras_bt.evaluation.linear import logistic_probe
 from keras_bt.evaluation.neighbours import nearest_neighbours
@@ -65,7 +64,7 @@ def labels_or_reason(job):
     train, test, why_not = labelled_halves(job.train, job.test, job.settings.seed)
     if train is None:
         return None, None, why_not.removeprefix("not measured: ")
-    if getattr(train, "multilabel", False):
+    if train.multilabel:
         return None, None, "the images have several labels each"
     if len(np.unique(train.labels())) < 2:
         return None, None, "all images are of one class"
@@ -92,14 +91,8 @@ class Sample:
     """
 
     def __init__(self, source, image_size, most, seed):
-        self._image_size, self._batches = image_size, None
-        if source.num_examples > most:
-            if isinstance(source, MapSource):
-                order = np.random.RandomState(seed).permutation(source.num_examples)
-                source = source.subset(np.sort(order[:most]))
-            else:  # tfds has shuffled its records already, and reading all of them takes long
-                self._batches = -(-most // _BATCH)
-        self._source, self.labels = source, None
+        self._image_size, self.labels = image_size, None
+        self._source = source.sample(most, seed) if source.num_examples > most else source
 
     def __len__(self):
         """Returns the number of images, known once they have been read."""
@@ -108,8 +101,7 @@ class Sample:
     def batches(self, **normalization):
         """Returns batches (images, labels), prepared for a network."""
         size = self._image_size
-        batches = data.evaluation_batches(self._source, size, _BATCH, **normalization)
-        return batches if self._batches is None else batches.take(self._batches)
+        return data.evaluation_batches(self._source, size, _BATCH, **normalization)
 
     def features(self, backbone):
         """Extracts the images' features, float32 (n, d), and keeps their labels in `labels`."""

@@ -117,7 +117,7 @@ class Pretraining:
                 f"Received: batch_size={batch_size}, replicas={replicas}."
             )
         self.views = make_views(settings)
-        self.batches(first_step=0)  # refuses a batch larger than the data, before anything is made
+        data.check_pretraining(train, batch_size)  # before anything is made
         self.steps_per_epoch = train.num_examples // batch_size
         self.model = self.build(strategy)
 

@@ -11,6 +11,8 @@ import math
 import re
 from typing import Any, Self
 
+from trainers.runs.sources import SOURCES
+
 
 def setting(
     default: Any,
@@ -115,9 +117,7 @@ class PretrainingSettings(Settings):
 
     data: str = setting(
         "digits",
-        "Images to train on: digits, idx:DIR (MNIST-style files), folder:DIR (image files) or "
-        "tfds:NAME[:SPLIT]. The prefix heldout: sets part of the training images aside to serve as "
-        "the test images.",
+        f"Images to train on: {SOURCES}.",
     )
     data_dir: str | None = setting(
         None, "Folder where tfds keeps its data sets. Default: tfds's own.", identity=False
@@ -302,8 +302,7 @@ class SubjectSettings(Settings):
     )
     data: str | None = setting(
         None,
-        "Labeled images: digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]. Default: those of the "
-        "backbone's run.",
+        f"Labeled images: {SOURCES}. Default: those of the backbone's run.",
     )
     data_dir: str | None = setting(
         None, "Folder where tfds keeps its data sets. Default: tfds's own.", identity=False

@@ -25,34 +25,32 @@ def contents(source):
     ]
 
 
-def test_a_folder_per_class_with_test_set(tmp_path):
-    make(tmp_path, "train/b/2.jpg", "train/a/1.png", "train/b/1.gif", "test/b/9.bmp")
-    train, test = open_folder(str(tmp_path), "folder:d")
-    assert contents(train) == [("a/1.png", "a"), ("b/1.gif", "b"), ("b/2.jpg", "b")]
-    assert contents(test) == [("b/9.bmp", "b")]
-    assert test.class_names == train.class_names == ("a", "b")
-    assert (train.name, test.name) == ("folder:d/train", "folder:d/test")
-
-
-def test_validation_stands_in_for_a_test_set_without_labels(tmp_path):
-    make(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png", "test/1.png")
-    _, test = open_folder(str(tmp_path), "folder:d")
-    assert contents(test) == [("a/1.png", "a")]
-
-
-def test_one_class_is_a_class_below_train(tmp_path):
-    make(tmp_path, "train/a/1.png")
-    train, test = open_folder(str(tmp_path), "folder:d")
-    assert contents(train) == [("a/1.png", "a")]
-    assert test is None
-
-
-def test_a_folder_per_class_alone(tmp_path):
-    make(tmp_path, "b/deep/er/1.png", "b/2.png", "a/1.png")
-    (tmp_path / "empty").mkdir()
-    train, test = open_folder(str(tmp_path), "folder:d")
-    assert contents(train) == [("a/1.png", "a"), ("b/2.png", "b"), ("b/deep/er/1.png", "b")]
-    assert test is None
+@pytest.mark.parametrize(
+    ("paths", "expected", "part", "test"),
+    [
+        (
+            "train/b/2.jpg train/a/1.png train/b/1.gif test/b/9.bmp",
+            "a/1.png b/1.gif b/2.jpg",
+            "test",
+            "b/9.bmp",
+        ),
+        # Validation images stand in for a test set without labels.
+        ("train/a/1.png train/b/1.png val/a/1.png test/1.png", "a/1.png b/1.png", "val", "a/1.png"),
+        ("train/a/1.png", "a/1.png", None, None),  # one class is a class below train
+        ("b/deep/1.png b/2.png a/1.png c/none.txt", "a/1.png b/2.png b/deep/1.png", None, None),
+    ],
+)
+def test_a_folder_per_class(tmp_path, paths, expected, part, test):
+    make(tmp_path, *paths.split())
+    train, found = open_folder(str(tmp_path), "folder:d")
+    assert contents(train) == [(path, path[0]) for path in expected.split()]
+    assert train.name == ("folder:d/train" if paths.startswith("train") else "folder:d")
+    if part is None:
+        assert found is None
+    else:
+        assert contents(found) == [(test, test[0])]
+        assert found.class_names == train.class_names
+        assert found.name == f"folder:d/{part}"
 
 
 @pytest.mark.parametrize(

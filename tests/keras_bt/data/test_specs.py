@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-from PIL import Image
+from places import ROOT
 from sklearn.datasets import load_digits
 
 from keras_bt.data.decoding import DataError
+from keras_bt.data.kinds import KINDS, Kind, usages
 from keras_bt.data.specs import open_source
+from trainers.runs.sources import SOURCES
 
 
 def test_digits_are_split_once_and_for_all():
@@ -28,23 +30,40 @@ def test_digits_are_split_once_and_for_all():
         ("/data/images", "did you mean folder:/data/images?"),
         ("tensorflow", "Received: 'tensorflow'."),
         ("folder:", "Received: 'folder:'."),
+        ("folder", "Received: 'folder'."),
         ("digits:8", "Received: 'digits:8'."),
+        ("digits:", "Received: 'digits:'."),
         ("", "Received: ''."),
+        ("heldout:nothing", "Received: 'nothing'."),
     ],
 )
 def test_unknown_sources_are_answered_with_the_known_ones(spec, hint):
     with pytest.raises(DataError) as error:
         open_source(spec)
-    assert "digits, idx:DIR, folder:DIR or tfds:NAME[:SPLIT]" in str(error.value)
+    assert usages() in str(error.value)
     assert str(error.value).endswith(hint)
 
 
-def test_paths_may_contain_colons(tmp_path):
-    (tmp_path / "a:b").mkdir()
-    Image.new("RGB", (4, 3)).save(tmp_path / "a:b" / "1.png")
-    train, test = open_source(f"folder:{tmp_path}/a:b")
-    assert train.num_examples == 1
-    assert test is None
+def test_one_entry_adds_a_kind(monkeypatch):
+    asked = []
+    kind = Kind("csv:FILE", "files that a table names", lambda w: asked.append(w) or (1, None))
+    monkeypatch.setitem(KINDS, "csv", kind)
+    assert open_source("csv:a:b.csv", "/tfds", 7) == (1, None)
+    assert asked == [("a:b.csv", "csv:a:b.csv", "/tfds", 7)]  # a path may contain colons
+    with pytest.raises(DataError, match=r"csv:FILE.*did you mean csv"):
+        open_source("cvs:a.csv")
+    assert "csv:FILE (files that a table names)" in usages(with_help=True)
+
+
+def test_every_kind_is_in_the_help_and_the_docs():
+    table = (ROOT / "docs" / "data.md").read_text()
+    for kind in KINDS.values():
+        assert f"{kind.usage} ({kind.help})" in SOURCES
+        assert f"| `{kind.usage}` |" in table
+
+
+def images_of(source):
+    return [image.tobytes() for image in source.images]
 
 
 def test_a_part_of_the_training_images_is_held_out():
@@ -52,22 +71,14 @@ def test_a_part_of_the_training_images_is_held_out():
     train, held_out = open_source("heldout:digits")
     assert (train.num_examples, held_out.num_examples) == (1297 - 216, 216)
     assert held_out.role == "held-out training images"
-    together = np.concatenate([train.images, held_out.images]).reshape(1297, -1)
-    np.testing.assert_array_equal(
-        np.unique(together, axis=0, return_counts=True)[1],
-        np.unique(whole.images.reshape(1297, -1), axis=0, return_counts=True)[1],
-    )
+    assert sorted(images_of(train) + images_of(held_out)) == sorted(images_of(whole))
     assert len(np.unique(train.labels()[:50])) > 5  # drawn from everywhere, with their labels
-    label_of = {i.tobytes(): y for i, y in zip(whole.images, whole.labels(), strict=True)}
-    expected = [label_of[i.tobytes()] for i in held_out.images]
-    np.testing.assert_array_equal(held_out.labels(), expected)
-
-
-def test_a_smaller_part_lies_within_a_larger_and_is_measured_on_the_same_images():
-    train, held_out = open_source("heldout:digits")
+    label_of = dict(zip(images_of(whole), whole.labels(), strict=True))
+    np.testing.assert_array_equal(held_out.labels(), [label_of[i] for i in images_of(held_out)])
+    # A smaller part lies within the larger and is measured on the same images.
     part, also_held_out = open_source("heldout:300:digits")
     assert part.num_examples == 300
-    assert {i.tobytes() for i in part.images} <= {i.tobytes() for i in train.images}
+    assert set(images_of(part)) <= set(images_of(train))
     np.testing.assert_array_equal(held_out.images, also_held_out.images)
 
 
@@ -75,8 +86,3 @@ def test_a_smaller_part_lies_within_a_larger_and_is_measured_on_the_same_images(
 def test_no_more_can_be_trained_on_than_is_left(spec):
     with pytest.raises(DataError, match=r"leaves 1,081.*Received: 'heldout"):
         open_source(spec)
-
-
-def test_what_is_held_out_of_must_be_a_source_itself():
-    with pytest.raises(DataError, match="Received: 'nothing'"):
-        open_source("heldout:nothing")

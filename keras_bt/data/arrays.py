@@ -1,0 +1,151 @@
+"""Images in memory: of one size in an array, or of many."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bt.data.decoding import DataError, Unreadable
+from keras_bt.data.sources import Integers, MapSource
+from keras_bt.typing import Tensor
+
+_SMALL_IMAGE = 128 * 128  # pixels; a batch of larger ones would be larger than the crops of it
+
+
+class ArraySource(MapSource):
+    """Images of one size in memory.
+
+    Args:
+        images: uint8 (n, h, w, 1) or (n, h, w, 3).
+        labels: (n,) integers from 0; or (n, classes) of 1, 0 and -1, see `Source.labels`; or
+            None.
+        class_names: one name per class, or None.
+        name: name of the source in messages.
+        unreadable: the record to continue; a new one by default.
+
+    Raises:
+        DataError: if images, labels and class names do not fit together.
+
+    Example:
+        >>> source = ArraySource(images[:4], [0, 1, 1, 0], ["cat", "dog"])
+        >>> source.num_examples, source.image_shape
+        (4, (16, 16, 3))
+        >>> source.subset([3, 1]).labels()
+        array([0, 1])
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: Integers | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "arrays",
+        unreadable: Unreadable | None = None,
+    ):
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
+            raise DataError(
+                "Images must be a uint8 array of shape (n, h, w, 1) or (n, h, w, 3). "
+                f"Received: {images.dtype} {images.shape}."
+            )
+        if (labels is None) != (class_names is None):
+            given = "class names" if labels is None else "labels"
+            raise DataError(
+                f"Labels and class names must be given together. Received: {given} alone."
+            )
+        if labels is not None and class_names is not None:
+            labels = np.asarray(labels)
+            if len(labels) != len(images):
+                raise DataError(
+                    "There must be one label per image. "
+                    f"Received: {len(labels)} labels for {len(images)} images in {name}."
+                )
+            if labels.ndim == 2 and labels.shape[1] != len(class_names):
+                raise DataError(
+                    "Several labels per image need a column per class name. Received: "
+                    f"labels of shape {labels.shape} for {len(class_names)} class names in {name}."
+                )
+        super().__init__(
+            name,
+            len(images),
+            labels,
+            class_names=class_names,
+            image_shape=(*images.shape[1:3], 3),
+            unreadable=unreadable,
+        )
+        self.is_small = images.shape[1] * images.shape[2] <= _SMALL_IMAGE
+        with tf.device("CPU:0"):
+            self._tensor = tf.constant(images)
+        # Shares the tensor's memory, so that the caller's array can be freed.
+        self.images = np.asarray(self._tensor)
+
+    def batch(self, numbers: Tensor) -> Tensor:
+        """See `Source.batch`."""
+        images = tf.cast(tf.gather(self._tensor, numbers), tf.float32)
+        return images if images.shape[-1] == 3 else tf.image.grayscale_to_rgb(images)
+
+    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
+        """See `MapSource.image`."""
+        image = self._tensor[number]
+        return image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image), True
+
+    def _content(self):
+        return self.images
+
+    def subset(self, indices: Integers) -> "ArraySource":
+        """See `Source.subset`."""
+        return ArraySource(self.images[indices], **self._part(indices))
+
+
+class DecodedSource(MapSource):
+    """Decoded images of different sizes in memory.
+
+    Args:
+        pixels: uint8 (total,), those of all images one after the other.
+        shapes: (h, w, 3) of each image; (0, 0, 3) if it could not be read.
+        labels: one integer from 0 per image, or None.
+        name: name of the source in messages.
+        **attributes: see `FileSource`.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        shapes: Sequence[tuple[int, ...]] | np.ndarray,
+        labels: Integers | None = None,
+        name: str = "images",
+        **attributes: Any,
+    ):
+        super().__init__(name, len(shapes), labels, **attributes)
+        shapes = np.array(shapes, np.int64)
+        # One long tensor, because a tensor cannot have rows of different lengths, and slicing a
+        # RaggedTensor takes longer the longer it is.
+        with tf.device("CPU:0"):
+            self._pixels = tf.constant(pixels)
+            self._shapes = tf.constant(shapes)
+            self._ends = tf.constant(np.append(0, np.cumsum(shapes.prod(axis=1))))
+
+    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
+        """See `MapSource.image`."""
+        pixels = self._pixels[self._ends[number] : self._ends[number + 1]]
+        readable = tf.size(pixels) > 0
+        image = tf.cond(
+            readable,
+            lambda: tf.reshape(pixels, self._shapes[number]),
+            lambda: tf.zeros([1, 1, 3], tf.uint8),
+        )
+        image.set_shape([None, None, 3])
+        return image, readable
+
+    def _content(self):
+        return (np.asarray(self._pixels), np.asarray(self._shapes))
+
+    def subset(self, indices: Integers) -> "DecodedSource":
+        """See `Source.subset`."""
+        pixels, ends = np.asarray(self._pixels), np.asarray(self._ends)
+        return DecodedSource(
+            np.concatenate([pixels[ends[i] : ends[i + 1]] for i in indices]),
+            np.asarray(self._shapes)[indices],
+            **self._part(indices),
+        )

@@ -1,0 +1,217 @@
+"""From a source to batches of views: what pretraining and classifiers share.
+
+Order, shard, block, decode, crop, views, batch. Whether two views are made or one, and what becomes
+of images that cannot be read, `pretraining` and `labelled` decide.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bt.data.decoding import DataError
+from keras_bt.data.sampler import Order
+from keras_bt.data.sources import Source
+from keras_bt.preprocessing import center_crop
+from keras_bt.randomness import fold_in
+from keras_bt.typing import Tensor, View
+
+# Vectorized work is done on blocks of at most this many pixels: 8 images of 224 × 224. They stay
+# in a core's cache, which halves the time that blocks of 64 take, keep all cores busy, and bound
+# the memory for any batch size.
+_BLOCK = 8 * 224 * 224
+_PARALLEL = tf.data.AUTOTUNE
+# From this size on, a view is worth the seconds that XLA takes to compile it. It is then 7 times
+# cheaper (0.8 instead of 6 ms of a core for 224 × 224 pixels), because XLA passes over the pixels
+# once, and TensorFlow once for every operation.
+_WORTH_COMPILING = 64 * 64
+
+
+class SplitView(Protocol):
+    """A view whose random crop can be made apart, such as `keras_bt.augmentations.View`."""
+
+    @property
+    def crop(self) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:
+        """The random crop that the view begins with, or None.
+
+        Takes `{"images": image, "seed": seed}` for one uint8 image of any size, or a batch.
+        """
+
+    @property
+    def rest(self) -> View:
+        """The view without `crop`."""
+
+    def __call__(self, images: Tensor, seed: Tensor) -> Tensor:
+        """Makes one view of a batch of images, 0..255."""
+
+
+def view_batches(
+    source: Source,
+    views: Sequence[SplitView],
+    order: Order,
+    finish: Callable[..., Any],
+    image_size: int | None = None,
+    on_device: bool = False,
+) -> tf.data.Dataset:
+    """Makes an endless stream of batches, from the images in their order to what `finish` returns.
+
+    All views of an image are made in one map: it is decoded once and cropped once for each, and
+    only the crops are batched. Small images in memory are batched first.
+
+    Args:
+        source: the images.
+        views: one or two views.
+        order: the order, with the shard of the batches to make.
+        finish: function of a block of b images: crops of each view, (tensor (b, s, s, 3), …);
+            labels (b,); whether there is such an image and it can be read, bool (b,); and a seed,
+            int64 (2,) → tensors (b, …).
+        image_size: see `keras_bt.data.pretraining_views`.
+        on_device: whether blocks are whole batches, and crops of photographs rounded to uint8.
+
+    Raises:
+        DataError: if there is neither random crop nor image_size to give images one size.
+    """
+    source = source.cached()
+
+    def block_size(side):
+        return order.local_batch_size if on_device else _block_size(order, side)
+
+    if source.is_small:
+        block = block_size(source.images.shape[1:3])
+        examples, crop = order.numbers(block), _crops_of_batches(source, views, order)
+    else:
+        crops = _crops(source, views, order, image_size, whole_levels=on_device)
+        block = block_size(crops.element_spec[0][0].shape[:2])
+        examples = crops.batch(block, drop_remainder=True, num_parallel_calls=_PARALLEL)
+
+        def crop(seed, *examples):
+            return examples
+
+    blocks = tf.data.Dataset.zip(order.block_seeds(block), examples).map(
+        lambda seed, examples: finish(*crop(seed, *examples), seed), _PARALLEL
+    )
+    options = tf.data.Options()
+    options.deterministic = True
+    if order.num_shards > 1:  # already done: each worker's batches are its own
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return _join_blocks(blocks, order.local_batch_size // block).with_options(options)
+
+
+def _crops_of_batches(source, views, order):
+    """Returns a function: seed of a block, epochs, numbers → crops, labels, which images exist."""
+
+    def crops(seed, epochs, numbers):
+        there, numbers = order.exists(numbers), tf.maximum(numbers, 0)
+        images = source.batch(numbers)
+        made = tuple(
+            view.crop({"images": images, "seed": view_seed})["images"] if view.crop else images
+            for view, view_seed in zip(views, seeds_of_views(seed, len(views)), strict=True)
+        )
+        return made, source.label(numbers), there
+
+    return crops
+
+
+def _crops(source, views, order, image_size, whole_levels):
+    """Returns a data set of (crops, label, whether there is such an image and it can be read)."""
+    crop_functions = [_crop_function(view, source, image_size) for view in views]
+
+    def decode(number, reference):
+        if not order.keep_remainder:
+            return source.decode(*reference)
+        # A number that only fills up a batch is treated like an unreadable image.
+        image, readable, label = tf.cond(
+            order.exists(number),
+            lambda: source.decode(*reference),
+            lambda: (tf.zeros([1, 1, 3], tf.uint8), False, tf.constant(-1, tf.int64)),
+        )
+        return tf.ensure_shape(image, [None, None, 3]), readable, label
+
+    def crops(epoch, number, *reference):
+        image, readable, label = decode(number, reference)
+        seeds = seeds_of_views(order.draw(epoch, number), len(views))
+        made = tuple(
+            crop(image, readable, seed) for crop, seed in zip(crop_functions, seeds, strict=True)
+        )
+        if whole_levels:
+            made = tuple(tf.saturate_cast(tf.round(crop), tf.uint8) for crop in made)
+        return made, label, readable
+
+    return source.in_run(order).map(crops, _PARALLEL)
+
+
+def _crop_function(view, source, image_size):
+    """Returns the function that gives all images one size: image, readable, seed → image."""
+    crop = view.crop
+    if crop is not None:
+        return lambda image, readable, seed: crop({"images": image, "seed": seed})["images"]
+    if image_size is not None:
+        return lambda image, readable, seed: center_crop(image, image_size, resize=image_size)
+    if source.image_shape is not None:
+        blank = tf.zeros(source.image_shape, tf.uint8)
+        return lambda image, readable, seed: tf.ensure_shape(
+            tf.where(readable, image, blank), source.image_shape
+        )
+    raise DataError(
+        "Images of different sizes need views that begin with a random crop, or an image_size. "
+        f"Received: {source.name} with neither."
+    )
+
+
+def _block_size(order, side):
+    """Returns images per block: the largest divisor of the batch size within `_BLOCK` pixels."""
+    most = max(1, _BLOCK // int(np.prod(side)))
+    sizes = range(min(most, order.local_batch_size), 0, -1)
+    return next(size for size in sizes if order.local_batch_size % size == 0)
+
+
+def _join_blocks(blocks, count):
+    """Joins every `count` blocks into one batch."""
+    if count == 1:
+        return blocks
+    return blocks.batch(count, drop_remainder=True).map(
+        lambda *parts: tuple(tf.reshape(part, (-1, *part.shape[2:])) for part in parts)
+    )
+
+
+def rest_of_views(
+    views: Sequence[SplitView], compile_views: bool | None = None
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Returns the function that makes views from crops.
+
+    Args:
+        views: one or two views.
+        compile_views: see `pretraining_views`.
+
+    Returns:
+        A function: crops of each view, (tensor (b, h, w, 3), …); seed of a block → tuple of views,
+        float32 (b, s, s, 3).
+    """
+
+    def rest(all_crops, seed):
+        seeds = seeds_of_views(seed, len(views))
+        made = (
+            (view if view.crop is None else view.rest)(tf.cast(crops, tf.float32), view_seed)
+            for view, crops, view_seed in zip(views, all_crops, seeds, strict=True)
+        )
+        return tuple(tf.cast(view, tf.float32) for view in made)
+
+    def chosen(all_crops, seed):
+        height, width = all_crops[0].shape[1:3]
+        ours = all(getattr(view.rest, "compilable", False) for view in views)
+        worth_it = height * width >= _WORTH_COMPILING and ours
+        compiled = worth_it if compile_views is None else compile_views
+        # All views in one function, which compiles faster than one function for each.
+        function = tf.function(rest, jit_compile=True) if compiled else rest
+        return function(all_crops, seed)
+
+    return chosen
+
+
+def seeds_of_views(seed: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Returns a seed for each of one or two views: of the same layers they still draw differently.
+
+    The second folds in -1, as places within a view count from 0.
+    """
+    return (seed, fold_in(seed, -1))[:count]
