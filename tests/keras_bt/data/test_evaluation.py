@@ -41,6 +41,8 @@ def test_small_images_are_enlarged_but_not_cropped():
         np.testing.assert_array_equal(labels, [-1] * 5)
     ((images, _),) = data.evaluation_batches(source, 8, 8, resize=9, mean=(0,) * 3, std=(1,) * 3)
     np.testing.assert_allclose(images, data.center_crop(rgb, 8, 9) / 255, atol=1e-6)
+    with pytest.raises(data.DataError, match="Received: batch_size=0"):
+        data.evaluation_batches(source, 8, batch_size=0)
 
 
 def test_large_arrays_give_the_same_as_small_ones():
@@ -51,12 +53,6 @@ def test_large_arrays_give_the_same_as_small_ones():
     ((images, same_labels),) = data.evaluation_batches(source, 6, batch_size=8)
     np.testing.assert_allclose(images, expected, atol=1e-5)
     np.testing.assert_array_equal(labels, same_labels)
-
-
-def test_a_batch_must_hold_an_image():
-    source = data.ArraySource(np.zeros((5, 8, 8, 1), np.uint8))
-    with pytest.raises(data.DataError, match="Received: batch_size=0"):
-        data.evaluation_batches(source, 8, batch_size=0)
 
 
 def test_too_many_unreadable_images_are_reported_as_the_users_mistake(make_source):
