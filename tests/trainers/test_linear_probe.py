@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import script
-from PIL import Image
 
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint
@@ -88,14 +87,9 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(
     probe(backbone, *SHORT, f"--workdir={tmp_path / 'run'}")
     assert "Continuing after epoch 2 of 3" in capsys.readouterr().out
     runs = [read_metrics(folder / "metrics.jsonl") for folder in (finished, tmp_path / "run")]
-    for name in ("loss", "learning_rate"):
-        whole, continued = ([line[name] for line in run] for run in runs)
+    for name in ("loss", "learning_rate", "val_top1"):
+        whole, continued = ([line[name] for line in run if name in line] for run in runs)
         np.testing.assert_allclose(whole, continued, rtol=1e-6)
-    whole, continued = (
-        json.loads((folder / "summary.json").read_text()) for folder in (finished, tmp_path / "run")
-    )
-    assert whole["top1"] == continued["top1"]
-    assert whole["best_epoch"] == continued["best_epoch"]
 
 
 @pytest.mark.slow
@@ -135,13 +129,6 @@ def test_fast(backbone, tmp_path, capsys):
     assert "mean of 3 draws" in capsys.readouterr().out
 
 
-def write_images(folder, count, size=16):
-    folder.mkdir(parents=True)
-    for index in range(count):
-        pixels = np.random.default_rng(index).integers(0, 256, (size, size, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-
-
 def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
     from keras_bt import data
     from keras_bt.data import ArraySource
@@ -174,14 +161,7 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
     [
         (["--labels=0"], ["not of 0 images", "labels=0"]),
         (["--labels=200%"], ["at most", "labels=200%"]),
-        (["--labels=abc"], ["such as 1%", "labels=abc"]),
-        (["--labels=0", "--fast"], ["not of 0 images", "labels=0"]),
-        (["--labels=200%", "--fast"], ["at most", "labels=200%"]),
         (["--labels=abc", "--fast"], ["such as 1%", "labels=abc"]),
-        (["--data=folder:{tmp}/flat"], ["flat", "Labeled images"]),
-        (["--data=folder:{tmp}/one"], ["two classes"]),
-        (["--backbone={tmp}/text.keras"], ["Keras model", "text.keras"]),
-        (["--backbone={tmp}/nothing"], ["nothing"]),
         (["--rate=0"], ["rate must be a number > 0"]),
         (["--schedule=step"], ["given together"]),
         (["--schedule=step", "--milestones=a"], ["milestones must be whole numbers", "a"]),
@@ -190,25 +170,16 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
         (["--draws=10", "--fast"], ["needs a part of the labels"]),
         (["--raw_pixels"], ["--raw_pixels requires --fast"]),
         (["--strategy=mirrored", "--batch_size=33"], ["divide evenly", "33"]),
-        (["--workdir={tmp}/flat"], ["holds other files"]),
+        (["--workdir={tmp}/other"], ["holds other files"]),
     ],
 )
 def test_a_mistake_ends_with_one_line(backbone, tmp_path, capsys, arguments, words):
-    write_images(tmp_path / "flat", 3)
-    write_images(tmp_path / "one" / "train" / "cat", 6)
-    (tmp_path / "text.keras").write_text("no network")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
-    defaults = {
-        "backbone": backbone,
-        "data": "digits",
-        "image_size": 16,
-        "workdir": tmp_path / "run",
-        "cache_dir": tmp_path / "cache",
-        "deterministic": "false",
-    }
-    given = " ".join(arguments)
-    defaults = [f"--{name}={v}" for name, v in defaults.items() if f"--{name}=" not in given]
-    line = script.mistake(capsys, "linear_probe", *defaults, *arguments)
+    good = [f"--backbone={backbone}", "--data=digits", "--image_size=16", "--nodeterministic"]
+    good += [f"--workdir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}"]
+    line = script.mistake(capsys, "linear_probe", *good, *arguments)
     for word in words:
         assert word in line
     assert not (tmp_path / "run").exists()  # nothing half-written

@@ -2,21 +2,18 @@
 
 import dataclasses
 import pathlib
-import shlex
-import sys
 import time
 
 import numpy as np
 
-from keras_bt import data, workdir
+from keras_bt import data
 from keras_bt.evaluation.linear import FEW_LABEL_C, logistic_probe
 from keras_bt.evaluation.report import percent
 from keras_bt.evaluation.svm import svm_probe
+from trainers.runs import measuring
 
 # With fewer labels in a class, the search for C would rest on one or two of its images.
 _LEAST_TO_SEARCH = 10
-NAMES = ("labels", "draws", "seed", "raw_pixels")
-_BACKBONE, _PIXELS = "backbone", "raw pixels"
 
 
 def run(subject, settings, started):
@@ -27,7 +24,7 @@ def run(subject, settings, started):
     names contain how many.
 
     Args:
-        subject: `trainers.cli.subject.Subject`.
+        subject: `trainers.runs.subject.Subject`.
         settings: `trainers.runs.settings.LinearProbeSettings`.
         started: float, when the command started, in seconds since 1970.
 
@@ -37,7 +34,7 @@ def run(subject, settings, started):
     Raises:
         ValueError: if labels and settings do not go together.
     """
-    train, test = subject.train, subject.test
+    train = subject.train
     if settings.draws > 1 and settings.labels == "100%":
         raise ValueError(
             "--draws needs a part of the labels, such as --labels=10%. Received: --labels=100%"
@@ -53,11 +50,7 @@ def run(subject, settings, started):
     folder = pathlib.Path(settings.workdir or subject.folder / "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
 
-    features = {_BACKBONE: [*subject.features(train, "training"), *subject.features(test, "test")]}
-    if settings.raw_pixels:
-        with data.reading(train, test):
-            features[_PIXELS] = [*data.raw_pixels(train), *data.raw_pixels(test)]
-
+    features = measuring.arrays(subject, settings.raw_pixels)
     measure, report = (several, several_report) if train.multilabel else (single, single_report)
     rows = {}
     for name, arrays in features.items():
@@ -65,25 +58,11 @@ def run(subject, settings, started):
         rows[name] = measure(arrays, settings) | {"seconds": round(time.time() - fitting, 1)}
     part = "" if settings.labels == "100%" else f"_{settings.labels.replace('%', 'pct')}"
     path = folder / f"linear_probe_fast{part}.json"
-    predictions = {name: row.pop("predictions", None) for name, row in rows.items()}[_BACKBONE]
+    predictions = {name: row.pop("predictions", None) for name, row in rows.items()}["backbone"]
     if predictions is not None:
-        np.savez(path.with_suffix(".npz"), labels=features[_BACKBONE][3], predictions=predictions)
-    workdir.write_json(
-        path,
-        {
-            "command": shlex.join(["python", "-m", "trainers.linear_probe", *sys.argv[1:]]),
-            "backbone": str(subject.file),
-            "data": subject.data,
-            "measured_on": subject.where,
-            "settings": {
-                **{name: getattr(settings, name) for name in NAMES},
-                "image_size": subject.image_size,
-                "resize": subject.resize,
-            },
-            "results": rows,
-            "seconds": round(time.time() - started, 1),
-        },
-    )
+        np.savez(path.with_suffix(".npz"), labels=features["backbone"][3], predictions=predictions)
+    asked = {name: getattr(settings, name) for name in ("labels", "draws", "seed", "raw_pixels")}
+    measuring.write(path, "trainers.linear_probe", subject, asked, started, results=rows)
     return "\n".join([*report(rows, settings, subject), "", f"Written to {path}."])
 
 
@@ -135,7 +114,7 @@ def single_report(rows, settings, subject):
         f"Logistic regression on {images:,} labeled images (--labels={settings.labels}{draws})"
         f"; accuracy in percent on {subject.where}:",
         "",
-        f"{'':12}{'top-1':>14}{'top-5':>8}{'C':>14}{'seconds':>10}",
+        f"{'':12}{'top-1':>14}{'top-5':>8}{'C':>16}{'seconds':>10}",
     ]
     for name, row in rows.items():
         top1 = percent(row["top1"])
@@ -144,7 +123,7 @@ def single_report(rows, settings, subject):
         found = row["chosen_c"]
         c = f"{min(found):g}" + (f" to {max(found):g}" if min(found) < max(found) else "")
         top5 = percent(row["top5"])
-        lines.append(f"{name:12}{top1:>14}{top5:>8}{c:>14}{row['seconds']:10.1f}")
+        lines.append(f"{name:12}{top1:>14}{top5:>8}{c:>16}{row['seconds']:10.1f}")
         if not row["converged"]:
             lines.append(f"{'':12}(not converged: slightly more may be possible)")
     return lines

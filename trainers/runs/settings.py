@@ -89,6 +89,9 @@ def _check(name, value, least, most, above, choices, **_):
     rules = []
     if choices:
         rules = [(value in choices, f"one of {', '.join(choices)}")]
+    elif isinstance(value, tuple):
+        for one in value:
+            _check(name, one, least, most, above, ())
     elif isinstance(value, int | float) and not isinstance(value, bool):
         rules = [
             (above is None or value > above, f"a number > {above}"),
@@ -326,6 +329,31 @@ class SubjectSettings(Settings):
     cache_dir: str | None = setting(
         None, "Folder that caches features. Default: features/ beside the backbone.", identity=False
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnnSettings(SubjectSettings):
+    """Settings of a nearest-neighbor classifier, the flags of `trainers.knn`."""
+
+    k: tuple[int, ...] = setting(
+        (20, 200), "Numbers of neighbors that vote, separated by commas.", least=1
+    )
+    temperature: float = setting(
+        0.07,
+        "Temperature of the votes; the lower, the more the nearest ones count.",
+        above=0,
+    )
+    batch_size: int = setting(256, "Images per batch during feature extraction.", least=1)
+    raw_pixels: bool = setting(False, "Measure raw pixels as well.")
+    out: str | None = setting(
+        None, "JSON file of the results. Default: evaluation/knn.json beside the backbone."
+    )
+
+    def __post_init__(self):
+        self._resolve(k=tuple(dict.fromkeys(self.k)))
+        super().__post_init__()
+        if not self.k:
+            raise ValueError("--k must be whole numbers ≥ 1, such as 20,200. Received: --k=")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

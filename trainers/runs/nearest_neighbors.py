@@ -1,0 +1,81 @@
+"""Nearest-neighbor accuracies of a backbone, behind `trainers.knn`."""
+
+import dataclasses
+import os
+import pathlib
+
+from keras_bt.evaluation.knn import knn_accuracies
+from trainers.runs import measuring
+
+
+def check(subject, ks):
+    """Refuses what neighbors cannot classify, before features are extracted."""
+    train = subject.train
+    if train.multilabel:
+        raise ValueError(
+            "Nearest neighbors need images with one label each. Received: "
+            f"{subject.data}, whose images have several; use trainers.linear_probe --fast."
+        )
+    if max(ks) > train.num_examples:
+        raise ValueError(
+            "--k must be at most the number of training images. Received: "
+            f"--k={max(ks)} for {train.num_examples:,} training images of {subject.data}."
+        )
+
+
+def writable(path):
+    """Returns the path of a file that can be written, having made its folder."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"--out must be a writable file. Received: --out={path}")
+    return path
+
+
+def run(subject, settings, started):
+    """Extracts features or reads those on disk, searches them and writes the accuracies.
+
+    Args:
+        subject: `trainers.runs.subject.Subject`.
+        settings: `trainers.runs.settings.KnnSettings`.
+        started: float, when the command started, in seconds since 1970.
+
+    Returns:
+        string, the report for the terminal.
+
+    Raises:
+        ValueError: if images have several labels, a k exceeds the number of training images, or the
+            results cannot be written.
+    """
+    s = settings
+    check(subject, s.k)
+    out = writable(s.out or subject.folder / "evaluation" / "knn.json")
+    print(subject)
+    arrays = measuring.arrays(subject, s.raw_pixels, s.batch_size)
+    found = {}
+    for name, features in arrays.items():
+        print(f"Nearest neighbors, {name}:")
+        found[name] = knn_accuracies(*features, s.k, s.temperature, progress=True)
+    train_features, labels, test_features, _ = arrays["backbone"]
+    measuring.write(
+        out,
+        "trainers.knn",
+        subject,
+        {"k": list(s.k), "temperature": s.temperature, "seed": s.seed},
+        started,
+        training_images=len(train_features),
+        test_images=len(test_features),
+        classes=len(set(labels.tolist())),
+        features=train_features.shape[1],
+        accuracies={
+            name: {str(k): dataclasses.asdict(row) for k, row in rows.items()}
+            for name, rows in found.items()
+        },
+    )
+    lines = [f"\nAccuracy in percent on {subject.where}:\n"]
+    lines += [f"{'':12}{'k':>6}{'top-1':>9}{'top-5':>9}"]
+    for name, rows in found.items():
+        for k, row in rows.items():
+            top5 = "–" if row.top5 is None else f"{100 * row.top5:.2f}"
+            lines.append(f"{name:12}{k:6}{100 * row.top1:9.2f}{top5:>9}")
+    return "\n".join([*lines, f"\nWritten to {out}."])
