@@ -1,6 +1,7 @@
 """Average precision, as defined by PASCAL VOC 2007 and by later years."""
 
 import numpy as np
+from sklearn.metrics import precision_recall_curve
 
 INTERPOLATIONS = ("11-point", "area")
 
@@ -22,7 +23,7 @@ def average_precision(
 
     Examples of equal score enter together: only those k count that end a run of ties. So the
     result depends on scores and labels alone, whereas the devkit leaves ties in the order of its
-    files. Recalls are compared as fractions: 3 of 10 does reach 0.3.
+    files.
 
     >>> scores, labels = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 1, 0])
     >>> round(average_precision(scores, labels, "area"), 3)  # (1/1 + 2/3) / 2
@@ -38,7 +39,7 @@ def average_precision(
 
     Raises:
         ValueError: if shapes do not fit, a label is none of the three, no label is 1, a counted
-            score is NaN, or the interpolation is neither of the two.
+            score is not finite, or the interpolation is neither of the two.
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
@@ -57,21 +58,14 @@ def average_precision(
             "Average precision is defined only if an example is positive (label 1). "
             f"Received: {len(positive)} examples that count, none of them positive."
         )
-    if np.isnan(scores).any():
-        raise ValueError("scores must be numbers. Received: NaN.")
-
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    ends_ties = np.append(ranked[1:] != ranked[:-1], True)
-    retrieved = np.arange(1, len(order) + 1)[ends_ties]
-    found = np.cumsum(positive[order])[ends_ties]  # true positives among those retrieved
-    best = np.maximum.accumulate((found / retrieved)[::-1])[::-1]  # p̂ at these recalls
+    # From recall 1 down to 0; the last is not of the data but added by scikit-learn.
+    precision, recall, _ = precision_recall_curve(positive, scores)
+    recall, best = recall[:-1], np.maximum.accumulate(precision[:-1])  # p̂ at these recalls
     if interpolation == "area":
-        steps = np.diff(found, prepend=0) / positive.sum()
-        return float(np.sum(steps * best))
-    # The first k with recall ≥ t, in integers: found / positives ≥ i / 10. Recall 1 is reached.
-    first = np.searchsorted(10 * found, np.arange(11) * positive.sum())
-    return float(np.mean(best[first]))
+        return float(-np.sum(np.diff(recall, append=0) * best))
+    # Equal fractions are equal floats, so that 3 of 10 reaches 3 / 10.
+    thresholds = np.arange(11)[:, None] / 10
+    return float(np.mean(best[(recall >= thresholds).sum(axis=1) - 1]))
 
 
 def check_labels(labels: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.types.experimental import PolymorphicFunction
 
-from keras_bt.evaluation.progress import ProgressBar
+from keras_bt.evaluation.progress import progress_bar
 
 
 def inference_function(backbone: keras.Model) -> PolymorphicFunction:
@@ -102,16 +102,10 @@ def feature_batches(
             "backbone must return one vector per image, of shape (batch, d). "
             f"Received: output shape {tuple(forward.output_shapes)}."
         )
-    known = int(batches.cardinality())
-    bar = ProgressBar(known if known >= 0 else num_batches, "batch") if progress else None
-    for batch in batches:
+    for batch in progress_bar(batches, shown=progress, total=num_batches, unit="batch"):
         images = batch[0] if labelled else _only(batch)
         labels = batch[1].numpy().astype(np.int64) if labelled else None
         yield forward(images).numpy(), labels
-        if bar:
-            bar.add(1)
-    if bar:
-        bar.finish()
 
 
 def _read_spec(batches):

@@ -10,18 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_bt.evaluation.checks import checked_labels
 from keras_bt.evaluation.linear import top_k_accuracy
 from keras_bt.evaluation.neighbours import nearest_neighbours
 
 
-def knn_predict(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    queries: np.ndarray,
-    k: int = 20,
-    temperature: float = 0.07,
-    num_classes: int | None = None,
-    **search: Any,
+def knn_vote(
+    similarities: np.ndarray, neighbour_labels: np.ndarray, temperature: float, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classifies queries by a weighted vote of their k nearest training vectors.
 
@@ -29,43 +24,13 @@ def knn_predict(
 
         p_c = Σ_{i: y_i = c} exp(s_i / T) / Σ_i exp(s_i / T)
 
-    Ties: among equally similar training vectors, the lowest index is nearest; among equal shares,
-    the lowest class wins.
+    Among equal shares, the lowest class wins. The first columns of a search with a large k are the
+    search with a smaller k, so one call of `nearest_neighbours` serves several k.
 
     >>> axes = np.array([[1.0, 0.0], [0.0, 1.0]])  # one training vector for each of two classes
-    >>> scores, labels = knn_predict(axes, np.array([0, 1]), np.array([[0.1, 2.0]]), k=1)
-    >>> scores, labels
+    >>> similarities, indices = nearest_neighbours(axes, np.array([[0.1, 2.0]]), k=1)
+    >>> knn_vote(similarities, np.array([0, 1])[indices], temperature=0.07, num_classes=2)
     (array([[0., 1.]], dtype=float32), array([1]))
-
-    Args:
-        train_features: floats (n, d), float32 for speed.
-        train_labels: integers (n,), 0 to num_classes - 1, of at least two classes.
-        queries: floats (m, d).
-        k: number of neighbors, 1 to n.
-        temperature: T, above 0.
-        num_classes: number of classes; by default the largest label plus 1.
-        **search: chunk sizes and progress of `nearest_neighbours`, which states the memory.
-
-    Returns:
-        `(scores, labels)`: float32 (m, num_classes), the shares of the votes, and int64 (m,).
-
-    Raises:
-        ValueError: if labels are missing or of one class only, k or the temperature is out of
-            range, shapes do not fit, or a feature is not finite.
-    """
-    train_labels, num_classes = _check_labels(train_labels, len(train_features), num_classes)
-    _check_temperature(temperature)
-    similarities, indices = nearest_neighbours(train_features, queries, k, **search)
-    return knn_vote(similarities, train_labels[indices], temperature, num_classes)
-
-
-def knn_vote(
-    similarities: np.ndarray, neighbour_labels: np.ndarray, temperature: float, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Takes the vote of `knn_predict` for neighbors already found.
-
-    The first columns of a search with a large k are the search with a smaller k, so one call of
-    `nearest_neighbours` serves several k.
 
     Args:
         similarities: floats (m, k), most similar first.
@@ -74,7 +39,7 @@ def knn_vote(
         num_classes: number of classes.
 
     Returns:
-        `(scores, labels)` as from `knn_predict`.
+        `(scores, labels)`: float32 (m, num_classes), the shares of the votes, and int64 (m,).
 
     Raises:
         ValueError: if the temperature is not above 0.
@@ -106,27 +71,15 @@ def knn_accuracy(
     temperature: float = 0.07,
     **search: Any,
 ) -> float:
-    """Measures the share of test images that `knn_predict` classifies correctly.
+    """Measures the share of test images that `knn_vote` classifies correctly.
 
-    Args:
-        train_features: floats (n, d), float32 for speed.
-        train_labels: integers (n,), from 0, of at least two classes.
-        test_features: floats (m, d).
-        test_labels: integers (m,). A class without training images counts as wrong.
-        k: number of neighbors, 1 to n.
-        temperature: T, above 0.
-        **search: chunk sizes and progress of `nearest_neighbours`, which states the memory.
+    Arguments and errors are those of `knn_accuracies`, for one k.
 
     Returns:
         Top-1 accuracy, 0 to 1.
-
-    Raises:
-        ValueError: as for `knn_predict`, and if the test labels are missing or do not fit.
     """
-    measured = knn_accuracies(
-        train_features, train_labels, test_features, test_labels, (k,), temperature, **search
-    )
-    return measured[k].top1
+    data = (train_features, train_labels, test_features, test_labels)
+    return knn_accuracies(*data, (k,), temperature, **search)[k].top1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +104,7 @@ def knn_accuracies(
     temperature: float = 0.07,
     **search: Any,
 ) -> dict[int, KnnAccuracy]:
-    """Measures accuracies of `knn_predict` for several k with one search for the largest.
+    """Measures accuracies of `knn_vote` for several k with one search for the largest.
 
     A class without votes is not a guess, even if fewer than five classes have votes.
 
@@ -176,27 +129,29 @@ def knn_accuracies(
         Accuracies for each k.
 
     Raises:
-        ValueError: as for `knn_predict`, and if there is no k, or the test labels are missing or
-            do not fit.
+        ValueError: if labels are missing or those to train with of one class only, k or the
+            temperature is out of range, shapes do not fit, or a feature is not finite.
     """
-    train_labels, num_classes = _check_labels(train_labels, len(train_features), None)
-    if test_labels is None or np.shape(test_labels) != (len(test_features),):
+    train_labels = checked_labels(train_labels, len(train_features), "train_labels")
+    if not np.issubdtype(train_labels.dtype, np.integer) or train_labels.min() < 0:
         raise ValueError(
-            f"test_labels must hold one class per test feature ({len(test_features)}). "
-            f"Received: {_describe(test_labels)}."
+            "train_labels must be integers from 0. "
+            f"Received: dtype {train_labels.dtype}, smallest {train_labels.min()}."
         )
+    num_classes = int(train_labels.max()) + 1
+    test_labels = checked_labels(test_labels, len(test_features), "test_labels")
     _check_temperature(temperature)
     if not len(ks) or min(ks) < 1:
         raise ValueError(f"ks must be numbers of at least 1. Received: {list(ks)}.")
     similarities, indices = nearest_neighbours(train_features, test_features, max(ks), **search)
-    neighbour_labels = train_labels[indices]
+    neighbour_labels = train_labels.astype(np.int64)[indices]
     del indices
     accuracies = {}
     for k in ks:
         scores, predictions = knn_vote(
             similarities[:, :k], neighbour_labels[:, :k], temperature, num_classes
         )
-        top5 = _top5(scores, np.asarray(test_labels)) if num_classes > 5 else None
+        top5 = _top5(scores, test_labels) if num_classes > 5 else None
         accuracies[k] = KnnAccuracy(float(np.mean(predictions == test_labels)), top5)
     return accuracies
 
@@ -206,37 +161,6 @@ def _top5(scores, labels):
     votes = np.take_along_axis(scores, known[:, None], axis=1)[:, 0]
     voted = (labels < scores.shape[1]) & (votes > 0)
     return top_k_accuracy(scores, np.where(voted, labels, -1), 5)
-
-
-def _describe(labels):
-    return "no labels" if labels is None else f"labels of shape {np.shape(labels)}"
-
-
-def _check_labels(labels, n, num_classes):
-    if labels is None or np.shape(labels) != (n,):
-        raise ValueError(
-            f"train_labels must hold one class per training feature ({n}). "
-            f"Received: {_describe(labels)}."
-        )
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise ValueError(
-            "train_labels must be integers from 0. "
-            f"Received: dtype {labels.dtype}, smallest {labels.min()}."
-        )
-    largest = int(labels.max())
-    if labels.min() == largest:
-        raise ValueError(
-            f"train_labels must hold at least two classes. Received: only class {largest}."
-        )
-    if num_classes is None:
-        num_classes = largest + 1
-    if largest >= num_classes:
-        raise ValueError(
-            "train_labels must be below num_classes. "
-            f"Received: num_classes={num_classes}, largest label {largest}."
-        )
-    return labels.astype(np.int64), num_classes
 
 
 def _check_temperature(temperature):

@@ -1,9 +1,16 @@
-"""Exact nearest-neighbor search by cosine similarity, in a stated amount of memory."""
+"""Exact nearest-neighbor search by cosine similarity, in a stated amount of memory.
+
+Our own, because scikit-learn's `NearestNeighbors` copies all training features, which may be larger
+than memory, and does not order ties: for 200,000 × 2048 features and 2,000 queries it took 32 s of
+CPU against 30 to 35 and 3.7 GiB at its peak against 2.3, of which 1.9 are files that the system can
+release (metric="cosine"; "euclidean" on unit vectors took 43 s and 1.7 GiB of memory).
+"""
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from keras_bt.evaluation.progress import ProgressBar
+from keras_bt.evaluation.checks import checked_features
+from keras_bt.evaluation.progress import progress_bar
 
 # The float32 search keeps more candidates than neighbors, so that rounding cannot push out a true
 # neighbor where similarities are close together.
@@ -61,8 +68,7 @@ def nearest_neighbours(
     Raises:
         ValueError: if shapes do not fit, k is out of range, or a feature is not finite.
     """
-    train_features, queries = np.asanyarray(train_features), np.asanyarray(queries)
-    _check_features(train_features, queries)
+    train_features, queries = checked_features(train_features=train_features, queries=queries)
     n, m = len(train_features), len(queries)
     if not 1 <= k <= n:
         raise ValueError(
@@ -74,18 +80,17 @@ def nearest_neighbours(
             f"query_chunk_size={query_chunk_size}, train_chunk_size={train_chunk_size}."
         )
     similarities, indices = np.empty((m, k)), np.empty((m, k), np.int64)
-    bar = ProgressBar(m, "query") if progress else None
-    work = n * m * train_features.shape[1]
-    with threadpool_limits(limits=1 if work < _THREADED_WORK else None):
+    threads = 1 if n * m * train_features.shape[1] < _THREADED_WORK else None
+    with (
+        threadpool_limits(limits=threads),
+        progress_bar(shown=progress, total=m, unit="query") as bar,
+    ):
         for start in range(0, m, query_chunk_size):
             rows = slice(start, start + query_chunk_size)
             similarities[rows], indices[rows] = _search(
                 train_features, queries[rows], k, train_chunk_size
             )
-            if bar:
-                bar.add(len(similarities[rows]))
-    if bar:
-        bar.finish()
+            bar.update(len(similarities[rows]))
     return similarities, indices
 
 
@@ -182,24 +187,3 @@ def _unit(vectors, dtype):
     # At least 1 after that division, unless all entries are 0.
     vectors /= np.maximum(np.sqrt(np.einsum("...d,...d->...", vectors, vectors)), 0.5)[..., None]
     return vectors
-
-
-def _check_features(train_features, queries):
-    for name, features in (("train_features", train_features), ("queries", queries)):
-        if features.ndim != 2 or 0 in features.shape:
-            raise ValueError(
-                f"{name} must have shape (number, d), neither being 0. "
-                f"Received: shape {features.shape}."
-            )
-    if train_features.shape[1] != queries.shape[1]:
-        raise ValueError(
-            "train_features and queries must have the same width. "
-            f"Received: widths {train_features.shape[1]} and {queries.shape[1]}."
-        )
-    for name, features in (("train_features", train_features), ("queries", queries)):
-        # In chunks: isfinite of everything would need another quarter of the features' memory.
-        for start in range(0, len(features), 4096):
-            finite = np.isfinite(features[start : start + 4096]).all(axis=1)
-            if not finite.all():
-                row = start + int(np.argmin(finite))
-                raise ValueError(f"{name} must be finite. Received: NaN or infinity in row {row}.")

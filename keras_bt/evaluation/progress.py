@@ -1,30 +1,24 @@
-"""A progress bar with the time left, for a terminal and for a file."""
+"""The progress bar of all that takes long but is not a Keras `fit`."""
 
 import sys
+from collections.abc import Iterable
+from typing import Any
 
-import keras
+from tqdm import tqdm
 
 
-class ProgressBar:
-    """A progress bar that may end before its target, for example if images were unreadable.
+def progress_bar(
+    items: Iterable[Any] | None = None, shown: bool = True, **settings: Any
+) -> "tqdm[Any]":
+    """Returns tqdm's bar, on the standard output, where Keras has its own.
 
     Args:
-        target: number of units, or None if unknown.
-        unit: name of what is counted.
+        items: what to go through; None to count by `update`.
+        shown: whether to show anything.
+        **settings: those of tqdm, such as `unit` and `total`.
+
+    Returns:
+        The items, as an iterable and a context.
     """
-
-    def __init__(self, target: int | None, unit: str):
-        # In a file, every update is a line of its own.
-        interval = 0.05 if sys.stdout.isatty() else 10
-        self._bar = keras.utils.Progbar(target, unit_name=unit, interval=interval)
-        self._done = 0
-
-    def add(self, count: int) -> None:
-        """Counts `count` more units."""
-        self._done += count
-        self._bar.update(self._done, finalize=False)
-
-    def finish(self) -> None:
-        """Shows the bar as complete, with the time taken."""
-        self._bar.target = self._done
-        self._bar.update(self._done, finalize=True)
+    interval = 0.1 if sys.stdout.isatty() else 10.0  # in a file, nothing is overwritten
+    return tqdm(items, disable=not shown, file=sys.stdout, mininterval=interval, **settings)

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import average_precision_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.average_precision import average_precision, check_labels
-from keras_bt.evaluation.progress import ProgressBar
+from keras_bt.evaluation.checks import checked_features
+from keras_bt.evaluation.progress import progress_bar
 
 # Those searched by VISSL for a ResNet-50.
 COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
@@ -103,17 +103,26 @@ def svm_probe(
         ValueError: if shapes do not fit, a feature is not finite, a label is none of the three, a
             cost is not above 0, or all classes are excluded.
     """
-    train_features, train_labels = _check(train_features, train_labels, "train")
-    test_features, test_labels = _check(test_features, test_labels, "test")
-    for what, train, test in (
-        ("features", train_features, test_features),
-        ("labels", train_labels, test_labels),
+    train_features, test_features = (
+        normalize(features.astype(np.float64), copy=False)
+        for features in checked_features(train_features=train_features, test_features=test_features)
+    )
+    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
+    for name, labels, n in (
+        ("train_labels", train_labels, len(train_features)),
+        ("test_labels", test_labels, len(test_features)),
     ):
-        if train.shape[1] != test.shape[1]:
+        if labels.ndim != 2 or len(labels) != n:
             raise ValueError(
-                f"train_{what} and test_{what} must have the same width. "
-                f"Received: widths {train.shape[1]} and {test.shape[1]}."
+                f"{name} must have shape ({n}, classes), one row per feature. "
+                f"Received: shape {labels.shape}."
             )
+        check_labels(labels)
+    if train_labels.shape[1] != test_labels.shape[1]:
+        raise ValueError(
+            "train_labels and test_labels must have the same width. "
+            f"Received: widths {train_labels.shape[1]} and {test_labels.shape[1]}."
+        )
     candidates: list[float] = np.unique(COSTS if costs is None else costs).tolist()
     if not candidates or not all(0 < c < np.inf for c in candidates):
         raise ValueError(f"costs must be numbers above 0. Received: {candidates}.")
@@ -132,19 +141,14 @@ def svm_probe(
         by_form = [average_precision(scores, truth, form) for form in ("11-point", "area")]
         return *by_form, c, converged
 
-    bar = ProgressBar(len(included), "class") if progress else None
     affordable = _MEMORY // (_BYTES_PER_NUMBER * train_features.size)
     threads = min(os.cpu_count() or 1, _MOST_THREADS, max(affordable, 1), len(included))
-    rows = {}
     # `SvmResult.converged` reports fits that end early, instead of scikit-learn's warning.
     with warnings.catch_warnings(), threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for label, row in zip(included, pool.map(probe, included), strict=True):
-            rows[label] = row
-            if bar is not None:
-                bar.add(1)
-    if bar is not None:
-        bar.finish()
+        fits = pool.map(probe, included)
+        bar = progress_bar(fits, shown=progress, total=len(included), unit="class")
+        rows = dict(zip(included, bar, strict=True))
     precisions, areas, _, converged = zip(*rows.values(), strict=True)
     classes = range(train_labels.shape[1])
     return SvmResult(
@@ -160,33 +164,16 @@ def svm_probe(
 def _fit_class(features, labels, test_features, costs, seed):
     """Chooses C and fits; returns the scores of the test features, C and whether it converged."""
     counted = labels >= 0
-    x, y = (features if counted.all() else features[counted]), labels[counted] == 1
-    chosen = costs[0] if len(costs) == 1 else _choose(x, y, costs, seed)
-    machine = _machine(chosen).fit(x, y)
-    return machine.decision_function(test_features), chosen, machine.n_iter_ < _MAX_ITERATIONS
-
-
-def _choose(x, y, costs, seed):
-    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(x, y))
-    precision = np.zeros([FOLDS, len(costs)])
-    for i, (kept, held_out) in enumerate(folds):
-        x_kept, y_kept, x_held_out = x[kept], y[kept], x[held_out]
-        for j, c in enumerate(costs):
-            scores = _machine(c).fit(x_kept, y_kept).decision_function(x_held_out)
-            precision[i, j] = average_precision_score(y[held_out], scores)
-    return costs[int(precision.mean(axis=0).argmax())]
-
-
-def _machine(c):
-    return LinearSVC(
-        penalty="l2",
-        loss="squared_hinge",
+    machine = LinearSVC(
         dual=False,
-        tol=1e-4,
-        C=c,
         class_weight={True: _POSITIVE_WEIGHT, False: 1.0},
         max_iter=_MAX_ITERATIONS,
     )
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    search = GridSearchCV(machine, {"C": costs}, scoring="average_precision", cv=folds)
+    search.fit(features[counted], labels[counted] == 1)
+    converged = search.best_estimator_.n_iter_ < _MAX_ITERATIONS
+    return search.decision_function(test_features), search.best_params_["C"], converged
 
 
 def _included(train_labels, test_labels):
@@ -194,22 +181,3 @@ def _included(train_labels, test_labels):
     positives, others = ((train_labels == value).sum(axis=0) for value in (1, 0))
     enough = (positives >= FOLDS) & (others >= FOLDS) & (test_labels == 1).any(axis=0)
     return np.flatnonzero(enough).tolist()
-
-
-def _check(features, labels, name):
-    """Returns features (n, d), each of length 1, and labels (n, classes)."""
-    features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(
-            f"{name}_features must have shape (number, d), neither being 0. "
-            f"Received: shape {features.shape}."
-        )
-    if labels.ndim != 2 or len(labels) != len(features):
-        raise ValueError(
-            f"{name}_labels must have shape ({len(features)}, classes), one row per feature. "
-            f"Received: shape {labels.shape}."
-        )
-    check_labels(labels)
-    if not np.isfinite(features).all():
-        raise ValueError(f"{name}_features must be finite. Received: NaN or infinity.")
-    return normalize(features.astype(np.float64), copy=False), labels

@@ -2,20 +2,16 @@
 
 import errno
 import io
-import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from places import ROOT
 from tiny_imagenet import write_archives
 
 from keras_bt import data
@@ -90,11 +86,7 @@ def test_features_are_the_backbones_and_memory_mapped(tmp_path, model, extractio
     np.testing.assert_array_equal(again, features)
     np.testing.assert_array_equal(labels_again, labels)
     assert extractions == [23]
-
-
-def test_the_file_is_numpys(tmp_path, model):
-    features, labels = cached_features(tmp_path, model, source(), 8, progress=False)
-    with open(only_file(tmp_path), "rb") as file:
+    with open(only_file(tmp_path / "new" / "cache"), "rb") as file:  # NumPy's, with two arrays
         np.testing.assert_array_equal(np.load(file), features)
         np.testing.assert_array_equal(np.load(file), labels)
 
@@ -124,6 +116,7 @@ def test_whatever_changes_features_or_labels_is_extracted_anew(tmp_path, model, 
     changed.layers[-1].bias.assign_add(np.eye(5)[0] * 1e-3)
     relu = backbone()
     relu.layers[-1].activation = keras.activations.relu
+    any_size = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalMaxPooling2D()])
     different = [
         (model, whole, 8, None),
         (model, source(seed=1), 8, None),
@@ -134,6 +127,8 @@ def test_whatever_changes_features_or_labels_is_extracted_anew(tmp_path, model, 
         (model, whole, 8, 9),
         (changed, whole, 8, None),
         (relu, whole, 8, None),
+        (any_size, whole, 4, 6),
+        (any_size, whole, 5, 6),
     ]
     for settings in different:
         cached_features(tmp_path, *settings, progress=False)
@@ -143,94 +138,38 @@ def test_whatever_changes_features_or_labels_is_extracted_anew(tmp_path, model, 
     assert len(extractions) == len(different)
 
 
-def test_image_size_is_part_of_the_name(tmp_path, extractions):
-    any_size = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalMaxPooling2D()])
-    for size in (4, 5, 4):
-        cached_features(tmp_path, any_size, source(), size, 6, progress=False)
-    assert len(extractions) == 2
-
-
-@pytest.mark.slow
-def test_a_saved_backbone_is_known_again_in_another_process(tmp_path, extractions):
-    file = tmp_path / "backbone.keras"
+def test_a_saved_backbone_is_known_again(tmp_path, extractions):
     model = backbone()
     model.compile("sgd", "mse")  # how it is trained changes no feature
-    model.save(file)
-    loaded = keras.models.load_model(file, compile=False)
-    cached_features(tmp_path / "cache", loaded, source(), 8, progress=False)
-    key = only_file(tmp_path / "cache").name
-    code = f"""
-import keras, numpy as np
-from keras_bt import data
-from keras_bt.evaluation.feature_cache import cached_features
-random = np.random.default_rng(0)
-images = random.integers(0, 256, (23, 8, 8, 3), np.uint8)
-source = data.ArraySource(images, random.integers(0, 3, 23), "abc", name="other")
-keras.layers.Dense(3)  # shifts the names that Keras counts up
-model = keras.models.load_model({str(file)!r})
-cached_features({str(tmp_path / "cache")!r}, model, source, 8)
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    assert only_file(tmp_path / "cache").name == key
-    assert "batch" not in result.stdout  # no bar, so nothing was extracted
-    cached_features(tmp_path / "cache", model, source(), 8, progress=False)
+    model.save(tmp_path / "backbone.keras")
+    keras.layers.Dense(3)  # shifts the names that Keras counts up
+    loaded = keras.models.load_model(tmp_path / "backbone.keras", compile=False)
+    for same in (model, loaded):
+        cached_features(tmp_path / "cache", same, source(), 8, progress=False)
     assert len(extractions) == 1
 
 
-def damage_truncate(path):
-    os.truncate(path, path.stat().st_size - 1)
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def damage_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+DAMAGES = {
+    "truncated": lambda content: content[:-1],
+    "a bit": lambda content: flipped(content, len(content) // 2),
+    "header": lambda content: content.replace(b"(23, 5)", b"(22, 5)"),
+    "a label": lambda content: flipped(content, len(content) - 12),
+    "longer": lambda content: content + b"\0",
+    "empty": lambda content: b"",
+    "short": lambda content: content[:100],
+    "text": lambda content: b"no features\n" * 100,
+}
 
 
-def damage_header(path):
-    path.write_bytes(path.read_bytes().replace(b"(23, 5)", b"(22, 5)"))
-
-
-def damage_label(path):
-    content = bytearray(path.read_bytes())
-    content[-12] ^= 1
-    path.write_bytes(content)
-
-
-def damage_longer(path):
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
-def damage_empty(path):
-    path.write_bytes(b"")
-
-
-def damage_short(path):
-    os.truncate(path, 100)
-
-
-def damage_text(path):
-    path.write_text("no features\n" * 100)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        damage_truncate,
-        damage_bit,
-        damage_header,
-        damage_label,
-        damage_longer,
-        damage_empty,
-        damage_short,
-        damage_text,
-    ],
-)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_extracted_anew(tmp_path, model, extractions, damage):
-    features, labels = cached_features(tmp_path, model, source(), 8, progress=False)
-    features, labels = np.array(features), np.array(labels)
-    damage(only_file(tmp_path))
+    features, labels = map(np.array, cached_features(tmp_path, model, source(), 8, progress=False))
+    file = only_file(tmp_path)
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
     mended, mended_labels = cached_features(tmp_path, model, source(), 8, progress=False)
     assert len(extractions) == 2
     np.testing.assert_allclose(mended, features, atol=1e-6)
@@ -345,73 +284,47 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, model, monkeypatch
             cached_features(tmp_path, model, source(), 8, progress=False)
     assert "\n" not in str(error.value)
 
-    class FullDisk:
-        """A file on a disk with room for a single batch."""
-
-        def __init__(self, file):
-            self.file, self.name = file, file.name
-
-        def write(self, content):
-            if self.file.tell() > 150:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return self.file.write(content)
-
-        def flush(self):
-            self.file.flush()
+    def full(file, batches, source):
+        """As on a disk with room for a single batch."""
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        disk = mock.Mock(wraps=file, write=mock.Mock(side_effect=[None, None, error]))
+        disk.name = file.name
+        write(disk, batches, source)
 
     write = feature_cache._write
-    with monkeypatch.context() as patch:
-        patch.setattr(feature_cache, "_write", lambda file, *rest: write(FullDisk(file), *rest))
-        with pytest.raises(OSError, match="No space left on device") as error:
-            cached_features(tmp_path, model, source(), 8, batch_size=4, progress=False)
+    monkeypatch.setattr(feature_cache, "_write", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        cached_features(tmp_path, model, source(), 8, batch_size=4, progress=False)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_a_file_is_named(tmp_path, model):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        cached_features(tmp_path / "file", model, source(), 8, progress=False)
+def test_two_extractions_at_the_same_time_do_no_harm(tmp_path, model, monkeypatch):
+    original, other = feature_cache.feature_batches, []
+
+    def interrupted(*arguments):
+        batches = original(*arguments)
+        yield next(batches)
+        monkeypatch.setattr(feature_cache, "feature_batches", original)
+        other.extend(cached_features(tmp_path, model, source(), 8, batch_size=4, progress=False))
+        yield from batches
+
+    monkeypatch.setattr(feature_cache, "feature_batches", interrupted)
+    features, _ = cached_features(tmp_path, model, source(), 8, batch_size=4, progress=False)
+    np.testing.assert_array_equal(features, other[0])
+    only_file(tmp_path)
 
 
-def extract_slowly(folder, started):
-    """In another process: extracts, a batch every half second."""
-    original = feature_cache.feature_batches
-
-    def slow(*arguments):
-        for batch in original(*arguments):
-            started.set()
-            time.sleep(0.5)
-            yield batch
-
-    feature_cache.feature_batches = slow
-    cached_features(folder, backbone(), source(), 8, batch_size=1, progress=False)
-
-
-@pytest.mark.slow
-def test_a_killed_extraction_and_another_at_the_same_time_do_no_harm(tmp_path, extractions):
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    process = context.Process(target=extract_slowly, args=(tmp_path, started))
-    process.start()
-    assert started.wait(60)
-    features, _ = cached_features(tmp_path, backbone(), source(), 8, progress=False)  # meanwhile
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    (abandoned,) = tmp_path.glob("*.partial")
-    (file,) = tmp_path.glob("*.npy")
-    again, _ = cached_features(tmp_path, backbone(), source(), 8, progress=False)
-    np.testing.assert_array_equal(again, features)
-
-    # What was abandoned disappears when it is certain that nobody writes to it any more.
-    file.unlink()
-    cached_features(tmp_path, backbone(), source(), 8, progress=False)
-    assert abandoned.exists()
+def test_what_a_killed_extraction_left_disappears_when_nobody_writes_to_it_any_more(
+    tmp_path, model
+):
+    files = tmp_path / "two days ago.partial", tmp_path / "now.partial"
+    for file in files:
+        file.write_text("")
     two_days_ago = time.time() - 2 * 24 * 3600
-    os.utime(abandoned, (two_days_ago, two_days_ago))
-    file.unlink()
-    cached_features(tmp_path, backbone(), source(), 8, progress=False)
-    assert not abandoned.exists()
+    os.utime(files[0], (two_days_ago, two_days_ago))
+    cached_features(tmp_path, model, source(), 8, progress=False)
+    assert [file.exists() for file in files] == [False, True]
 
 
 def test_an_interrupted_extraction_leaves_nothing(tmp_path, model, monkeypatch):
@@ -432,7 +345,7 @@ def test_a_progress_bar_is_shown_only_when_features_are_extracted(tmp_path, caps
     files, _ = data.open_source(f"folder:{tmp_path / 'images'}", cache_bytes=0)
     cached_features(tmp_path / "cache", backbone(), files, 8, batch_size=5)
     output = capsys.readouterr().out
-    assert "1/3" in output  # the number of batches is known from the start
+    assert "0/3" in output  # the number of batches is known from the start
     assert "3/3" in output
     cached_features(tmp_path / "cache", backbone(), files, 8, batch_size=5)
     assert capsys.readouterr().out == ""

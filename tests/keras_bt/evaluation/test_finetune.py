@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 
 from keras_bt.evaluation import finetune
-from keras_bt.evaluation.linear import top_k_accuracy
 from keras_bt.model.batch_normalization import prepare_batch_normalization
 from keras_bt.resnet import resnet
 from keras_bt.strategy import choose_strategy
@@ -47,18 +46,15 @@ def test_the_rate_changes_between_epochs_only(schedule, epochs):
     assert float(rate(3 * epochs)) == found[-1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_rates_that_there_are_not():
+    for arguments, message in (
         (("linear", 0.5), "schedule must be one of cosine, step. Received: schedule='linear'"),
         (("cosine", -1), "rate must be a number ≥ 0. Received: rate=-1"),
         (("cosine", float("nan")), "rate must be a number ≥ 0. Received: rate=nan"),
         (("cosine", 0.5, 0), "epochs must be at least 1. Received: epochs=0"),
-    ],
-)
-def test_rates_that_there_are_not(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        finetune.epoch_rates(*arguments)
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune.epoch_rates(*arguments)
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
@@ -119,16 +115,10 @@ def test_the_optimizer_survives_saving(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"backbone_ratio": -0.1}, {"backbone_ratio": float("nan")}, {"momentum": 1.0}]
-)
-def test_bad_arguments(arguments):
-    ((name, value),) = arguments.items()
-    with pytest.raises(ValueError, match=f"{name} is out of range. Received: {name}={value}"):
-        finetune.TwoRateSGD(**arguments)
-
-
-def test_an_optimizer_without_a_head_is_refused():
+def test_optimizers_that_cannot_be():
+    for name, value in (("backbone_ratio", -0.1), ("backbone_ratio", np.nan), ("momentum", 1.0)):
+        with pytest.raises(ValueError, match=f"{name} is out of range. Received: {name}={value}"):
+            finetune.TwoRateSGD(**{name: value})
     model = finetune.classifier(small_backbone(), CLASSES)
     with pytest.raises(ValueError, match="A layer named 'top' must be among those to train"):
         finetune.TwoRateSGD(head="top").build(model.trainable_variables)
@@ -167,22 +157,18 @@ def test_from_scratch_is_the_same_network_newly_initialized():
     backbone = resnet(18, "small", width=4)
     rng = np.random.default_rng(0)
     backbone.set_weights([w + rng.normal(size=w.shape) for w in backbone.get_weights()])
-    copies = [
-        finetune.classifier(backbone, CLASSES, from_scratch=True).get_layer("resnet18")
-        for _ in range(2)
-    ]
+    copy = finetune.classifier(backbone, CLASSES, from_scratch=True).get_layer("resnet18")
     fresh = resnet(18, "small", width=4)
-    assert [v.path for v in copies[0].variables] == [v.path for v in fresh.variables]
-    for variable, other, start, trained in zip(
-        copies[0].variables, copies[1].variables, fresh.variables, backbone.variables, strict=True
+    assert [v.path for v in copy.variables] == [v.path for v in fresh.variables]
+    for new, start, trained in zip(
+        copy.variables, fresh.variables, backbone.variables, strict=True
     ):
-        if variable.path.endswith("kernel"):
-            values, expected = variable.numpy(), start.numpy()
-            assert values.std() == pytest.approx(expected.std(), rel=0.25), variable.path
-            assert abs(np.corrcoef(values.ravel(), trained.numpy().ravel())[0, 1]) < 0.3
-            assert (values != other.numpy()).any()
+        if new.path.endswith("kernel"):
+            assert new.numpy().std() == pytest.approx(start.numpy().std(), rel=0.25), new.path
+            correlation = np.corrcoef(new.numpy().ravel(), trained.numpy().ravel())[0, 1]
+            assert abs(correlation) < 0.3
         else:  # a block's last gamma is zero again, the others are one
-            np.testing.assert_array_equal(variable.numpy(), start.numpy(), variable.path)
+            np.testing.assert_array_equal(new.numpy(), start.numpy(), new.path)
 
 
 class OfOnesOwn(keras.Model):
@@ -198,15 +184,10 @@ def test_what_is_no_backbone_is_refused():
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_top_k_counts_as_numpy_does_ties_included(k):
+def test_top_k_counts_as_a_stable_sort_does_ties_included(k):
     rng = np.random.default_rng(k)
-    logits = rng.integers(0, 4, (200, 10)).astype("float32")  # many ties
+    logits = rng.integers(0, 4, (200, 10)).astype("float32")  # many ties: the lower class first
     labels = rng.integers(0, 10, 200)
-    metric = keras.metrics.MeanMetricWrapper(finetune.in_top_k, k=k)
-    for part in (slice(0, 150), slice(150, 200)):
-        metric.update_state(labels[part], logits[part])
-    assert float(metric.result()) == pytest.approx(top_k_accuracy(logits, labels, k), abs=1e-6)
-    # By sorting, the lower class first.
     order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     expected = (order == labels[:, None]).any(axis=1)
     np.testing.assert_array_equal(finetune.in_top_k(labels, logits, k), expected)
@@ -260,10 +241,6 @@ def test_two_devices_train_as_one_does_short_batches_included():
     assert any(np.abs(a - b).max() > 0.1 for a, b in zip(start, results["one"][0], strict=True))
     for metric in ("top1", "top5", "val_top1", "val_top5"):
         np.testing.assert_allclose(results["mirrored"][1][metric], results["one"][1][metric])
-    for metric in ("loss", "val_loss"):  # Keras' mean over short batches is not exact
-        np.testing.assert_allclose(
-            results["mirrored"][1][metric], results["one"][1][metric], rtol=0.02
-        )
 
 
 def test_what_is_saved_loads_without_this_package(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -41,11 +42,16 @@ def random_data(n=300, m=40, d=24, classes=5, seed=0):
     return train, random.integers(0, classes, n), queries
 
 
+def predict(train, labels, queries, k, temperature=0.07, classes=5, **chunks):
+    similarities, indices = knn.nearest_neighbours(train, queries, k, **chunks)
+    return knn.knn_vote(similarities, np.asarray(labels)[indices], temperature, classes)
+
+
 @pytest.mark.parametrize("k", [1, 20, 200, 299, 300])
 def test_scores_and_labels_equal_brute_force(k):
     train, labels, queries = random_data()
-    scores, predictions = knn.knn_predict(
-        train, labels, queries, k, 0.07, query_chunk_size=16, train_chunk_size=64
+    scores, predictions = predict(
+        train, labels, queries, k, query_chunk_size=16, train_chunk_size=64
     )
     similarities, indices = brute_force(train, queries, k)
     expected = brute_force_vote(similarities, labels[indices], 0.07, 5)
@@ -67,44 +73,29 @@ def test_neighbours_do_not_depend_on_chunks(query_chunk_size, train_chunk_size):
     np.testing.assert_allclose(found[0], similarities, rtol=0, atol=2e-12)
 
 
-@pytest.mark.parametrize("train_chunk_size", [1, 7, 64, 4096])
-def test_of_equal_similarities_the_lowest_index_wins(train_chunk_size):
-    # Rows of ones and zeros with four ones each: similarities are multiples of 1/4, so nearly all
-    # are ties, and across every chunk border. More ties than the search keeps candidates.
-    random = np.random.default_rng(1)
-    rows = np.array([random.permutation([1.0] * 4 + [0.0] * 8) for _ in range(400)], np.float32)
-    train, queries = rows[:380], rows[380:]
-    found = knn.nearest_neighbours(train, queries, 30, train_chunk_size=train_chunk_size)
-    np.testing.assert_array_equal(found[1], brute_force(train, queries, 30)[1])
-
-
-@pytest.mark.parametrize("train_chunk_size", [13, 399, 4096])
-def test_copies_of_training_vectors_are_ties(train_chunk_size):
-    # Unlike above, float32 rounding differs between the copies' places in the matrix product.
+def tied(kind):
+    """Training vectors and queries with more ties than the search keeps candidates."""
     random = np.random.default_rng(2)
-    some = random.standard_normal((40, 33)).astype(np.float32)
-    train = np.tile(some, (10, 1))[random.permutation(400)]
-    queries = random.standard_normal((20, 33)).astype(np.float32)
+    if kind == "quarters":  # rows with four ones each: similarities are multiples of 1/4
+        rows = np.array([random.permutation([1.0] * 4 + [0.0] * 8) for _ in range(400)], np.float32)
+        return rows[:380], rows[380:]
+    if kind == "copies":  # float32 rounding differs between their places in the matrix product
+        some = random.standard_normal((40, 33)).astype(np.float32)
+        queries = random.standard_normal((20, 33)).astype(np.float32)
+        return np.tile(some, (10, 1))[random.permutation(400)], queries
+    if kind == "sums":  # of the same numbers in another order: to rounding they are not ties
+        numbers = random.standard_normal(33)
+        return np.array([random.permutation(numbers) for _ in range(400)]), np.ones((3, 33))
+    return np.full((400, 7), 0.1, np.float32), np.full((3, 7), 0.3, np.float32)
+
+
+@pytest.mark.parametrize("train_chunk_size", [1, 13, 399, 4096])
+@pytest.mark.parametrize("kind", ["quarters", "copies", "sums", "constant"])
+def test_of_equal_similarities_the_lowest_index_wins(kind, train_chunk_size):
+    train, queries = tied(kind)
     # k ends in the middle of a group of ten copies.
     found = knn.nearest_neighbours(train, queries, 25, train_chunk_size=train_chunk_size)
     np.testing.assert_array_equal(found[1], brute_force(train, queries, 25)[1])
-
-
-@pytest.mark.parametrize("train_chunk_size", [13, 399, 4096])
-def test_sums_of_the_same_numbers_in_another_order_are_ties(train_chunk_size):
-    random = np.random.default_rng(2)
-    numbers = random.standard_normal(33)
-    train = np.array([random.permutation(numbers) for _ in range(400)])
-    queries = np.ones((3, 33))
-    assert len(np.unique(train @ queries[0])) > 5  # to rounding they are not
-    found = knn.nearest_neighbours(train, queries, 25, train_chunk_size=train_chunk_size)
-    np.testing.assert_array_equal(found[1], np.tile(np.arange(25), (3, 1)))
-
-
-def test_constant_features_give_the_first_indices():
-    train = np.full((500, 7), 0.1, np.float32)
-    _, indices = knn.nearest_neighbours(train, 3 * train[:4], 40, train_chunk_size=100)
-    np.testing.assert_array_equal(indices, np.tile(np.arange(40), (4, 1)))
 
 
 def test_differences_below_float32_are_seen():
@@ -150,7 +141,7 @@ def test_a_vector_of_zeros_is_similar_to_nothing():
 
 def test_low_temperature_does_not_overflow_and_follows_the_nearest():
     train, labels, queries = random_data()
-    scores, predictions = knn.knn_predict(train, labels, queries, 20, 1e-4)
+    scores, predictions = predict(train, labels, queries, 20, 1e-4)
     assert np.isfinite(scores).all()
     nearest = brute_force(train, queries, 1)[1][:, 0]
     np.testing.assert_array_equal(predictions, labels[nearest])
@@ -158,35 +149,15 @@ def test_low_temperature_does_not_overflow_and_follows_the_nearest():
 
 def test_equal_votes_go_to_the_lowest_class():
     train = np.eye(4, dtype=np.float32)
-    scores, predictions = knn.knn_predict(train, np.array([3, 2, 1, 2]), np.ones((1, 4)), 3)
+    scores, predictions = predict(train, [3, 2, 1, 2], np.ones((1, 4)), 3, classes=4)
     np.testing.assert_allclose(scores, [[0, 1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
     assert predictions == [1]
 
 
-def test_first_columns_of_a_large_search_are_a_smaller_search():
-    train, labels, queries = random_data()
-    similarities, indices = knn.nearest_neighbours(train, queries, 200)
-    for k in (1, 20):
-        scores, predictions = knn.knn_vote(similarities[:, :k], labels[indices[:, :k]], 0.07, 5)
-        expected = knn.knn_predict(train, labels, queries, k)
-        np.testing.assert_array_equal(scores, expected[0])
-        np.testing.assert_array_equal(predictions, expected[1])
-
-
 def test_more_queries_than_one_piece_of_the_vote():
     train, labels, queries = random_data(n=50, m=2100, d=4)
-    scores, _ = knn.knn_predict(train, labels, queries, 5)
-    alone, _ = knn.knn_predict(train, labels, queries[2000:], 5)
-    np.testing.assert_array_equal(scores[2000:], alone)
-
-
-def test_accuracy():
-    train = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]])
-    labels = np.array([0, 0, 1, 1])
-    test = np.array([[2, 0.3], [0.1, 5], [1, 0], [0, 1]])
-    assert knn.knn_accuracy(train, labels, test, np.array([0, 1, 0, 0]), k=2) == 0.75
-    # A class that has no training images is never right.
-    assert knn.knn_accuracy(train, labels, test, np.array([7, 1, 7, 1]), k=2) == 0.5
+    scores, _ = predict(train, labels, queries, 5)
+    np.testing.assert_array_equal(scores[2000:], predict(train, labels, queries[2000:], 5)[0])
 
 
 def brute_force_rank(scores, labels):
@@ -203,7 +174,10 @@ def test_accuracies_of_several_k_equal_brute_force(chunks):
     train, labels, queries = random_data(m=60, classes=9)
     right = np.random.default_rng(5).integers(0, 10, 60)  # class 9 has no training images
     similarities, indices = brute_force(train, queries, 50)
-    found = knn.knn_accuracies(train, labels, queries, right, (50, 3, 1), **chunks)
+    search = mock.patch.object(knn, "nearest_neighbours", wraps=knn.nearest_neighbours)
+    with search as searched:
+        found = knn.knn_accuracies(train, labels, queries, right, (50, 3, 1), **chunks)
+    searched.assert_called_once()  # for all k
     assert list(found) == [50, 3, 1]
     for k, accuracy in found.items():
         scores = brute_force_vote(similarities[:, :k], labels[indices[:, :k]], 0.07, 9)
@@ -228,25 +202,11 @@ def test_top5_is_left_out_where_it_says_nothing():
     assert knn.knn_accuracies(train, labels, queries, np.zeros(40, int), [20])[20].top5 is None
 
 
-def test_one_search_serves_all_k(monkeypatch):
-    train, labels, queries = random_data(n=50)
-    searches = []
-    search = knn.nearest_neighbours
-
-    def counted(*arguments, **settings):
-        searches.append(arguments[2])
-        return search(*arguments, **settings)
-
-    monkeypatch.setattr(knn, "nearest_neighbours", counted)
-    knn.knn_accuracies(train, labels, queries, np.zeros(40, int), (2, 30, 10))
-    assert searches == [30]
-
-
 def test_progress_bar_counts_queries(capsys):
     train, _, queries = random_data()
     knn.nearest_neighbours(train, queries, 3, query_chunk_size=16, progress=True)
     output = capsys.readouterr().out
-    assert "16/40" in output
+    assert "0/40" in output
     assert "40/40" in output
     knn.nearest_neighbours(train, queries, 3)
     assert capsys.readouterr().out == ""
@@ -289,30 +249,22 @@ def test_features_may_be_memory_mapped(tmp_path):
 
 def test_mistakes_are_named():
     train, labels, queries = random_data(n=30)
-    broken = train.copy()
-    broken[17, 3] = np.nan
+    right = np.zeros(40, int)
     for arguments, message in (
-        ((train, labels, queries, 31), r"number of training features \(30\). Received: k=31"),
-        ((train, labels, queries, 0), "Received: k=0"),
-        ((train, None, queries), "one class per training feature.*Received: no labels"),
-        ((train, labels[:-1], queries), r"Received: labels of shape \(29,\)"),
-        ((train, np.full(30, 4), queries), "at least two classes. Received: only class 4"),
-        ((train, labels - 1, queries), "integers from 0"),
-        ((train, labels.astype(float), queries), "integers from 0. Received: dtype float64"),
-        ((train, labels, queries, 5, 0.07, 3), "below num_classes. Received: num_classes=3"),
-        ((train, labels, queries, 5, 0.0), "temperature must be above 0"),
-        ((train, labels, queries[:, :5]), "the same width. Received: widths 24 and 5"),
-        ((train, labels, queries[0]), r"queries must have shape \(number, d\)"),
-        ((train, labels, queries[:0]), r"queries must have shape .* Received: shape \(0, 24\)"),
-        ((broken, labels, queries), "train_features must be finite. .* row 17"),
+        ((train, labels, queries, right, [31]), r"training features \(30\). Received: k=31"),
+        ((train, None, queries, right), "one class per feature.*Received: no labels"),
+        ((train, np.full(30, 4), queries, right), "at least two classes. Received: only class 4"),
+        ((train, labels - 1, queries, right), "integers from 0"),
+        ((train, labels.astype(float), queries, right), "integers from 0. Received: dtype float64"),
+        ((train, labels, queries, None), "test_labels must hold one class per feature"),
+        ((train, labels, queries, right, [5], 0.0), "temperature must be above 0"),
+        ((train, labels, queries, right, []), "ks must be numbers of at least 1"),
+        ((train, labels, queries, right, [20, 0]), "ks must be numbers of at least 1"),
+        ((train, labels, queries[:, :5], right), "the same width. Received: widths 24 and 5"),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            knn.knn_predict(*arguments)
+            knn.knn_accuracies(*arguments)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="query_chunk_size=0"):
-        knn.nearest_neighbours(train, queries, 5, query_chunk_size=0)
-    with pytest.raises(ValueError, match="test_labels must hold one class per test feature"):
-        knn.knn_accuracy(train, labels, queries, None)
-    for ks in ((), (20, 0)):
-        with pytest.raises(ValueError, match="ks must be numbers of at least 1"):
-            knn.knn_accuracies(train, labels, queries, labels[:1].repeat(40), ks)
+    for wrong, message in (({"k": 0}, "k=0"), ({"k": 5, "query_chunk_size": 0}, "size=0")):
+        with pytest.raises(ValueError, match=message):
+            knn.nearest_neighbours(train, queries, **wrong)

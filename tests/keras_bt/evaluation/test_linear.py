@@ -1,10 +1,9 @@
-import dataclasses
 import warnings
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info
 
 from keras_bt.data.subsets import balanced_indices
@@ -29,40 +28,17 @@ def digits():
     return split(images.astype(np.float32), labels, 1437)
 
 
-def oracle_predictions(train, labels, test, c):
-    """Standardized multinomial logistic regression, minimized in float64 from its formula."""
-    mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-    deviation[deviation == 0] = 1
-    x, x_test = (train - mean) / deviation, (test - mean) / deviation
-    d = x.shape[1]
-    classes = labels.max() + 1
-    target = np.eye(classes)[labels]
-
-    def loss_and_gradient(parameters):
-        w, b = parameters[: d * classes].reshape(d, classes), parameters[d * classes :]
-        logits = x @ w + b
-        logits -= logits.max(axis=1, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        error = c * (np.exp(log_p) - target)
-        gradient = np.concatenate([(x.T @ error + w).ravel(), error.sum(axis=0)])
-        return -c * np.sum(target * log_p) + 0.5 * np.sum(w**2), gradient
-
-    start = np.zeros((d + 1) * classes)
-    found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-6})
-    w = found.x[: d * classes].reshape(d, classes)
-    return np.argmax(x_test @ w + found.x[d * classes :], axis=1)
-
-
-def test_equals_logistic_regression_written_out():
+def test_is_logistic_regression_on_standardized_features():
     train, labels, test, test_labels = split(*clusters(400, 12, 4, spread=1.5), 250)
-    result = linear.logistic_probe(train, labels, test, test_labels, regularization=0.1)
-    expected = oracle_predictions(train, labels, test, 0.1)
-    # sklearn stops at a gradient of 1e-4: points on a border may fall to its other side.
+    result = linear.logistic_probe(7 * train + 3, labels, 7 * test + 3, test_labels, 0.1)
+    mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    classifier = LogisticRegression(C=0.1, tol=1e-8, max_iter=10_000)
+    classifier.fit((train - mean) / deviation, labels)
+    # The probe stops at a gradient of 1e-4: points on a border may fall to its other side.
+    expected = classifier.predict((test - mean) / deviation)
     assert np.mean(result.predictions == expected) >= 0.99
     assert result.top1 == np.mean(result.predictions == test_labels)
-    assert result.chosen_c == 0.1
-    assert result.search == ()
-    assert result.converged
+    assert (result.chosen_c, result.search, result.converged) == (0.1, (), True)
 
 
 def test_search_takes_the_best_on_the_held_out_part_and_of_equals_the_strongest():
@@ -158,17 +134,6 @@ def test_no_convergence_is_reported_not_warned_of(monkeypatch):
         assert not linear.logistic_probe(*data, 10.0).converged
 
 
-def test_other_warnings_are_passed_on(monkeypatch):
-    class Warns(linear.LogisticRegression):
-        def fit(self, features, labels):
-            warnings.warn("something else", RuntimeWarning, stacklevel=2)
-            return super().fit(features, labels)
-
-    monkeypatch.setattr(linear, "LogisticRegression", Warns)
-    with pytest.warns(RuntimeWarning, match="something else"):
-        assert linear.logistic_probe(*split(*clusters(300, 10, 4), 200), 1.0).converged
-
-
 def test_small_probes_use_one_thread(monkeypatch):
     # Several threads that wait for each other took 8 s where one takes 0.1 s.
     threads = []
@@ -206,15 +171,6 @@ def test_few_labels_are_balanced_seeded_and_measured_one_by_one():
     assert probe.top1 == result.accuracies[1]
 
 
-def test_more_labels_help():
-    train, labels, test, test_labels = digits()
-    means = [
-        linear.few_label_probe(train, labels, test, test_labels, n, draws=4).mean
-        for n in (1, 5, 50)
-    ]
-    assert means[0] + 0.1 < means[1] < means[2] - 0.05
-
-
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_top_k_accuracy_equals_a_stable_sort(k):
     random = np.random.default_rng(0)
@@ -227,28 +183,13 @@ def test_top_k_accuracy_equals_a_stable_sort(k):
     assert linear.top_k_accuracy(scores, labels, k) == np.mean(right)
 
 
-def test_results_can_be_written_as_json_but_for_the_predictions():
-    import json
-
-    data = split(*clusters(120, 5, 3), 80)
-    record = dataclasses.asdict(linear.logistic_probe(*data))
-    record.pop("predictions")
-    json.dumps(record, allow_nan=False)
-    json.dumps(dataclasses.asdict(linear.few_label_probe(*data, 2, draws=2)), allow_nan=False)
-
-
 def test_mistakes_are_named():
     features, labels = clusters(60, 5, 3)
-    broken = features.copy()
-    broken[3, 2] = np.inf
     for arguments, message in (
         ((features, None, features, labels), "train_labels must hold .* Received: no labels"),
         ((features, labels, features, labels[:5]), "test_labels .* Received: labels of shape"),
         ((features, 0 * labels, features, labels), "at least two classes. Received: only class 0"),
-        ((broken, labels, features, labels), "train_features must be finite"),
-        ((features, labels, broken, labels), "test_features must be finite"),
-        ((features, labels, features[:, :2], labels), "the same width. Received: widths 5 and 2"),
-        ((features[:0], labels[:0], features, labels), r"Received: shape \(0, 5\)"),
+        ((features, labels, np.inf * features, labels), "test_features must be finite"),
         ((features, labels, features, labels, 0.0), "regularization must be None"),
         ((features, labels, features, labels, []), "regularization must be None"),
         ((features, labels, features, labels, (1.0, -1.0)), "regularization must be None"),
@@ -256,9 +197,10 @@ def test_mistakes_are_named():
         with pytest.raises(ValueError, match=message) as error:
             linear.logistic_probe(*arguments)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="Received: 20 of class 0, 21 wanted"):
-        linear.few_label_probe(features, labels, features, labels, labels_per_class=21)
-    with pytest.raises(ValueError, match="draws must be at least 1"):
-        linear.few_label_probe(features, labels, features, labels, draws=0)
-    with pytest.raises(ValueError, match="Labels per class must be at least 1"):
-        linear.few_label_probe(features, labels, features, labels, labels_per_class=0)
+    for wrong, message in (
+        ({"labels_per_class": 21}, "Received: 20 of class 0, 21 wanted"),
+        ({"labels_per_class": 0}, "Labels per class must be at least 1"),
+        ({"draws": 0}, "draws must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            linear.few_label_probe(features, labels, features, labels, **wrong)

@@ -47,17 +47,13 @@ def test_is_not_centered_and_has_no_scale():
     assert rankme_of_spectrum(singular_values(z)) == rankme(z)
 
 
-@pytest.mark.parametrize(
-    ("z", "words"),
-    [
+@pytest.mark.parametrize("measure", [singular_values, rankme])
+def test_mistakes_are_named(measure):
+    for z, words in (
         (np.zeros(3), "shape \\(3,\\)"),
         (np.zeros((0, 3)), "shape \\(0, 3\\)"),
         (np.array([[1.0, np.nan]]), "NaN"),
         (np.array([[1.0, np.inf]]), "infinity"),
-    ],
-)
-def test_mistakes_are_named(z, words):
-    with pytest.raises(ValueError, match=words):
-        singular_values(z)
-    with pytest.raises(ValueError, match=words):
-        rankme(z)
+    ):
+        with pytest.raises(ValueError, match=words):
+            measure(z)

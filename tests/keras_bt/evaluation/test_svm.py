@@ -21,16 +21,6 @@ def examples(n, classes, d=20, noise=1.0, seed=0):
     return features.astype(np.float32), labels
 
 
-def test_separable_classes_are_told_apart():
-    train, test = examples(400, 3, noise=0, seed=1), examples(200, 3, noise=0, seed=2)
-    # As far apart as they can be: the features are the classes.
-    features = [np.hstack([labels, 1 - labels]).astype(np.float32) for _, labels in (train, test)]
-    result = svm_probe(features[0], train[1], features[1], test[1])
-    assert result.mean_average_precision == result.mean_area == 1
-    assert result.average_precisions == (1, 1, 1)
-    assert (result.excluded, result.converged) == ((), True)
-
-
 def test_equals_scikit_learn_called_directly(capsys):
     (train, labels), (test, test_labels) = examples(300, 4), examples(250, 4, seed=1)
     costs = [0.01, 0.3, 30.0]
@@ -55,21 +45,6 @@ def test_equals_scikit_learn_called_directly(capsys):
     assert result.mean_average_precision == pytest.approx(np.mean(result.average_precisions))
     assert len(set(result.chosen_c)) > 1  # else the search could be of no consequence
     assert result.mean_area != result.mean_average_precision
-
-
-def test_the_intercept_is_regularized_like_a_weight():
-    (train, labels), (test, test_labels) = examples(200, 1, noise=2), examples(999, 1, seed=1)
-    result = svm_probe(train, labels, test, test_labels, costs=0.03)
-    # As another weight, on a feature that is always 1.
-    x, x_test = (
-        np.pad(f / np.linalg.norm(f.astype(float), axis=1)[:, None], [(0, 0), (0, 1)])
-        + np.eye(f.shape[1] + 1)[-1]
-        for f in (train, test)
-    )
-    machine = LinearSVC(C=0.03, class_weight={0: 1, 1: 2}, tol=1e-8, fit_intercept=False)
-    scores = machine.fit(x, labels[:, 0]).decision_function(x_test)
-    expected = average_precision(scores, test_labels[:, 0], "area")
-    assert result.mean_area == pytest.approx(expected, abs=1e-5)
 
 
 def test_positives_weigh_twice(monkeypatch):
@@ -146,10 +121,7 @@ def test_a_fit_that_does_not_converge_is_told(monkeypatch):
     ("change", "message"),
     [
         ({"train_labels": np.zeros(30, int)}, r"train_labels must have shape \(30, classes\)"),
-        ({"test_labels": np.zeros((9, 2), int)}, r"test_labels must have shape \(20, classes\)"),
         ({"test_labels": np.zeros((20, 3), int)}, "labels must have the same width.*2 and 3"),
-        ({"test_features": np.zeros((20, 7))}, "features must have the same width.*20 and 7"),
-        ({"train_features": np.zeros((0, 20))}, r"train_features.*shape \(0, 20\)"),
         ({"train_features": np.full((30, 20), np.nan)}, "train_features must be finite"),
         ({"train_labels": np.full((30, 2), 2)}, "Received: 2"),
         ({"costs": [0, 1]}, "costs must be numbers above 0"),
@@ -158,12 +130,7 @@ def test_a_fit_that_does_not_converge_is_told(monkeypatch):
     ],
 )
 def test_wrong_input(change, message):
-    (train, labels), (test, test_labels) = examples(30, 2), examples(20, 2)
-    arguments = {
-        "train_features": train,
-        "train_labels": labels,
-        "test_features": test,
-        "test_labels": test_labels,
-    }
+    names = ("train_features", "train_labels", "test_features", "test_labels")
+    arguments = dict(zip(names, examples(30, 2) + examples(20, 2), strict=True))
     with pytest.raises(ValueError, match=message):
         svm_probe(**(arguments | change))
