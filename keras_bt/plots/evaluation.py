@@ -322,6 +322,8 @@ def confusion_matrix(
         style = {"fontsize": 9 if numbers else 7, "parse_math": False}
         axes.set_xticks(range(c), short, rotation=90 if longest > 3 else 0, **style)
         axes.set_yticks(range(c), short, **style)
+    # Not scikit-learn's ConfusionMatrixDisplay: it imports pyplot, writes zeros and NaN into the
+    # cells, and chooses the color of the numbers for a linear scale.
     if numbers:
         for (row, column), value in np.ndenumerate(percent):
             if counts[row, column]:
