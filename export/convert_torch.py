@@ -29,7 +29,6 @@ without running any code in them. Every tensor must be accounted for, or nothing
 """
 
 import math
-import os
 import pathlib
 
 from absl import flags
@@ -59,8 +58,10 @@ def main():
         source, target = paths()
         # Imported only once the paths are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
+            from keras_bt import errors
             from keras_bt.torch_weights import files as torch_files
 
+        errors.check_writable("--target", target)
         if target.suffix == ".keras":
             torch_files.check_ending(source)
             counts = from_torch(source, target)
@@ -75,7 +76,7 @@ def paths():
     """Returns the source and the target, checked as far as their names allow.
 
     Raises:
-        ValueError: one is missing, both are of the same kind, or the target cannot be written.
+        ValueError: one is missing, both are of the same kind, or the target exists.
     """
     for name in ("source", "target"):
         if not FLAGS[name].value:
@@ -96,21 +97,16 @@ def paths():
             )
         if not source.is_file():
             raise ValueError(f"--source must be a finished run. Received: one without {source}")
-    if target.is_dir():
-        raise ValueError(f"--target must be a file. Received a folder: {target}")
-    if target.exists() and not FLAGS.overwrite:
+    if target.is_file() and not FLAGS.overwrite:
         raise ValueError(f"{target} exists. Pass --overwrite to replace it.")
-    folder = target.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--target must be in a writable folder. Received: {target}")
     return source, target
 
 
 def from_torch(source, target):
     """Reads tensors, writes a Keras model and returns a description of what was converted."""
     from keras_bt import torch_weights
-    from keras_bt.files import whole
     from keras_bt.model import BarlowTwins
+    from keras_bt.workdir import save_model
 
     state = torch_weights.read_state_dict(source)
     model = backbone = torch_weights.backbone_of(state, FLAGS.drop_head)
@@ -122,8 +118,7 @@ def from_torch(source, target):
         note = "\nNot converted: the projector (it needs --with_projector)"
     if FLAGS.drop_head:
         note += "\nNot converted: the classifier (because of --drop_head)"
-    with whole(target) as partial:
-        model.save(partial)
+    save_model(model, target)
     return described(backbone, projector) + note
 
 
@@ -131,8 +126,9 @@ def to_torch(source, target):
     """Reads a Keras model, writes tensors and returns a description of what was converted."""
     from keras_bt import torch_weights
     from keras_bt.model import BarlowTwins
+    from keras_bt.workdir import load_model
 
-    model = load(source)
+    model = load_model("--source", source)
     whole = isinstance(model, BarlowTwins)
     if FLAGS.with_projector and not whole:
         raise ValueError(
@@ -144,21 +140,6 @@ def to_torch(source, target):
     torch_weights.write_state_dict(target, torch_weights.state_dict(backbone, projector))
     note = "\nNot converted: the projector (it needs --with_projector)"
     return described(backbone, projector) + (note if whole and projector is None else "")
-
-
-def load(path):
-    """Loads a Keras model from a file.
-
-    Raises:
-        ValueError: the file is not a Keras model.
-    """
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises nearly anything for a file that is not one
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"--source must be a Keras model. Received: {path} ({reason})") from error
 
 
 def described(backbone, projector):

@@ -40,17 +40,14 @@ def main():
         target = pathlib.Path(FLAGS.target)
         # Imported only once the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import portable
+            from keras_bt import errors, portable
             from keras_bt.portable import formats as portable_formats
 
         portable_formats.format_of(target).check_installed()
         for path in (target, portable.card_path(target)):
-            if path.is_dir():
-                raise ValueError(f"--target must be a file. Received a folder: {path}")
+            errors.check_writable("--target", path)
             if path.exists() and not FLAGS.overwrite:
                 raise ValueError(f"{path} exists. Pass --overwrite to replace it.")
-        if not target.absolute().parent.is_dir():
-            raise ValueError(f"--target must be in a folder that exists. Received: {target}")
         it = subject.read()
         portable.export_portable(
             it.backbone,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
+from keras_bt.errors import first_line
 from keras_bt.files import flush
 from keras_bt.typing import Metrics, Path
 
@@ -111,21 +112,16 @@ class RunCheckpoint(keras.callbacks.Callback):
                 self._check_contents(path)
                 self._checkpoint.read(str(path / VARIABLES)).assert_consumed()
             except _UNREADABLE as error:
-                print(f"Passing over {path}, which cannot be read: {_first_line(error)}")
+                print(f"Passing over {path}, which cannot be read: {first_line(error)}")
                 continue
             self._step = self._saved_step = int(path.name)
             return self._step
-        if not paths and self._directory.is_dir() and any(self._directory.glob("ckpt-*")):
-            raise OSError(
-                f"{self._directory} holds checkpoints of an earlier version, which cannot be read. "
-                "Choose another --workdir."
-            )
-        if paths:
-            raise OSError(
-                f"None of the checkpoints in {self._directory} can be read. Remove it to begin "
-                "anew, or choose another --workdir."
-            )
-        return 0
+        if not paths:
+            return 0
+        raise OSError(
+            f"None of the checkpoints in {self._directory} can be read. Remove it to begin anew, "
+            "or choose another --workdir."
+        )
 
     def _check_contents(self, path):
         """Raises ValueError unless a checkpoint is of this model, OSError if it cannot be read."""
@@ -184,16 +180,17 @@ class RunCheckpoint(keras.callbacks.Callback):
         return (number or signal.SIGTERM) if leave else 0
 
     def _leave(self, number):
-        if number:
-            kept = f"{self._directory} holds step {self._saved_step:,}"
-            kept = kept if self._saved_step else "there is no checkpoint yet"
-            with contextlib.suppress(OSError):  # the reader of a pipe may be gone
-                print(
-                    f"Stopped by {signal.Signals(number).name} after step {self._step:,}; {kept}. "
-                    "To continue, run the same command again.",
-                    flush=True,
-                )
-            raise Interrupted(number)
+        if not number:
+            return
+        kept = f"{self._directory} holds step {self._saved_step:,}"
+        with contextlib.suppress(OSError):  # the reader of a pipe may be gone
+            print(
+                f"Stopped by {signal.Signals(number).name} after step {self._step:,}; "
+                f"{kept if self._saved_step else 'there is no checkpoint yet'}. "
+                "To continue, run the same command again.",
+                flush=True,
+            )
+        raise Interrupted(number)
 
     def save(self) -> None:
         """Writes a checkpoint, and removes those that are no longer kept.
@@ -207,11 +204,11 @@ class RunCheckpoint(keras.callbacks.Callback):
             return
         path = self._directory / f"{self._step:08}"
         partial = path.with_name(f"{path.name}.partial")
+        contents = _contents(self._variables)
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             self._checkpoint.write(str(partial / VARIABLES))
-            contents = _contents(self._variables)
             text = json.dumps({"variables": contents, "crc32": _checksum(contents)})
             (partial / CONTENTS).write_text(text, encoding="utf-8")
             for file in [*partial.iterdir(), partial]:
@@ -222,12 +219,10 @@ class RunCheckpoint(keras.callbacks.Callback):
             flush(self._directory)
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            kept = self._directory / f"{last:08}"
+            kept = f"{self._directory / f'{last:08}'} is kept. " if last else ""
             raise OSError(
                 f"The checkpoint of step {self._step:,} could not be written: "
-                f"{_first_line(error)}. "
-                + (f"{kept} is kept. " if last else "")
-                + "Make room and run the same command again."
+                f"{first_line(error)}. {kept}Make room and run the same command again."
             ) from error
         self._prune()
 
@@ -297,13 +292,10 @@ class Interruption:
 
 def checkpoints(directory: Path) -> list[pathlib.Path]:
     """Lists the checkpoints in a folder, newest first, by the names that complete ones have."""
-    if not pathlib.Path(directory).is_dir():
+    if not (directory := pathlib.Path(directory)).is_dir():
         return []
-    return sorted(
-        (path for path in pathlib.Path(directory).iterdir() if path.name.isdecimal()),
-        key=lambda path: int(path.name),
-        reverse=True,
-    )
+    complete = (path for path in directory.iterdir() if path.name.isdecimal())
+    return sorted(complete, key=lambda path: int(path.name), reverse=True)
 
 
 def _variables(model):
@@ -324,9 +316,3 @@ def _contents(variables):
 
 def _checksum(contents):
     return zlib.crc32(json.dumps(contents).encode())
-
-
-def _first_line(error):
-    """Returns the first line of an error, without TensorFlow's notes for its developers."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", line)

@@ -12,7 +12,8 @@ from keras_bt.typing import Path
 def whole(path: Path) -> Iterator[pathlib.Path]:
     """Yields the path of a new file beside `path`, which replaces `path` if all goes well.
 
-    Otherwise the new file is removed, and an earlier file at `path` is untouched.
+    Otherwise the new file is removed, and an earlier file at `path` is untouched. Folders above are
+    made.
 
     >>> with whole("settings.json") as partial:
     ...     _ = partial.write_text("{}")
@@ -27,6 +28,7 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         flush(partial)
         partial.replace(path)

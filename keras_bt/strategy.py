@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from keras_bt.errors import first_line
 from keras_bt.objectives import OneReplica
 from keras_bt.typing import Collectives, Tensor
 
@@ -114,8 +115,7 @@ def _multi_worker():
     except KeyError as error:
         raise ValueError(f"srun must set {error.args[0]}. Received: nothing.") from error
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"The workers could not be set up: {reason}") from error
+        raise ValueError(f"The workers could not be set up: {first_line(error)}") from error
 
 
 def _slurm():
@@ -157,9 +157,8 @@ def _tpu(name):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
         return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).partition(".")[0]
         raise ValueError(
-            f"strategy=tpu needs a TPU. Received: TPU_NAME={name} ({reason})."
+            f"strategy=tpu needs a TPU. Received: TPU_NAME={name} ({first_line(error)})"
         ) from error
 
 

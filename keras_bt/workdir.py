@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_bt.errors import check_writable, first_line
 from keras_bt.files import whole
 from keras_bt.typing import Path
 
@@ -60,11 +61,7 @@ class Workdir:
             ValueError: if the folder holds a run with other settings (the first is named) or other
                 files, or cannot be written to.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"workdir must be a folder. Received a file: {self.path}")
-        parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not os.access(parent, os.W_OK):
-            raise ValueError(f"workdir must be writable. Received: {self.path}")
+        check_writable("workdir", self.path, folder=True)
         if not self.config.exists():
             # What another worker, or a killed process, leaves behind before `config` exists.
             ours = {self._lock.name, f"{self.config.stem}.partial{self.config.suffix}"}
@@ -160,3 +157,21 @@ def save_model(model: keras.Model, path: Path) -> None:
     """Saves a model as a `.keras` file, whole or not at all."""
     with whole(path) as partial:
         model.save(partial)
+
+
+def load_model(name: str, path: Path) -> keras.Model:
+    """Loads a `.keras` file.
+
+    Args:
+        name: what the user calls it.
+        path: the file.
+
+    Raises:
+        ValueError: if it is not a Keras model.
+    """
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises nearly anything for a file that is not one
+        raise ValueError(
+            f"{name} must be a Keras model. Received: {path} ({first_line(error)})"
+        ) from error

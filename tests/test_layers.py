@@ -8,7 +8,7 @@ from places import ROOT
 # Of keras_bt, from the ground up. What stands on one floor knows nothing of its neighbors.
 FLOORS = (
     ("typing",),
-    ("files", "fused", "objectives", "preprocessing", "randomness", "resnet", "schedule"),
+    ("errors", "files", "fused", "objectives", "preprocessing", "randomness", "resnet", "schedule"),
     ("augmentations", "checkpoint", "data", "optimizer", "strategy", "workdir"),
     ("model", "saved_model"),
     ("evaluation", "portable", "torch_weights"),

@@ -46,12 +46,13 @@ def plot(flags, folders):
         folders = list({os.path.realpath(folder): folder for folder in folders}.values())
         # Imported only once the arguments are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
+            from keras_bt import errors
             from trainers.runs import network_pictures, rebuilding
 
         runs = [rebuilding.read_run(folder) for folder in folders]
         metrics = [rebuilding.logged(run) for run, _ in runs]
         default = runs[0][0].plots if len(runs) == 1 else "plots"
-        out = writable(pathlib.Path(flags.out or default))
+        out = errors.check_writable("--out", flags.out or default, folder=True)
         if len(runs) > 1:
             draw_curves(out, dict(zip(short_names(folders), metrics, strict=True)))
             return
@@ -61,18 +62,6 @@ def plot(flags, folders):
         job, epochs = rebuilding.rebuild(run, settings)
         print(f"The network after epoch {epochs} of {settings.epochs}:")
         network_pictures.draw(out, job, epochs, flags.max_images)
-
-
-def writable(folder):
-    """Returns the folder, which need not exist yet, if it can be written to.
-
-    Raises:
-        ValueError: if it cannot.
-    """
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--out must be a folder that can be written to. Received: --out={folder}")
-    return folder
 
 
 def short_names(folders):

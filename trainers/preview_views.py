@@ -5,8 +5,6 @@ trained, and only the picture is written.
 """
 
 import dataclasses
-import os
-import pathlib
 
 import numpy as np
 
@@ -34,17 +32,22 @@ class PreviewSettings(PretrainingSettings):
         1000, "Number of images to open for statistics of their sizes.", least=1, identity=False
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.out.lower().endswith(".png"):
+            raise ValueError(f"--out must end in .png. Received: --out={self.out}")
+
 
 def preview_views(settings):
     """Describes the data and draws some images, each with several draws of both views."""
     s = settings
     with command.mistakes:
-        out = writable(s.out)
         # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import data
+            from keras_bt import data, errors
             from trainers.runs import pretraining, preview_grid
 
+        out = errors.check_writable("--out", s.out)
         views = pretraining.make_views(settings)
         train, test = data.open_source(s.data, s.data_dir)
         print(about(train, "train on"))
@@ -67,21 +70,6 @@ def preview_views(settings):
             out, shown, drawn, f"What the model sees of {s.data}: {side} × {side} pixels"
         )
         print(f"What the model will see: {out}")
-
-
-def writable(path):
-    """Returns the path of the picture, whose folder need not exist yet.
-
-    Raises:
-        ValueError: if it cannot be written, or is not a PNG file.
-    """
-    path = pathlib.Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--out must end in .png. Received: --out={path}")
-    parent = next(p for p in path.absolute().parents if p.exists())
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--out must be a writable file. Received: --out={path}")
-    return path
 
 
 def about(source, purpose):

@@ -1,7 +1,5 @@
 """A backbone as one file for systems without TensorFlow: ONNX or LiteRT."""
 
-import datetime
-import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -12,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt import preprocessing, workdir
+from keras_bt.errors import first_line
 from keras_bt.files import whole
 from keras_bt.portable import crop
 from keras_bt.portable.formats import format_of, silent
-from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, default_resize
-from keras_bt.saved_model.endpoints import with_endpoints
-from keras_bt.saved_model.export import plain_copy, preprocessing_values, whole_card
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_bt.saved_model.export import prepared, whole_card
 from keras_bt.typing import Path
 
 TOLERANCE = 1e-4  # relative L2 distance of the features of each image
@@ -57,23 +55,16 @@ def export_portable(
     >>> features.shape
     (12, 8)
 
-    Args:
-        backbone: (b, h, w, 3) → (b, d); it is not changed.
-        path: File to write, in a folder that exists. An existing file is replaced.
-        image_size: Side s of the images that the backbone sees, in pixels.
-        resize: See `keras_bt.saved_model.export_saved_model`.
-        mean: Per channel, see `keras_bt.preprocessing.normalize`.
-        std: Per channel, likewise.
+    Args (the others are those of `keras_bt.saved_model.export_saved_model`):
+        path: File to write. An existing file is replaced.
         endpoint: "serve" or "infer".
-        card: Further entries for `<name>.json`, as JSON values: `data`, `settings`, ….
 
     Returns:
         Path of the file.
 
     Raises:
-        ValueError: another ending or endpoint; the format's packages are missing; the backbone
-            cannot be rebuilt, does not take such images, does not return vectors, or has operations
-            that the format lacks; the features differ; resize is too small; card is not JSON.
+        ValueError: as there; for another ending or endpoint; if the format's packages are missing,
+            or it lacks operations of the backbone; or if the features differ.
         OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
@@ -81,13 +72,11 @@ def export_portable(
     form.check_installed()
     if endpoint not in ("serve", "infer"):
         raise ValueError(f'endpoint must be "serve" or "infer". Received: {endpoint!r}')
-    resize = default_resize(image_size) if resize is None else resize
-    preprocessing.center_crop(tf.zeros((1, 1, 3)), image_size, resize)  # refuses impossible sizes
-    steps = preprocessing_values(image_size, resize, mean, std)
-    plain = plain_copy(backbone)
-    _, functions = with_endpoints(plain, **steps)
+    plain, steps, _, functions = prepared(backbone, image_size, resize, mean, std)
     expected = functions[endpoint]
-    text = whole_card(_card(plain, form, endpoint, expected, steps), card)
+    by = "the file itself" if endpoint == "serve" else "the client"
+    own = _interface(form, endpoint, image_size)
+    text = whole_card(plain, functions, steps | {"by": by}, own, card)
     content = _converted(plain, form, endpoint, steps)
     _check(plain, form, content, expected, endpoint, image_size)
     with whole(card_path(path)) as partial_card, whole(path) as partial:
@@ -164,41 +153,22 @@ def _random_images(endpoint, image_size):
 
 
 def _unsupported(backbone, form, error):
-    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
     # The wording of TensorFlow's converter and of ONNX Runtime.
     found = re.search(r"(?:'tf\.|No Op registered for )(\w+)", str(error))
-    reason = f"has {found[1]}" if found else f"fails ({type(error).__name__}: {lines[0][:300]})"
+    problem = f"fails ({type(error).__name__}: {first_line(error)[:300]})"
+    reason = f"has {found[1]}" if found else problem
     return ValueError(
         f"{form.name} must support every operation of the backbone. "
         f"Received: {backbone.name}, which {reason}."
     )
 
 
-def _card(backbone, form, endpoint, function, steps):
-    """Describes the file to a reader, and to a client that preprocesses images itself."""
-    size, resize = steps["image_size"], steps["resize"]
-    features = function.structured_outputs["features"].shape[-1]
-    inside = endpoint == "serve"
+def _interface(form, endpoint, image_size):
+    """Returns what the card says of the file's only function."""
+    rgb = "uint8 RGB, (batch, height, width, 3), any height and width"
+    floats = f"float32 RGB, (batch, {image_size}, {image_size}, 3), preprocessed"
     return {
-        "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt, "
-        f"in {form.name}.",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "backbone": {
-            "name": backbone.name,
-            "parameters": sum(math.prod(v.shape) for v in backbone.trainable_variables),
-            "features": features,
-            "precision": "float32, whatever it was trained in",
-        },
-        "input": "images: uint8 RGB, (batch, height, width, 3), any height and width"
-        if inside
-        else f"images: float32 RGB, (batch, {size}, {size}, 3), preprocessed",
-        "output": f"features: float32, (batch, {features})",
-        "preprocessing": {
-            "by": "the file itself" if inside else "the client",
-            **steps,
-            "in words": f"The shorter side is resized to {resize} pixels (bilinear, antialiased, "
-            f"as Pillow does), the central {size} × {size} pixels are cut out, divided by 255, the "
-            "mean is subtracted and the result divided by std, per channel.",
-        },
-        "versions": workdir.versions(),
+        "format": form.name,
+        "input": f"images: {rgb if endpoint == 'serve' else floats}",
+        "output": "features: float32, (batch, features)",
     }

@@ -15,17 +15,35 @@ import keras
 import tensorflow as tf
 
 from keras_bt import workdir
-from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, default_resize
+from keras_bt.errors import check_writable
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, center_crop, default_resize
 from keras_bt.saved_model import backbone_layer
-from keras_bt.saved_model.backbone_layer import BackboneLayer
 from keras_bt.saved_model.endpoints import with_endpoints
-from keras_bt.saved_model.versions import add_version, check_folder
+from keras_bt.saved_model.versions import add_version
 from keras_bt.typing import Path
-
-__all__ = ["BackboneLayer", "export_saved_model", "plain_copy", "run_card"]
 
 # What a server offers. Not `train`: any client could change the moving statistics.
 SIGNATURES = ("serve", "serve_jpeg", "infer")
+# What the card says of the endpoints.
+_RGB = "images: uint8 RGB, (batch, height, width, 3), any height and width"
+_FLOATS = "images: float32, (batch, height, width, 3), preprocessed"
+_INTERFACE = {
+    "inputs": {
+        "serve (the default)": _RGB,
+        "serve_jpeg": "encoded: strings, (batch,), each the bytes of a JPEG or PNG file",
+        "preprocess": _RGB,
+        "infer": _FLOATS,
+        "train": _FLOATS,
+    },
+    "outputs": {
+        "preprocess": "images: float32, (batch, image_size, image_size, 3)",
+        "all others": "features: float32, (batch, features)",
+    },
+    "train": "Normalizes with the batch statistics and updates the moving ones; in every other "
+    "endpoint, an image's features do not depend on the rest of the batch.",
+    "fine-tuning": "In Keras, with the layer in backbone_layer.py beside this file; with "
+    "TensorFlow alone, through `train` and `trainable_variables`.",
+}
 
 
 def export_saved_model(
@@ -68,23 +86,16 @@ def export_saved_model(
 
     Raises:
         ValueError: the backbone cannot be rebuilt, does not take such images or does not return
-            vectors; resize is too small; card is not JSON; or a strategy's scope is open.
-        OSError: directory is a file or cannot be written to.
+            vectors; resize is too small; card is not JSON; directory cannot be written to; or a
+            strategy's scope is open.
+        OSError: the disk is full.
     """
-    check_folder(directory)
+    check_writable("directory", directory, folder=True)
     if tf.distribute.has_strategy():
         raise ValueError("export_saved_model must be called outside strategy.scope().")
-    resize = default_resize(image_size) if resize is None else resize
-    if not 0 < image_size <= resize:
-        raise ValueError(
-            "resize must be at least image_size, and image_size at least 1. "
-            f"Received: image_size={image_size}, resize={resize}."
-        )
-    preprocessing = preprocessing_values(image_size, resize, mean, std)
-    plain = plain_copy(backbone)
-    exported, functions = with_endpoints(plain, **preprocessing)
-    features = functions["serve"].structured_outputs["features"].shape[-1]
-    text = whole_card(_card(plain, features, preprocessing), card)
+    plain, steps, exported, functions = prepared(backbone, image_size, resize, mean, std)
+    steps["by"] = "serve, serve_jpeg and preprocess"
+    text = whole_card(plain, functions, steps, _INTERFACE, card)
     signatures = {name: functions[name] for name in SIGNATURES}
     signatures["serving_default"] = functions["serve"]
 
@@ -101,25 +112,66 @@ def export_saved_model(
     return add_version(directory, write)
 
 
-def preprocessing_values(
-    image_size: int, resize: int, mean: Sequence[float], std: Sequence[float]
+def prepared(
+    backbone: keras.Model,
+    image_size: int,
+    resize: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[keras.Model, dict[str, Any], tf.train.Checkpoint, dict[str, Any]]:
+    """Does what all exports begin with; arguments and errors as in `export_saved_model`.
+
+    Returns:
+        The plain copy of the backbone; image_size, resize, mean and std as JSON values; what
+        `with_endpoints` returns for both.
+    """
+    resize = default_resize(image_size) if resize is None else resize
+    center_crop(tf.zeros((1, 1, 3)), image_size, resize)  # refuses impossible sizes
+    mean, std = [float(m) for m in mean], [float(s) for s in std]
+    steps: dict[str, Any] = dict(image_size=image_size, resize=resize, mean=mean, std=std)
+    plain = plain_copy(backbone)
+    return plain, steps, *with_endpoints(plain, **steps)
+
+
+def whole_card(
+    backbone: keras.Model,
+    functions: dict[str, Any],
+    steps: dict[str, Any],
+    own: dict[str, Any],
+    card: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Returns the preprocessing as JSON values, named as the arguments of `with_endpoints`."""
-    return {
-        "image_size": image_size,
-        "resize": resize,
-        "mean": [float(m) for m in mean],
-        "std": [float(s) for s in std],
-    }
+    """Describes an export to a reader.
 
-
-def whole_card(own: dict[str, Any], card: dict[str, Any] | None) -> dict[str, Any]:
-    """Joins what every card says with what the caller adds.
+    Args:
+        backbone: as `prepared` returns it.
+        functions: likewise.
+        steps: likewise, with "by" whom they are taken.
+        own: what this kind of export adds.
+        card: what the caller adds, such as what the backbone was trained on.
 
     Raises:
         ValueError: the caller's part is not JSON.
     """
-    text = {**own, **(card or {})}
+    size = steps["image_size"]
+    text = {
+        "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt.",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "backbone": {
+            "name": backbone.name,
+            "parameters": sum(math.prod(v.shape) for v in backbone.trainable_variables),
+            "features": functions["infer"].structured_outputs["features"].shape[-1],
+            "precision": "float32, whatever it was trained in",
+        },
+        "preprocessing": {
+            **steps,
+            "in words": f"The shorter side is resized to {steps['resize']} pixels (bilinear, "
+            f"antialiased, as Pillow does), the central {size} × {size} pixels are cut out, "
+            "divided by 255, the mean is subtracted and the result divided by std, per channel.",
+        },
+        **own,
+        "versions": workdir.versions(),
+        **(card or {}),
+    }
     try:
         json.dumps(text)
     except (TypeError, ValueError) as error:
@@ -183,42 +235,3 @@ def _plain(config):
     elif config.get("class_name") == "BatchNormalization":
         config["config"]["synchronized"] = False
     return config
-
-
-def _card(backbone, features, preprocessing):
-    """Describes an export to a reader; the caller adds what the backbone was trained on."""
-    size, resize = preprocessing["image_size"], preprocessing["resize"]
-    rgb = "uint8 RGB, (batch, height, width, 3), any height and width"
-    floats = "float32, (batch, height, width, 3), preprocessed"
-    return {
-        "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt.",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "backbone": {
-            "name": backbone.name,
-            "parameters": sum(math.prod(v.shape) for v in backbone.trainable_variables),
-            "features": features,
-            "precision": "float32, whatever it was trained in",
-        },
-        "inputs": {
-            "serve (the default)": f"images: {rgb}",
-            "serve_jpeg": "encoded: strings, (batch,), each the bytes of a JPEG or PNG file",
-            "preprocess": f"images: {rgb}",
-            "infer": f"images: {floats}",
-            "train": f"images: {floats}",
-        },
-        "outputs": {
-            "preprocess": f"images: float32, (batch, {size}, {size}, 3)",
-            "all others": f"features: float32, (batch, {features})",
-        },
-        "preprocessing": {
-            **preprocessing,
-            "in words": f"The shorter side is resized to {resize} pixels (bilinear, antialiased), "
-            f"the central {size} × {size} pixels are cut out, divided by 255, and normalized with "
-            "mean and std per channel. serve, serve_jpeg and preprocess do this themselves.",
-        },
-        "train": "Normalizes with the batch statistics and updates the moving ones; in every "
-        "other endpoint, an image's features do not depend on the rest of the batch.",
-        "fine-tuning": "In Keras, with the layer in backbone_layer.py beside this file; with "
-        "TensorFlow alone, through `train` and `trainable_variables`.",
-        "versions": workdir.versions(),
-    }

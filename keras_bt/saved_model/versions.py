@@ -1,23 +1,11 @@
 """Folders named 1, 2, 3, … that appear whole or not at all: how TensorFlow Serving finds models."""
 
 import contextlib
-import os
 import pathlib
 import tempfile
 from collections.abc import Callable
 
 from keras_bt.typing import Path
-
-
-def check_folder(directory: Path) -> None:
-    """Raises OSError if the folder cannot be made or written to. Changes nothing."""
-    directory = pathlib.Path(directory)
-    parent = next(p for p in (directory, *directory.absolute().parents) if p.exists())
-    if not parent.is_dir():
-        where = "a file" if parent == directory else f"a path below the file {parent}"
-        raise NotADirectoryError(f"directory must be a folder. Received {where}: {directory}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"directory must be writable. Received: {directory}")
 
 
 def add_version(directory: Path, write: Callable[[pathlib.Path], object]) -> pathlib.Path:

@@ -13,6 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from keras_bt.errors import first_line
 from keras_bt.files import whole
 from keras_bt.typing import Path
 
@@ -176,5 +177,5 @@ def _read_safetensors(path):
 
 
 def _reason(error):
-    """Returns the first sentence of a library's error."""
-    return re.split(r"\. |\n", f"{type(error).__name__}: {error}")[0].strip(" .:")
+    """Returns the first sentence: more may be advice to read the file unsafely."""
+    return first_line(error).partition(". ")[0].strip(" .:")

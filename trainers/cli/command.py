@@ -139,7 +139,9 @@ class Mistakes:
         if isinstance(error, (ValueError, OSError)):
             fail(error)
         if full and isinstance(error, Exception):  # as TensorFlow reports it
-            fail(str(error).strip().splitlines()[0])
+            from keras_bt.errors import first_line
+
+            fail(first_line(error))
 
 
 mistakes = Mistakes()

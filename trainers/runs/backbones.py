@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_bt.resnet import STAGES, resnet
-from keras_bt.workdir import Workdir
+from keras_bt.workdir import Workdir, load_model
 
 
 def build(name, stem, width, image_size):
@@ -67,10 +67,7 @@ def load(path, image_size):
     Raises:
         ValueError: if it is not a Keras model from images of this size to vectors.
     """
-    try:
-        backbone = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises nearly anything for a file that is not one
-        raise ValueError(f"backbone must be a Keras model. Received: {path} ({error})") from error
+    backbone = load_model("backbone", path)
     if not isinstance(getattr(backbone, "output_shape", None), tuple) or (
         len(backbone.output_shape) != 2
     ):

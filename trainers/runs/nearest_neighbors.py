@@ -1,9 +1,8 @@
 """Nearest-neighbor accuracies of a backbone, behind `trainers.knn`."""
 
 import dataclasses
-import os
-import pathlib
 
+from keras_bt import errors
 from keras_bt.evaluation.knn import knn_accuracies
 from trainers.runs import measuring
 
@@ -23,15 +22,6 @@ def check(subject, ks):
         )
 
 
-def writable(path):
-    """Returns the path of a file that can be written, having made its folder."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"--out must be a writable file. Received: --out={path}")
-    return path
-
-
 def run(subject, settings, started):
     """Extracts features or reads those on disk, searches them and writes the accuracies.
 
@@ -49,7 +39,7 @@ def run(subject, settings, started):
     """
     s = settings
     check(subject, s.k)
-    out = writable(s.out or subject.folder / "evaluation" / "knn.json")
+    out = errors.check_writable("--out", s.out or subject.folder / "evaluation" / "knn.json")
     print(subject)
     arrays = measuring.arrays(subject, s.raw_pixels, s.batch_size)
     found = {}

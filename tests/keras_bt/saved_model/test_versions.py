@@ -1,9 +1,7 @@
-import os
-
 import pytest
 
 from keras_bt.saved_model import versions as version_folders
-from keras_bt.saved_model.versions import add_version, check_folder
+from keras_bt.saved_model.versions import add_version
 
 
 def write(text="x"):
@@ -61,18 +59,3 @@ def test_the_version_is_as_open_as_any_new_folder(tmp_path):
     (tmp_path / "other").mkdir()
     version = add_version(tmp_path, write())
     assert version.stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-def test_folders_that_cannot_be_written_to(tmp_path, monkeypatch):
-    check_folder(tmp_path)
-    check_folder(tmp_path / "new" / "newer")
-    file = tmp_path / "file"
-    file.write_text("text")
-    with pytest.raises(NotADirectoryError, match=f"must be a folder. Received a file: {file}"):
-        check_folder(file)
-    with pytest.raises(NotADirectoryError, match=f"below the file {file}: {file}/1"):
-        check_folder(file / "1")
-    monkeypatch.setattr(os, "access", lambda *arguments: False)  # root may write everywhere
-    with pytest.raises(PermissionError, match=f"must be writable. Received: {tmp_path}"):
-        check_folder(tmp_path)
-    assert sorted(tmp_path.iterdir()) == [file]
