@@ -11,6 +11,10 @@ from keras_bt.data.sources import Source
 from keras_bt.data.subsets import subset_indices
 from keras_bt.evaluation.features import extract_features, inference_function
 
+# Features and labels to fit on, and to measure on: float32 (n, d), int64 (n,), float32 (m, d),
+# int64 (m,).
+Features = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
 _CACHE_BYTES = 512 * 2**20
 
 
@@ -37,7 +41,7 @@ class LabelledSubset:
 
     def __init__(self, train: tf.data.Dataset, test: tf.data.Dataset):
         self._batches = train, test
-        self._features: Any = None  # as `features` returns them
+        self._features: Any = None  # `Features`, once extracted
         self._traced: tuple[keras.Model, Any] | None = None
 
     @classmethod
@@ -103,9 +107,7 @@ class LabelledSubset:
         """Drops the features, because the backbone is about to change."""
         self._features = None
 
-    def features(
-        self, backbone: keras.Model
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def features(self, backbone: keras.Model) -> Features:
         """Returns the features and labels of both parts, extracted anew only after `forget`.
 
         Args:

@@ -51,10 +51,6 @@ class MetricsLog(keras.callbacks.Callback):
     user's callbacks, hands all of them the same dict and shows the latest value of each entry, so
     the bar shows it, too (a `ProgbarLogger` made by the user must come after this callback).
 
-    **Waiting.** In Keras 3 with TensorFlow, `CallbackList` reads every metric of every step before
-    it calls the callbacks, so the host waits for each execution anyway; this callback then reads
-    the optimizer's step counter, which is ready. `steps_per_execution` makes the host wait less.
-
     **Resuming.** When training begins, lines beyond the step it starts from are removed from an
     existing file, as is an incomplete last line: the file of a resumed run reads like that of an
     uninterrupted one, except that the first line after resuming within an epoch is the mean over
