@@ -1,29 +1,16 @@
 import json
 import sys
 
-import keras
-import numpy as np
 import pytest
 import script
-from exported import difference, tiny_backbone
+from exported import SETTINGS, difference, digits, write_run
 
-from keras_bt import data
-from keras_bt.evaluation.features import extract_features
 from keras_bt.portable.formats import FORMATS
-from keras_bt.workdir import save_model
-
-SETTINGS = {"data": "digits", "image_size": 8, "epochs": 3}
 
 
 @pytest.fixture
 def run(tmp_path):
-    """The folder of a finished run, as far as the export reads it."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    save_model(tiny_backbone(), folder / "backbone.keras")
-    (folder / "config.json").write_text(json.dumps({"settings": SETTINGS, "versions": {}}))
-    (folder / "summary.json").write_text(json.dumps({"loss": 1.5}))
-    return folder
+    return write_run(tmp_path / "run")
 
 
 def installed(ending):
@@ -40,12 +27,9 @@ def test_a_runs_backbone_sees_digits_as_evaluation_shows_them(run, ending, capsy
     script.call(*arguments, package="export")
     printed = capsys.readouterr().out
     assert printed.startswith(f"Written to {target}, with backbone{ending}.json, ")
-    source, _ = data.open_source("digits")
-    some = source.subset(np.arange(20))
-    backbone = keras.models.load_model(run / "backbone.keras")
-    expected, _ = extract_features(backbone, data.evaluation_batches(some, 8, 20))
+    images, expected = digits(run)
+    names = {"images": images}
     lines = [line.strip() for line in printed.splitlines() if line.startswith("  ")]
-    names = {"images": np.repeat(some.images, 3, axis=-1)}
     exec("\n".join(lines), names)  # what the script says must work as it is
     assert difference(names["features"], expected) < 1e-5
     card = json.loads((run / f"backbone{ending}.json").read_text())
@@ -84,9 +68,9 @@ def test_mistakes_are_said_in_one_line(run, tmp_path, capsys, monkeypatch):
     assert mistake(given, target="model.pt") == (
         "A portable file must end in .onnx or .tflite. Received: model.pt"
     )
-    assert "--target must be in a folder that exists." in mistake(given, target="no/model.tflite")
+    below = run / "config.json" / "model.tflite"
+    assert "--target must be a file that can be written to." in mistake(given, target=below)
     assert "backbone must take images of 2×2×3" in mistake(given, "--image_size=2")
-    assert "Received: image_size=8, resize=7." in mistake(given, "--resize=7")
     assert "should be one of" in mistake(given, "--endpoint=train")
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     assert mistake(given).startswith('LiteRT needs more packages: pip install "keras_bt[litert]" (')

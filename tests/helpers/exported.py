@@ -1,12 +1,16 @@
 """A small backbone with weights as after training, and images in all the ways they come."""
 
 import io
+import json
 
 import keras
 import numpy as np
 from PIL import Image
 
+from keras_bt import data
+from keras_bt.evaluation.features import extract_features
 from keras_bt.resnet import resnet
+from keras_bt.workdir import save_model
 
 IMAGE_SIZE = 16
 
@@ -35,6 +39,27 @@ def tiny_backbone():
         ],
         name="tiny",
     )
+
+
+SETTINGS = {"data": "digits", "image_size": 8, "epochs": 3}
+
+
+def write_run(folder):
+    """A finished run with a tiny backbone, as far as exports read it."""
+    folder.mkdir()
+    save_model(tiny_backbone(), folder / "backbone.keras")
+    (folder / "config.json").write_text(json.dumps({"settings": SETTINGS, "versions": {}}))
+    (folder / "summary.json").write_text(json.dumps({"loss": 1.5, "skipped_images": ["a.png"]}))
+    return folder
+
+
+def digits(run):
+    """Twenty digits as uint8 RGB, and what a run's backbone gives for them in evaluation."""
+    source, _ = data.open_source("digits")
+    some = source.subset(np.arange(20))
+    backbone = keras.models.load_model(run / "backbone.keras")
+    features, _ = extract_features(backbone, data.evaluation_batches(some, 8, 20))
+    return np.repeat(some.images, 3, axis=-1), features
 
 
 def random_images(*shape, seed=0):

@@ -13,14 +13,12 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 
 import numpy as np
+import processes
 import tensorflow as tf
-from places import ROOT
 
 from keras_bt.checkpoint import VARIABLES, checkpoints
 
@@ -30,20 +28,7 @@ FLAGS = ["--width=4", "--projector=16-16", "--batch_size=16", "--noevaluate", "-
 def start(workdir, epochs, *flags):
     """Starts the run, in a process of its own."""
     arguments = [f"--workdir={workdir}", f"--epochs={epochs}", *FLAGS, *flags]
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainers.pretrain", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate()
-    if process.returncode != 0:
-        raise SystemExit(f"The run ended with status {process.returncode}:\n{output}")
-    return output
+    return processes.start(["-m", "trainers.pretrain", *arguments])
 
 
 def newest(workdir):
@@ -61,7 +46,7 @@ def kill_at_a_random_moment(process, workdir, draw):
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 1.5))
     if process.poll() is not None:
-        finish(process)  # over, and not by an error
+        processes.finish(process)  # over, and not by an error
         return None
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -75,9 +60,9 @@ def partials(workdir):
     return {path.name for path in (workdir / "checkpoints").glob("*.partial")}
 
 
-def variables(workdir):
-    """All that the newest checkpoint holds, by name."""
-    reader = tf.train.load_checkpoint(str(checkpoints(workdir / "checkpoints")[0] / VARIABLES))
+def variables(checkpoint):
+    """All that a checkpoint holds, by name."""
+    reader = tf.train.load_checkpoint(str(checkpoint / VARIABLES))
     names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
     return {name: reader.get_tensor(name) for name in names}
 
@@ -92,7 +77,7 @@ def stress(folder, kills, epochs, seed=0, flags=()):
         AssertionError: if a variable differs.
     """
     draw = random.Random(seed)
-    finish(start(folder / "whole", epochs, *flags))
+    processes.finish(start(folder / "whole", epochs, *flags))
     workdir = folder / "killed"
     moments = {"starting": 0, "training": 0, "saving": 0, "within an epoch": 0}
     done = 0
@@ -105,8 +90,10 @@ def stress(folder, kills, epochs, seed=0, flags=()):
         moments[moment] += 1
         moments["within an epoch"] += newest(workdir) % 81 != 0
         print(f"kill {done}: {moment}, at step {newest(workdir)}", flush=True)
-    finish(start(workdir, epochs, *flags))
-    ours, theirs = variables(workdir), variables(folder / "whole")
+    processes.finish(start(workdir, epochs, *flags))
+    ours, theirs = (
+        variables(checkpoints(run / "checkpoints")[0]) for run in (workdir, folder / "whole")
+    )
     assert ours.keys() == theirs.keys()
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)

@@ -1,7 +1,6 @@
 """Whatever happens to a run, the work up to a checkpoint is not lost."""
 
 import os
-import resource
 import shutil
 import signal
 import time
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from full_disk import file_size_limit
 
 from keras_bt.checkpoint import Interrupted, Interruption, RunCheckpoint, checkpoints
 
@@ -43,40 +43,29 @@ class AtStep(keras.callbacks.Callback):
             self._function()
 
 
-def fit(model, checkpoint, epochs=2, first_epoch=0, data=None, callbacks=()):
-    model.fit(
-        batches() if data is None else data,
-        initial_epoch=first_epoch,
-        epochs=epochs,
-        steps_per_epoch=STEPS,
-        shuffle=False,
-        verbose=0,
-        callbacks=[*callbacks, checkpoint],
-    )
+def fit(model, checkpoint, epochs=2, first_epoch=0, callbacks=()):
+    how = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
+    how |= {"initial_epoch": first_epoch, "epochs": epochs, "callbacks": [*callbacks, checkpoint]}
+    model.fit(batches(STEPS * first_epoch), **how)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with the checkpoints of steps 4, 8 and 12, and the model's state after step 8."""
+    """A folder with the checkpoints of steps 4, 8 and 12, the model, and its state after step 8."""
     folder, model, after = tmp_path_factory.mktemp("trained") / "c", small_model(), []
     keep = AtStep(8, lambda: after.extend(state(model)))
     fit(model, RunCheckpoint(folder, model, STEPS), epochs=3, callbacks=[keep])
-    return folder, after
+    return folder, after, model
 
 
 @pytest.fixture
 def three(trained, tmp_path):
     """The same in a folder that a test may damage."""
-    shutil.copytree(trained[0], tmp_path / "c")
-    return tmp_path / "c", trained[1]
+    return shutil.copytree(trained[0], tmp_path / "c")
 
 
 def state(model):
     return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
-
-
-def assert_same_state(ours, theirs):
-    assert_same(state(ours), state(theirs))
 
 
 def assert_same(ours, theirs):
@@ -92,17 +81,15 @@ def test_an_empty_folder_is_a_new_run(tmp_path):
     assert RunCheckpoint(tmp_path / "none", small_model(), STEPS).restore() == 0
 
 
-def test_everything_is_restored_and_training_goes_on_exactly(tmp_path):
-    folder, model = tmp_path / "c", small_model()
-    fit(model, RunCheckpoint(folder, model, STEPS), epochs=3)
+def test_everything_is_restored_and_training_goes_on_exactly(trained, tmp_path):
+    folder, _, model = trained
     assert names(folder) == ["00000012", "00000008", "00000004"]
     restored = small_model()
-    checkpoint = RunCheckpoint(folder, restored, STEPS)
-    assert checkpoint.restore() == 12
-    assert_same_state(restored, model)  # Dropout's seed and Adam's moments included
+    assert RunCheckpoint(folder, restored, STEPS).restore() == 12
+    assert_same(state(restored), state(model))  # Dropout's seed and Adam's moments included
     for each in (model, restored):
-        fit(each, RunCheckpoint(folder.parent / "d", each, STEPS), 5, 3, batches(12))
-    assert_same_state(restored, model)
+        fit(each, RunCheckpoint(tmp_path, each, STEPS), 5, 3)
+    assert_same(state(restored), state(model))
 
 
 def test_few_are_kept_and_not_every_epoch_is_saved(tmp_path):
@@ -159,37 +146,34 @@ FAST = ("no contents", "data cut at 0.7", "index flipped at 0.2")
         for name, damage in DAMAGE.items()
     ],
 )
-def test_what_cannot_be_read_is_passed_over_and_said(damage, three, capsys):
-    folder, after_step_8 = three
-    damage(folder / "00000012")
+def test_what_cannot_be_read_is_passed_over_and_said(damage, three, trained, capsys):
+    damage(three / "00000012")
     model = small_model()
-    checkpoint = RunCheckpoint(folder, model, STEPS)
+    checkpoint = RunCheckpoint(three, model, STEPS)
     assert checkpoint.restore() == 8
-    assert_same(state(model), after_step_8)
+    assert_same(state(model), trained[1])
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"Passing over {folder / '00000012'}, which cannot be read: ")
+    assert line.startswith(f"Passing over {three / '00000012'}, which cannot be read: ")
     # The run comes to that step again, and its new checkpoint takes the place.
-    fit(model, checkpoint, epochs=3, first_epoch=2, data=batches(8))
-    assert names(folder) == ["00000012", "00000008", "00000004"]
-    assert RunCheckpoint(folder, small_model(), STEPS).restore() == 12
+    fit(model, checkpoint, epochs=3, first_epoch=2)
+    assert names(three) == ["00000012", "00000008", "00000004"]
+    assert RunCheckpoint(three, small_model(), STEPS).restore() == 12
 
 
 def test_what_lies_ahead_of_the_run_is_removed(three):
-    folder, _ = three
-    (folder / "00000012" / DATA).unlink()
+    (three / "00000012" / DATA).unlink()
     model = small_model()
-    checkpoint = RunCheckpoint(folder, model, STEPS, keep=2)
+    checkpoint = RunCheckpoint(three, model, STEPS, keep=2)
     checkpoint.restore()
     checkpoint.save()
-    assert names(folder) == ["00000008", "00000004"]
+    assert names(three) == ["00000008", "00000004"]
 
 
 def test_if_none_can_be_read_nothing_is_begun_anew(three):
-    folder, _ = three
-    for path in checkpoints(folder):
+    for path in checkpoints(three):
         (path / DATA).unlink()
     with pytest.raises(OSError, match=r"None of the checkpoints in .* can be read"):
-        RunCheckpoint(folder, small_model(), STEPS).restore()
+        RunCheckpoint(three, small_model(), STEPS).restore()
 
 
 @pytest.mark.parametrize(
@@ -200,63 +184,59 @@ def test_if_none_can_be_read_nothing_is_begun_anew(three):
     ],
 )
 def test_the_checkpoint_of_another_model_is_refused(other, words, three):
-    folder, _ = three
     with pytest.raises(ValueError, match=words):
-        RunCheckpoint(folder, other(), STEPS).restore()
+        RunCheckpoint(three, other(), STEPS).restore()
 
 
 def test_a_save_that_was_killed_leaves_nothing_that_counts(three):
-    folder, _ = three
-    shutil.copytree(folder / "00000012", folder / "00000016.partial")
+    shutil.copytree(three / "00000012", three / "00000016.partial")
     model = small_model()
-    checkpoint = RunCheckpoint(folder, model, STEPS)
+    checkpoint = RunCheckpoint(three, model, STEPS)
     assert checkpoint.restore() == 12
     checkpoint.save()
-    assert sorted(p.name for p in folder.iterdir()) == ["00000004", "00000008", "00000012"]
+    assert sorted(p.name for p in three.iterdir()) == ["00000004", "00000008", "00000012"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100, 1000])
 def test_a_full_disk_ends_the_run_with_what_was_kept(limit, three):
-    folder, _ = three
     model = small_model()
-    checkpoint = RunCheckpoint(folder, model, STEPS)
+    checkpoint = RunCheckpoint(three, model, STEPS)
     checkpoint.restore()
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"step 16 could not be written.*00000012 is kept") as e:
-            fit(model, checkpoint, epochs=4, first_epoch=3, data=batches(12))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "File too large" in str(e.value)
-    assert sorted(p.name for p in folder.iterdir()) == ["00000004", "00000008", "00000012"]
-    assert RunCheckpoint(folder, small_model(), STEPS).restore() == 12
+    failed = pytest.raises(OSError, match=r"step 16 could not be written.*00000012 is kept")
+    with file_size_limit(limit), failed as error:
+        fit(model, checkpoint, epochs=4, first_epoch=3)
+    assert "File too large" in str(error.value)
+    assert sorted(p.name for p in three.iterdir()) == ["00000004", "00000008", "00000012"]
+    assert RunCheckpoint(three, small_model(), STEPS).restore() == 12
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [3, 4])  # within an epoch, and at its end
-def test_a_signal_saves_and_leaves(number, step, tmp_path, capfd):
-    model = small_model()
-    interruption = Interruption()
-    checkpoint = RunCheckpoint(
-        tmp_path / "c", model, STEPS, every=9, minutes=60, interruption=interruption
-    )
+@pytest.mark.parametrize(
+    ("step", "minutes", "saved"),
+    [(3, 60, 3), (4, 60, 4), (6, None, 4)],
+    ids=["within an epoch", "at its end", "only epochs are saved"],
+)
+def test_a_signal_saves_and_leaves(number, step, minutes, saved, tmp_path, capfd):
+    model, interruption = small_model(), Interruption()
+    how = {"every": 1 if minutes is None else 9, "minutes": minutes}
+    checkpoint = RunCheckpoint(tmp_path, model, STEPS, interruption=interruption, **how)
     kill = AtStep(step, lambda: os.kill(os.getpid(), number))
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with interruption.watched(), pytest.raises(Interrupted) as left:
         fit(model, checkpoint, epochs=9, callbacks=[kill])
     assert left.value.code == 128 + number
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
-    assert names(tmp_path / "c") == [f"{step:08}"]
+    assert names(tmp_path) == [f"{saved:08}"]
     out, err = capfd.readouterr()
     name = signal.Signals(number).name
     assert f"Stopped by {name} after step {step};" in out
     assert "run the same command again" in out
     assert f"{name}: stopping after this step" in err
     restored = small_model()
-    assert RunCheckpoint(tmp_path / "c", restored, STEPS).restore() == step
-    assert_same_state(restored, model)
+    assert RunCheckpoint(tmp_path, restored, STEPS).restore() == saved
+    if saved == step:
+        assert_same(state(restored), state(model))
 
 
 def wait_until(condition, seconds=30):
@@ -287,17 +267,6 @@ def test_a_second_signal_acts_at_once(tmp_path):
     assert names(tmp_path / "c") == []
 
 
-def test_without_minutes_a_signal_leaves_the_last_epoch(tmp_path, capfd):
-    model = small_model()
-    interruption = Interruption()
-    checkpoint = RunCheckpoint(tmp_path / "c", model, STEPS, interruption=interruption)
-    kill = AtStep(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with interruption.watched(), pytest.raises(Interrupted):
-        fit(model, checkpoint, epochs=9, callbacks=[kill])
-    assert names(tmp_path / "c") == ["00000004"]
-    assert "after step 6;" in capfd.readouterr().out
-
-
 def test_workers_leave_together_when_one_has_had_a_signal(tmp_path):
     asked = []
 
@@ -306,9 +275,8 @@ def test_workers_leave_together_when_one_has_had_a_signal(tmp_path):
         return number + (1 if len(asked) == 2 else 0)  # another worker has had one
 
     model = small_model()
-    checkpoint = RunCheckpoint(
-        tmp_path / "c", model, 100, minutes=60, interruption=Interruption(), agree=agree
-    )
+    how = {"minutes": 60, "interruption": Interruption(), "agree": agree}
+    checkpoint = RunCheckpoint(tmp_path / "c", model, 100, **how)
     with pytest.raises(Interrupted):
         model.fit(batches(), steps_per_epoch=100, shuffle=False, verbose=0, callbacks=[checkpoint])
     assert asked == [0, 0]  # after steps 10 and 20

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 import pytest
+from full_disk import file_size_limit
 
 from keras_bt import workdir
 from keras_bt.workdir import Workdir, write_json
@@ -19,6 +20,11 @@ SETTINGS = {"data": "digits", "epochs": 3}
 @pytest.fixture
 def run(tmp_path):
     return Workdir(tmp_path / "runs" / "digits")
+
+
+def claim(run, settings=SETTINGS):
+    with run.claimed(settings):
+        return (run.path / "lock").read_text()
 
 
 @pytest.fixture
@@ -46,44 +52,30 @@ def test_a_claim_makes_the_folder_and_notes_the_settings(run):
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(run, holder):
-    with (
-        pytest.raises(ValueError, match=f"not be in use.* in which process {holder.pid} on .*"),
-        run.claimed(SETTINGS),
-    ):
-        pass
+    with pytest.raises(ValueError, match=f"not be in use.* in which process {holder.pid} on .*"):
+        claim(run)
     assert f"process {holder.pid} " in (run.path / "lock").read_text()  # still, for the next one
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with run.claimed(SETTINGS):
-        assert f"process {os.getpid()} " in (run.path / "lock").read_text()
+    (run.path / "lock").write_bytes(b"process 1 on elsewhere, cut in the middle of \xc3")
+    assert claim(run).startswith(f"process {os.getpid()} on ")
 
 
 def test_the_lock_is_let_go_at_the_end_whatever_happened(run):
-    for error in (None, KeyboardInterrupt):
-        try:
-            with run.claimed(SETTINGS):
-                with pytest.raises(ValueError, match="in use"), Workdir(run.path).claimed(SETTINGS):
-                    pass
-                if error:
-                    raise error
-        except KeyboardInterrupt:
-            pass
-    with Workdir(run.path).claimed(SETTINGS):
-        pass
+    def leave():
+        with run.claimed(SETTINGS):
+            with pytest.raises(ValueError, match="in use"):
+                claim(Workdir(run.path))
+            raise KeyboardInterrupt
 
-
-def test_a_lock_that_nobody_holds_says_nothing(run):
-    with run.claimed(SETTINGS):
-        pass
-    (run.path / "lock").write_bytes(b"process 1 on elsewhere, cut in the middle of \xc3")
-    with run.claimed(SETTINGS):
-        assert (run.path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    claim(Workdir(run.path))
 
 
 def test_systems_without_such_locks_can_train_too(run, monkeypatch):
     monkeypatch.setattr(workdir, "fcntl", None)
-    with run.claimed(SETTINGS):
-        pass
+    claim(run)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +86,7 @@ def test_what_a_killed_process_leaves_is_no_obstacle(left, run):
     for name in left:
         (run.path / name).write_text('{"settings": {"da')
     run.check(SETTINGS)
-    with run.claimed(SETTINGS):
-        pass
+    claim(run)
     assert run.read_settings() == SETTINGS
     assert not (run.path / "config.partial.json").exists()
 
@@ -104,10 +95,9 @@ def test_what_a_killed_process_leaves_is_no_obstacle(left, run):
 def test_other_files_are_refused(name, run):
     run.path.mkdir(parents=True)
     (run.path / name).write_text("all my work")
-    with pytest.raises(ValueError, match=r"must be new, empty, or hold a run.*other files"):
-        run.check(SETTINGS)
-    with pytest.raises(ValueError, match="other files"), run.claimed(SETTINGS):
-        pass
+    for refused in (run.check, lambda settings: claim(run, settings)):
+        with pytest.raises(ValueError, match=r"must be new, empty, or hold a run.*other files"):
+            refused(SETTINGS)
     assert [path.name for path in run.path.iterdir()] == [name]
 
 
@@ -120,13 +110,11 @@ def test_other_files_are_refused(name, run):
     ],
 )
 def test_other_settings_are_refused(settings, words, run):
-    with run.claimed(SETTINGS):
-        pass
+    claim(run)
     before = run.config.read_bytes()
-    with pytest.raises(ValueError, match=words):
-        run.check(settings)
-    with pytest.raises(ValueError, match=words), run.claimed(settings):
-        pass
+    for refused in (run.check, lambda settings: claim(run, settings)):
+        with pytest.raises(ValueError, match=words):
+            refused(settings)
     assert run.config.read_bytes() == before
 
 
@@ -141,8 +129,8 @@ def test_settings_that_another_process_recorded_in_the_meantime_count(run, monke
             write_json(run.config, {"settings": SETTINGS | {"epochs": 9}, "versions": {}})
 
     monkeypatch.setattr(run, "check", check_and_be_overtaken)
-    with pytest.raises(ValueError, match="epochs=9"), run.claimed(SETTINGS):
-        pass
+    with pytest.raises(ValueError, match="epochs=9"):
+        claim(run)
 
 
 def test_a_damaged_config_is_named(run):
@@ -151,12 +139,6 @@ def test_a_damaged_config_is_named(run):
         run.config.write_text(text)
         with pytest.raises(ValueError, match=r"config.json must hold a run's settings"):
             run.check(SETTINGS)
-
-
-def test_a_file_is_no_workdir(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="must be a folder"):
-        Workdir(tmp_path / "file").check(SETTINGS)
 
 
 @pytest.fixture
@@ -181,31 +163,21 @@ def read_only():
 
 @pytest.mark.parametrize("name", ["", "run", "new", "new/run"])
 def test_a_read_only_folder_is_refused(name, read_only):
-    with pytest.raises(ValueError, match="must be writable"):
+    with pytest.raises(ValueError, match="workdir must be a folder that can be written to"):
         Workdir(read_only / name).check(SETTINGS)
 
 
 def test_a_file_system_that_denies_it_only_when_it_comes_to_writing(read_only, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: True)
     for name in ("run", "new"):  # the error names the place
-        with (
-            pytest.raises(OSError, match=f"Permission denied.*{read_only / name}"),
-            Workdir(read_only / name).claimed(SETTINGS),
-        ):
-            pass
+        with pytest.raises(OSError, match=f"Permission denied.*{read_only / name}"):
+            claim(Workdir(read_only / name))
 
 
 def test_a_full_disk_is_told_with_the_file(run):
-    resource = pytest.importorskip("resource")
     run.path.mkdir(parents=True)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit, name in ((0, "lock"), (100, "config.json")):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        try:
-            with pytest.raises(OSError, match=f"large: .*{name}"), run.claimed(SETTINGS):
-                pass
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with file_size_limit(limit), pytest.raises(OSError, match=f"large: .*{name}"):
+            claim(run)
         assert [path.name for path in run.path.iterdir()] == ["lock"]
-    with run.claimed(SETTINGS):
-        pass
+    claim(run)

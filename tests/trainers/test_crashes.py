@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import resource
 import shutil
 import signal
 import unittest.mock
@@ -13,12 +12,13 @@ import numpy as np
 import pytest
 import script
 import small_network
+import stress_resume
 import tensorflow as tf
+from full_disk import file_size_limit
 
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.checkpoint import VARIABLES, RunCheckpoint
-from keras_bt.model import BarlowTwins
+from keras_bt.checkpoint import RunCheckpoint
 
 STEPS = 1297 // 128  # per epoch
 FLAGS = ["--projector=16-16", "--batch_size=128", "--epochs=3", "--noevaluate"]
@@ -76,10 +76,7 @@ def whole(flags, tmp_path_factory):
 
 
 def variables(workdir, step=3 * STEPS):
-    """All that a checkpoint holds, by name."""
-    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"{step:08}" / VARIABLES))
-    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
-    return {name: reader.get_tensor(name) for name in names}
+    return stress_resume.variables(workdir / "checkpoints" / f"{step:08}")
 
 
 def assert_equal_runs(ours, theirs):
@@ -135,16 +132,6 @@ def before(method, function, call):
         yield
 
 
-@contextlib.contextmanager
-def file_size_limit():
-    """Gives a function that limits how large files may become."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def kill():
     """Ends the run as a kill would, without a word."""
     raise KeyboardInterrupt
@@ -159,50 +146,41 @@ def stopped(pretrain, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_disk_is_full_at_the_second_checkpoint(pretrain, mistake, whole, tmp_path, capsys):
-    with file_size_limit() as limit, before("save", lambda: limit(3_000), call=2):
-        line = mistake()
-    assert f"step {2 * STEPS} could not be written" in line
-    assert "File too large. " in line
-    assert line.endswith(f"{STEPS:08} is kept. Make room and run the same command again.")
-    assert names(tmp_path / "run") == [f"{STEPS:08}"]
-    pretrain()
-    assert "Continuing after epoch 1" in capsys.readouterr().out
-    assert_equal_runs(tmp_path / "run", whole)
+@pytest.mark.parametrize(
+    ("method", "call", "limit", "words"),
+    [
+        ("save", 2, 3_000, f"{STEPS:08} is kept. Make room and run the same command again."),
+        ("save", 3, 5_000, "File too large"),
+        ("on_epoch_begin", 2, None, "metrics.jsonl: File too large. Make room"),
+        ("restore", 1, 30_000, "File too large: "),  # the checkpoint fits, a picture does not
+    ],
+)
+def test_the_disk_is_full(method, call, limit, words, pretrain, mistake, whole, tmp_path):
+    run = tmp_path / "run"
+    metrics = run / "metrics.jsonl"
+    with file_size_limit() as set_limit:
 
+        def fill():  # None: room for half a line of the metrics
+            set_limit(limit or metrics.stat().st_size + 20)
 
-@pytest.mark.slow
-def test_the_disk_is_full_when_metrics_are_written(pretrain, mistake, whole, tmp_path):
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    with file_size_limit() as limit:
-
-        def leave_room_for_half_a_line():
-            limit(metrics.stat().st_size + 20)
-
-        with before("on_epoch_begin", leave_room_for_half_a_line, call=2):
+        with before(method, fill, call):
             line = mistake()
-    assert "metrics could not be written" in line
-    assert "metrics.jsonl: File too large. Make room" in line
-    assert losses(tmp_path / "run") == losses(whole)[: STEPS // 2]
-    assert metrics.read_bytes().endswith(b"}\n")  # nothing half-written stays
+    assert words in line
+    assert not list(run.rglob("*.partial*"))
+    assert not (run / "summary.json").exists()
+    if method == "on_epoch_begin":
+        assert losses(run) == losses(whole)[: STEPS // 2]
+        assert metrics.read_bytes().endswith(b"}\n")  # nothing half-written stays
     pretrain()
-    assert_equal_runs(tmp_path / "run", whole)
+    assert_equal_runs(run, whole)
 
 
-@pytest.mark.slow
-def test_the_disk_is_full_at_the_end(pretrain, mistake, whole, tmp_path):
-    with file_size_limit() as limit, before("save", lambda: limit(5_000), call=3):
-        line = mistake()
-    assert "File too large" in line
-    with file_size_limit() as limit:
-        limit(30_000)  # the checkpoint fits, a picture does not
-        line = mistake()
-    assert "File too large: " in line
-    assert str(tmp_path / "run") in line
-    assert not (tmp_path / "run" / "summary.json").exists()
-    assert not list((tmp_path / "run").rglob("*.partial*"))
-    pretrain()
-    assert_equal_runs(tmp_path / "run", whole)
+def summaries(*workdirs):
+    """What the runs came to, without the clock."""
+    return [
+        json.loads((workdir / "summary.json").read_text()) | {"seconds_of_last_call": 0}
+        for workdir in workdirs
+    ]
 
 
 @pytest.mark.slow
@@ -210,25 +188,21 @@ def test_metrics_removed_between_two_calls(stopped, pretrain, whole):
     (stopped / "metrics.jsonl").unlink()
     pretrain()
     assert losses(stopped) == losses(whole)[2 * STEPS // 2 :]
-    ours, theirs = (json.loads((w / "summary.json").read_text()) for w in (stopped, whole))
+    ours, theirs = summaries(stopped, whole)
     for name in ("loss", "excess", "floor"):
         assert ours[name] == theirs[name]
-    for one, other in zip(backbone(stopped), backbone(whole), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_equal_weights(stopped, whole)
 
 
 @pytest.mark.slow
 def test_metrics_removed_after_the_last_step(pretrain, whole, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    shutil.copytree(whole, workdir)
+    workdir = shutil.copytree(whole, tmp_path / "run")
     for path in ("metrics.jsonl", "summary.json", "plots/loss.png"):
         (workdir / path).unlink()
     pretrain()
     assert "The loss is not known" in capsys.readouterr().out
-    ours, theirs = (json.loads((w / "summary.json").read_text()) for w in (workdir, whole))
-    clock = {"seconds_of_last_call": 0}
-    unknown = {"loss": None, "excess": None, "images_per_second": None}
-    assert ours | clock == theirs | unknown | clock
+    ours, theirs = summaries(workdir, whole)
+    assert ours == theirs | {"loss": None, "excess": None, "images_per_second": None}
     assert (workdir / "plots" / "correlation.png").exists()
     assert not (workdir / "plots" / "loss.png").exists()
 
@@ -243,15 +217,6 @@ def test_a_truncated_checkpoint(stopped, pretrain, whole, capsys):
     assert f"Passing over {newest.parent}, which cannot be read: " in out
     assert "Continuing after epoch 1" in out
     assert_equal_runs(stopped, whole)
-
-
-@pytest.mark.slow
-def test_no_checkpoint_can_be_read(stopped, mistake):
-    for path in stopped.glob("checkpoints/*/contents.json"):
-        path.write_text("[")
-    line = mistake()
-    assert "None of the checkpoints in" in line
-    assert "Remove it to begin anew" in line
 
 
 @pytest.mark.slow
@@ -315,80 +280,27 @@ def test_monitors_run_on_several_replicas_and_change_nothing(pretrain, whole, tm
     assert [m["loss"] for m in metrics if "loss" in m] == pytest.approx(expected, rel=1e-3)
 
 
-@contextlib.contextmanager
-def bad_gradients(*steps):
-    """In these steps of a run, counted from 1, a gradient is NaN. A skipped one is no step."""
-    clean, apply = tf.GradientTape.gradient, BarlowTwins.train_step
-    models = []
-
-    def train_step(model, batch):
-        models.append(model)
-        return apply(model, batch)
-
-    def gradient(tape, target, sources):
-        gradients = clean(tape, target, sources)
-        # `iterations` are the good steps.
-        done = tf.cast(models[-1].optimizer.iterations.value, tf.int64)
-        bad = tf.reduce_any(done + 1 == tf.constant(steps, tf.int64))
-        gradients[0] += tf.where(bad, float("nan"), 0.0)
-        return gradients
-
-    with (
-        unittest.mock.patch.object(BarlowTwins, "train_step", train_step),
-        unittest.mock.patch.object(tf.GradientTape, "gradient", gradient),
-    ):
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("bad", "minutes", "kept"),
-    [(2 * STEPS, 5, [STEPS]), (STEPS + 4, 0, [STEPS + 1, STEPS + 2, STEPS + 3])],
-    ids=["last of an epoch", "within an epoch"],
-)
-def test_a_bad_gradient(bad, minutes, kept, pretrain, mistake, whole, tmp_path):
-    with bad_gradients(bad):
-        line = mistake(f"--checkpoint_minutes={minutes}")
-    for words in (
-        "The loss or its gradient became nan.",
-        "rate is too high (--rate)",
-        "--on_nonfinite=skip",
-        f"is kept: {tmp_path / 'run' / 'checkpoints' / f'{kept[-1]:08}'}.",
-    ):
-        assert words in line
-    assert names(tmp_path / "run") == [f"{step:08}" for step in kept]
-    newest = variables(tmp_path / "run", kept[-1])
-    assert all(np.isfinite(value).all() for value in newest.values())
-    pretrain()
-    assert_equal_weights(tmp_path / "run", whole)
-
-
-@pytest.mark.slow
-def test_nothing_but_bad_gradients(mistake, pretrain, whole, tmp_path):
-    # Where nothing is changed, the number of good steps stays what it is, and so does the gradient.
-    with bad_gradients(STEPS + 5):
-        line = mistake("--on_nonfinite=skip")
-    assert f"The last {STEPS} steps were all skipped" in line
-    assert "rate is too high (--rate)" in line
-    assert names(tmp_path / "run") == [f"{STEPS:08}", f"{2 * STEPS:08}"]
-    kept = variables(tmp_path / "run", 2 * STEPS)
-    assert all(np.isfinite(value).all() for value in kept.values())
-
-
-@pytest.mark.slow
-def test_an_image_that_is_no_number(pretrain, mistake, monkeypatch, tmp_path, capsys):
+def test_an_image_that_is_no_number(pretrain, mistake, whole, monkeypatch, tmp_path, capsys):
     views = tuple(part.copy() for part in _views["all"])
     views[0][STEPS + 3, 5] = np.nan
     monkeypatch.setitem(_views, "all", views)
-    for steps_per_execution in (1, 5):
-        line = mistake(f"--steps_per_execution={steps_per_execution}")
-        assert "The loss or its gradient became nan." in line
-        assert names(tmp_path / "run") == [f"{STEPS:08}"]
+    for steps, minutes, kept in ((5, 5, [0]), (1, 0, [1, 2, 3])):
+        line = mistake(f"--steps_per_execution={steps}", f"--checkpoint_minutes={minutes}")
+        assert names(tmp_path / "run") == [f"{STEPS + step:08}" for step in kept]
+        for words in (
+            "The loss or its gradient became nan.",
+            "rate is too high (--rate)",
+            "--on_nonfinite=skip",
+            f"is kept: {tmp_path / 'run' / 'checkpoints' / f'{STEPS + kept[-1]:08}'}.",
+        ):
+            assert words in line
+    newest = variables(tmp_path / "run", STEPS + 3)
+    assert all(np.isfinite(value).all() for value in newest.values())
     pretrain("--on_nonfinite=skip")  # as the error says
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "Warning" in line]
-    (warning,) = warnings
-    assert f"Warning: 1 of the {STEPS} steps of epoch 2 were skipped" in warning
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "Warning" in line]
+    assert f"Warning: 1 of the {STEPS - 3} steps of epoch 2 were skipped" in warning
     assert np.isfinite([loss for _, loss in losses(tmp_path / "run")]).all()
-    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")[STEPS // 2 :]
-    assert [m["skipped_steps"] for m in metrics] == [0, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")[STEPS // 2 + 1 :]
+    assert [m["skipped_steps"] for m in metrics] == [1, 1, 1, 1, 0, 0, 0, 0, 0]
     assert all(np.isfinite(value).all() for value in variables(tmp_path / "run").values())

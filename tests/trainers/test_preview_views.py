@@ -48,12 +48,8 @@ def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         preview_grid, "draw_grid", lambda path, shown, drawn, title: seen.append((shown, drawn))
     )
-    run = [
-        f"--data=folder:{tmp_path / 'data'}",
-        "--flagfile=trainers/recipes/small_images.flags",
-        "--workdir=unused",
-        "--batch_size=4",
-    ]
+    run = [f"--data=folder:{tmp_path / 'data'}", "--workdir=unused", "--batch_size=4"]
+    run.append("--flagfile=trainers/recipes/small_images.flags")
     monkeypatch.chdir(ROOT)
     output = preview(capsys, *run, f"--out={tmp_path / 'a.png'}", "--images=5")
     assert "width 30 to 60, median 45; height 20 to 40, median 30; 100% are smaller" in output
@@ -96,9 +92,8 @@ def test_views_are_those_of_the_settings_and_of_the_seed():
 
 @pytest.mark.slow
 def test_the_same_seed_draws_the_same_picture(tmp_path, capsys):
-    pictures = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        out = tmp_path / f"{name}.png"
+    out, pictures = tmp_path / "a.png", []
+    for seed in (1, 1, 2):
         preview(capsys, f"--out={out}", f"--seed={seed}", "--images=2", "--draws=1")
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
@@ -118,8 +113,7 @@ def test_class_names_of_any_script_are_drawn(tmp_path):
         (["--data=imagenot"], ["Data must be one of", "imagenot"]),
         (["--data=folder:{tmp}/none"], ["none"]),
         (["--data=folder:{tmp}/broken"], ["one image must be readable", "broken"]),
-        (["--out={tmp}/file.png/grid.png"], ["--out must be a writable file"]),
-        (["--out={tmp}/folder.png"], ["--out must be a writable file"]),
+        (["--out={tmp}/file.png/grid.png"], ["--out must be a file that can be written to"]),
         (["--out={tmp}/grid.jpg"], ["out must end in .png", "grid.jpg"]),
         (["--images=0"], ["images", "0"]),
         (["--projector=8x"], ["projector must be layer widths"]),
@@ -128,11 +122,9 @@ def test_class_names_of_any_script_are_drawn(tmp_path):
 )
 def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
     (tmp_path / "file.png").write_bytes(b"mine")
-    (tmp_path / "folder.png").mkdir()
-    for folder, count in (("none", 0), ("broken", 2)):
+    for folder in ("none", "broken"):
         (tmp_path / folder).mkdir()
-        for index in range(count):
-            (tmp_path / folder / f"{index}.jpg").write_text("text")
+    (tmp_path / "broken" / "0.jpg").write_text("text")
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     if not any(argument.startswith("--out") for argument in arguments):
         arguments.append(f"--out={tmp_path / 'new' / 'grid.png'}")

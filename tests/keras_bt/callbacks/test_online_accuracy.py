@@ -6,15 +6,15 @@ import pytest
 import tensorflow as tf
 
 from keras_bt import data
+from keras_bt.callbacks.diagnostics import Diagnostics
 from keras_bt.callbacks.labelled_subset import LabelledSubset
 from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
 from keras_bt.callbacks.online_knn import OnlineKNN
 from keras_bt.callbacks.online_linear import OnlineLinear
-from keras_bt.evaluation import features as features_module
+from keras_bt.evaluation.features import extract_features
 from keras_bt.evaluation.knn import knn_accuracy
 from keras_bt.evaluation.linear import logistic_probe
 from keras_bt.model import BarlowTwins, projector
-from keras_bt.strategy import choose_strategy
 
 
 def backbone():
@@ -55,11 +55,18 @@ def fit(model, views, callbacks, epochs=2, **kwargs):
     return model.fit(views, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks, **kwargs)
 
 
-def test_the_numbers_are_those_of_the_evaluation(tmp_path, views, subset):
-    model = twins()
+def test_the_numbers_are_those_of_the_evaluation(tmp_path, views, subset, monkeypatch):
+    model, calls = twins(), []
     path = tmp_path / "metrics.jsonl"
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return extract_features(*arguments)
+
+    monkeypatch.setattr("keras_bt.callbacks.labelled_subset.extract_features", counted)
     callbacks = [OnlineKNN(subset, every=2), OnlineLinear(subset, every=2), MetricsLog(path, 1)]
     history = fit(model, views, callbacks, epochs=3).history
+    assert len(calls) == 2 * 2  # once after epochs 2 and 3, of two data sets
     features = subset.features(model.backbone)
     assert [len(x) for x in features] == [300, 300, 100, 100]
     knn, linear = history["knn_accuracy"], history["linear_accuracy"]
@@ -73,27 +80,15 @@ def test_the_numbers_are_those_of_the_evaluation(tmp_path, views, subset):
     assert [entry["linear_accuracy"] for entry in logged] == linear
 
 
-def test_features_are_extracted_once_per_epoch_that_is_looked_at(monkeypatch, views, subset):
-    calls = []
-    extract = features_module.extract_features
-
-    def counted(*args, **kwargs):
-        calls.append(args)
-        return extract(*args, **kwargs)
-
-    monkeypatch.setattr("keras_bt.callbacks.labelled_subset.extract_features", counted)
-    fit(twins(), views, [OnlineKNN(subset, every=2), OnlineLinear(subset, every=2)], epochs=5)
-    assert len(calls) == 3 * 2  # after epochs 2, 4 and 5, of two data sets
-
-
 def test_every_look_sees_the_weights_of_its_epoch(views, digits):
-    subset = LabelledSubset.of(*digits, image_size=8, max_train=50, max_test=50)
+    limits = {"max_train": 10, "max_test": 50}  # fewer than neighbors
+    subset = LabelledSubset.of(*digits, image_size=8, **limits)
     seen = []
 
     class Keeps(OnlineKNN):
-        def accuracy(self, train_features, *rest):
-            seen.append((train_features, np.asarray(self.model.backbone.layers[0].kernel)))
-            return super().accuracy(train_features, *rest)
+        def accuracy(self, features):
+            seen.append((features[0], np.asarray(self.model.backbone.layers[0].kernel)))
+            return super().accuracy(features)
 
     fit(twins(), views, [Keeps(subset)], epochs=2)
     (first, kernel), (second, later_kernel) = seen
@@ -101,8 +96,9 @@ def test_every_look_sees_the_weights_of_its_epoch(views, digits):
     assert np.abs(kernel - later_kernel).max() > 1e-6
 
 
-@pytest.mark.slow
 def test_training_is_the_same_to_the_bit_with_and_without(views, subset):
+    """With every kind of randomness there is; diagnostics, too, leave no trace."""
+
     def train(callbacks):
         keras.utils.set_random_seed(3)
         model = twins()
@@ -112,7 +108,8 @@ def test_training_is_the_same_to_the_bit_with_and_without(views, subset):
         return losses, [np.asarray(value) for value in variables + draws]
 
     loss, state = train([])
-    watched_loss, watched_state = train([OnlineKNN(subset), OnlineLinear(subset)])
+    watching = [Diagnostics(next(iter(views))), OnlineKNN(subset), OnlineLinear(subset)]
+    watched_loss, watched_state = train(watching)
     assert loss == watched_loss
     for plain, watched in zip(state, watched_state, strict=True):
         np.testing.assert_array_equal(plain, watched)
@@ -146,13 +143,6 @@ def test_the_draw_is_balanced_seeded_and_capped(digits):
     assert (len(whole), len(whole_test)) == (train.num_examples, test.num_examples)
 
 
-@pytest.mark.slow
-def test_fewer_images_than_neighbours(views, digits):
-    subset = LabelledSubset.of(*digits, image_size=8, max_train=10, max_test=20)
-    history = fit(twins(), views, [OnlineKNN(subset, k=20)], epochs=1).history
-    assert 0 <= history["knn_accuracy"][0] <= 1
-
-
 def test_features_that_are_not_finite_give_nan(views, subset, tmp_path):
     model = twins()
     model.backbone.layers[0].bias.assign([np.nan] * 8)
@@ -161,21 +151,6 @@ def test_features_that_are_not_finite_give_nan(views, subset, tmp_path):
     (line,) = path.read_text().splitlines()
     assert json.loads(line)["knn_accuracy"] is None
     assert json.loads(line)["linear_accuracy"] is None
-
-
-@pytest.mark.slow
-def test_on_two_replicas(views, subset):
-    def accuracies(strategy):
-        keras.utils.set_random_seed(1)
-        with strategy.scope():
-            layers = [keras.layers.Input((8, 8, 3)), keras.layers.Flatten()]
-            model = BarlowTwins(keras.Sequential(layers), projector((16,), 192), 0.01)
-            model.compile("sgd")
-        return fit(model, views, [OnlineKNN(subset), OnlineLinear(subset)]).history
-
-    one, two = accuracies(choose_strategy("one")), accuracies(choose_strategy("mirrored"))
-    for name in ("knn_accuracy", "linear_accuracy"):
-        assert two[name] == one[name]
 
 
 def test_mistakes_are_named(digits):
