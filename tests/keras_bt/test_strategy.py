@@ -14,19 +14,12 @@ def test_chooses_by_name():
     assert choose_strategy("mirrored") is mirrored  # a second one would confuse TensorFlow
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "horovod",
-            "strategy must be one of auto, one, mirrored, multiworker, tpu. Received: .*horovod",
-        ),
-        ("tpu", "strategy=tpu needs a TPU. Received: TPU_NAME=local"),
-    ],
-)
-def test_what_there_is_not(name, message):
-    with pytest.raises(ValueError, match=message):
-        choose_strategy(name)
+def test_what_there_is_not():
+    names = "auto, one, mirrored, multiworker, tpu"
+    with pytest.raises(ValueError, match=f"must be one of {names}. Received: .*horovod"):
+        choose_strategy("horovod")
+    with pytest.raises(ValueError, match="strategy=tpu needs a TPU"):
+        choose_strategy("tpu")
 
 
 def test_collectives_sum_and_gather_over_replicas():

@@ -97,28 +97,11 @@ def test_there_and_back_changes_no_bit(tmp_path, depth, stem, width, count, endi
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def trajectory_views():
-    view_a = weights_formula("view_a0", (16, 64, 64, 3))
-    view_b = 0.9 * view_a + 0.4 * weights_formula("view_b0", (16, 64, 64, 3))
-    return view_a.astype("float32"), view_b.astype("float32")
-
-
-@pytest.mark.slow
-def test_a_published_checkpoint_trains_on(fixture_arrays):
-    reference = fixture_arrays("trajectory")
+def test_a_published_checkpoint_comes_back():
     state = formula_state("trajectory")
     model = BarlowTwins(resnet(18), projector((64, 64, 64), 512))
     torch_weights.load_model({f"module.{name}": array for name, array in state.items()}, model)
-    model.compile("sgd", run_eagerly=True)
-    logs = model.train_on_batch(*trajectory_views(), return_dict=True)
-    assert logs["loss"] == pytest.approx(reference["loss"][0], rel=1e-5)
-
-
-def test_a_published_checkpoint_comes_back():
-    state = formula_state("trajectory")
-    written = torch_weights.state_dict(
-        torch_weights.backbone_of(state), torch_weights.projector_of(state)
-    )
+    written = torch_weights.state_dict(model.backbone, model.projector)
     assert {name: array.shape for name, array in written.items()} == shapes_of("trajectory")
     for name, array in written.items():
         assert array.dtype == state[name].dtype
