@@ -28,34 +28,38 @@ detectron2's tools/convert-torchvision-to-d2.py converts to its own:
 without running any code in them. Every tensor must be accounted for, or nothing is written.
 """
 
+import dataclasses
 import math
 import pathlib
 
-from absl import flags
-
 from trainers.cli import command
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_string(
-    "source",
-    None,
-    "File to convert (.pth, .pt, .tar, .safetensors or .keras), or the folder of a run.",
-)
-flags.DEFINE_string("target", None, "File to write (.keras, or .pth, .pt, .tar or .safetensors).")
-flags.DEFINE_boolean(
-    "with_projector", False, "Convert the projector too, to continue training the whole model."
-)
-flags.DEFINE_boolean(
-    "drop_head", False, "Leave out the classifier, fc, that torchvision's own files have."
-)
-flags.DEFINE_boolean("overwrite", False, "Replace the target if it exists.")
+from trainers.runs.settings import Settings, setting
 
 
-def main():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertSettings(Settings):
+    """The flags."""
+
+    source: str | None = setting(
+        None,
+        "File to convert (.pth, .pt, .tar, .safetensors or .keras), or the folder of a run.",
+    )
+    target: str | None = setting(
+        None, "File to write (.keras, or .pth, .pt, .tar or .safetensors)."
+    )
+    with_projector: bool = setting(
+        False, "Convert the projector too, to continue training the whole model."
+    )
+    drop_head: bool = setting(
+        False, "Leave out the classifier, fc, that torchvision's own files have."
+    )
+    overwrite: bool = setting(False, "Replace the target if it exists.")
+
+
+def convert_torch(flags):
     """Converts the source and prints what was converted."""
     with command.mistakes:
-        source, target = paths()
+        source, target = paths(flags)
         # Imported only once the paths are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import errors
@@ -64,24 +68,24 @@ def main():
         errors.check_writable("--target", target)
         if target.suffix == ".keras":
             torch_files.check_ending(source)
-            counts = from_torch(source, target)
+            counts = from_torch(source, target, flags)
         else:
             torch_files.check_ending(target)
-            counts = to_torch(source, target)
+            counts = to_torch(source, target, flags)
         print(f"{source}: {counts}")
         print(f"Written: {target}")
 
 
-def paths():
+def paths(flags):
     """Returns the source and the target, checked as far as their names allow.
 
     Raises:
         ValueError: one is missing, both are of the same kind, or the target exists.
     """
     for name in ("source", "target"):
-        if not FLAGS[name].value:
+        if not getattr(flags, name):
             raise ValueError(f"--{name} is needed. See python -m export.convert_torch --help.")
-    source, target = pathlib.Path(FLAGS.source), pathlib.Path(FLAGS.target)
+    source, target = pathlib.Path(flags.source), pathlib.Path(flags.target)
     if not source.exists():
         raise ValueError(f"--source must be a file or the folder of a run. Received: {source}")
     from_keras = source.is_dir() or source.suffix == ".keras"
@@ -90,39 +94,39 @@ def paths():
         raise ValueError(f"From {source} the --target must end in {wanted}. Received: {target}")
     if source.is_dir():
         source = source / "backbone.keras"
-        if FLAGS.with_projector:
+        if flags.with_projector:
             raise ValueError(
                 "--with_projector needs the file of a whole model, saved with model.save. "
-                f"Received: --source={FLAGS.source}, a folder; a run's backbone.keras has none."
+                f"Received: --source={flags.source}, a folder; a run's backbone.keras has none."
             )
         if not source.is_file():
             raise ValueError(f"--source must be a finished run. Received: one without {source}")
-    if target.is_file() and not FLAGS.overwrite:
+    if target.is_file() and not flags.overwrite:
         raise ValueError(f"{target} exists. Pass --overwrite to replace it.")
     return source, target
 
 
-def from_torch(source, target):
+def from_torch(source, target, flags):
     """Reads tensors, writes a Keras model and returns a description of what was converted."""
     from keras_bt import torch_weights
     from keras_bt.model import BarlowTwins
     from keras_bt.workdir import save_model
 
     state = torch_weights.read_state_dict(source)
-    model = backbone = torch_weights.backbone_of(state, FLAGS.drop_head)
+    model = backbone = torch_weights.backbone_of(state, flags.drop_head)
     projector, note = None, ""
-    if FLAGS.with_projector:
+    if flags.with_projector:
         projector = torch_weights.projector_of(state)
         model = BarlowTwins(backbone, projector)
     elif any("projector." in name for name in state):
         note = "\nNot converted: the projector (it needs --with_projector)"
-    if FLAGS.drop_head:
+    if flags.drop_head:
         note += "\nNot converted: the classifier (because of --drop_head)"
     save_model(model, target)
     return described(backbone, projector) + note
 
 
-def to_torch(source, target):
+def to_torch(source, target, flags):
     """Reads a Keras model, writes tensors and returns a description of what was converted."""
     from keras_bt import torch_weights
     from keras_bt.model import BarlowTwins
@@ -130,13 +134,13 @@ def to_torch(source, target):
 
     model = load_model("--source", source)
     whole = isinstance(model, BarlowTwins)
-    if FLAGS.with_projector and not whole:
+    if flags.with_projector and not whole:
         raise ValueError(
             "--with_projector needs the file of a whole keras_bt.BarlowTwins. "
             f"Received: {source}, a {type(model).__name__} named {model.name}."
         )
     backbone = model.backbone if whole else model
-    projector = model.projector if FLAGS.with_projector else None
+    projector = model.projector if flags.with_projector else None
     torch_weights.write_state_dict(target, torch_weights.state_dict(backbone, projector))
     note = "\nNot converted: the projector (it needs --with_projector)"
     return described(backbone, projector) + (note if whole and projector is None else "")
@@ -163,5 +167,10 @@ def described(backbone, projector):
     return text
 
 
+def main():
+    """Runs the command."""
+    command.run(convert_torch, ConvertSettings)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    main()

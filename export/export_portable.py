@@ -11,33 +11,34 @@ TARGET.json beside it; this suits accelerators that need fixed sizes. A run's im
 figures and the resizing of its evaluation are read from its folder.
 """
 
+import dataclasses
 import pathlib
-
-from absl import flags
 
 from export import subject
 from trainers.cli import command
-
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(subject)  # so that --help lists them
-
-flags.DEFINE_string("target", None, "File to write, .onnx or .tflite.")
-flags.DEFINE_enum(
-    "endpoint",
-    "serve",
-    ["serve", "infer"],
-    "Input of the exported file. serve: uint8 images of any size. infer: float32 images, "
-    "preprocessed by the client.",
-)
-flags.DEFINE_boolean("overwrite", False, "Replace the target and its card if they exist.")
+from trainers.runs.settings import setting
 
 
-def main():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PortableSettings(subject.ExportSettings):
+    """The flags."""
+
+    target: str | None = setting(None, "File to write, .onnx or .tflite.")
+    endpoint: str = setting(
+        "serve",
+        "Input of the exported file. serve: uint8 images of any size. infer: float32 images, "
+        "preprocessed by the client.",
+        choices=("serve", "infer"),
+    )
+    overwrite: bool = setting(False, "Replace the target and its card if they exist.")
+
+
+def export_portable(flags):
     """Writes the file and prints how to use it."""
     with command.mistakes:
-        if not FLAGS.target:
+        if not flags.target:
             raise ValueError("--target is needed: the file to write, .onnx or .tflite.")
-        target = pathlib.Path(FLAGS.target)
+        target = pathlib.Path(flags.target)
         # Imported only once the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import errors, portable
@@ -46,15 +47,15 @@ def main():
         portable_formats.format_of(target).check_installed()
         for path in (target, portable.card_path(target)):
             errors.check_writable("--target", path)
-            if path.exists() and not FLAGS.overwrite:
+            if path.exists() and not flags.overwrite:
                 raise ValueError(f"{path} exists. Pass --overwrite to replace it.")
-        it = subject.read()
+        it = subject.read(flags)
         portable.export_portable(
             it.backbone,
             target,
             it.image_size,
             it.resize,
-            endpoint=FLAGS.endpoint,
+            endpoint=flags.endpoint,
             card=it.card,
         )
         print(description(target))
@@ -84,5 +85,10 @@ def description(target):
     )
 
 
+def main():
+    """Runs the command."""
+    command.run(export_portable, PortableSettings)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    main()

@@ -4,22 +4,24 @@ Each call adds a version, DIR/1, DIR/2, …, as TensorFlow Serving expects. A ru
 figures and the resizing of its evaluation are read from its folder.
 """
 
+import dataclasses
 import pathlib
-
-from absl import flags
 
 from export import subject
 from trainers.cli import command
-
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(subject)  # so that --help lists them
-
-flags.DEFINE_string(
-    "out", None, "Folder of the SavedModel's versions. Default: saved_model/ beside the backbone."
-)
+from trainers.runs.settings import setting
 
 
-def main():
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedModelSettings(subject.ExportSettings):
+    """The flags."""
+
+    out: str | None = setting(
+        None, "Folder of the SavedModel's versions. Default: saved_model/ beside the backbone."
+    )
+
+
+def export_saved_model(flags):
     """Writes a version and prints how to use it."""
     with command.mistakes:
         # Imported only once the flags are known to be right: TensorFlow takes seconds.
@@ -28,8 +30,8 @@ def main():
 
             from keras_bt import saved_model
 
-        it = subject.read()
-        out = pathlib.Path(FLAGS.out or it.file.parent / "saved_model")
+        it = subject.read(flags)
+        out = pathlib.Path(flags.out or it.file.parent / "saved_model")
         path = saved_model.export_saved_model(
             it.backbone, out, it.image_size, it.resize, card=it.card
         )
@@ -63,5 +65,10 @@ def tensors(specs):
     )
 
 
+def main():
+    """Runs the command."""
+    command.run(export_saved_model, SavedModelSettings)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    main()

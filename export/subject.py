@@ -1,4 +1,4 @@
-"""What is exported: the flags that the exporting commands share.
+"""What is exported, and the flags that the exporting commands share.
 
 `--backbone=RUN` takes the backbone of a `trainers.pretrain` run, with its image size, the resizing
 of its evaluation, and the contents of its card.
@@ -8,27 +8,30 @@ import dataclasses
 import json
 import pathlib
 
-from absl import flags
+from trainers.runs.settings import Settings, setting
 
-FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-    "backbone", None, "Backbone to export: the folder of a trainers.pretrain run, or a .keras file."
-)
-flags.DEFINE_integer(
-    "image_size",
-    None,
-    "Side of the images that the backbone sees, in pixels. Default: the run's.",
-    lower_bound=1,
-)
-flags.DEFINE_integer(
-    "resize",
-    None,
-    "Shorter side of an image before the center crop, in pixels. Default: as in the run's "
-    "evaluation; for a .keras file, image_size · 256/224.",
-    lower_bound=1,
-)
-flags.DEFINE_string("data_dir", None, "Folder of the tfds data sets. Default: that of tfds.")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """The flags that the exporting commands share."""
+
+    backbone: str | None = setting(
+        None, "Backbone to export: the folder of a trainers.pretrain run, or a .keras file."
+    )
+    image_size: int | None = setting(
+        None,
+        "Side of the images that the backbone sees, in pixels. Default: the run's.",
+        least=1,
+    )
+    resize: int | None = setting(
+        None,
+        "Shorter side of an image before the center crop, in pixels. Default: as in the run's "
+        "evaluation; for a .keras file, image_size · 256/224.",
+        least=1,
+    )
+    data_dir: str | None = setting(
+        None, "Folder where tfds keeps its data sets. Default: tfds's own."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Subject:
     card: dict
 
 
-def read():
-    """Opens what the flags name.
+def read(flags):
+    """Opens what the flags, `ExportSettings`, name.
 
     Raises:
         ValueError, OSError: the backbone cannot be loaded, or a setting is missing.
@@ -59,17 +62,17 @@ def read():
     from keras_bt import saved_model
     from trainers.runs import backbones
 
-    file, settings = backbones.find(FLAGS.backbone)
-    image_size = FLAGS.image_size or settings.get("image_size")
+    file, settings = backbones.find(flags.backbone)
+    image_size = flags.image_size or settings.get("image_size")
     if not image_size:
         raise ValueError(f"--image_size is needed, as {file} does not belong to a run.")
     backbone = backbones.load(file, image_size)
-    resize = FLAGS.resize or _resize_of_evaluation(settings, image_size)
+    resize = flags.resize or _resize_of_evaluation(settings, image_size, flags.data_dir)
     card = saved_model.run_card(settings, _summary(file)) if settings else {}
     return Subject(backbone, file, image_size, resize, card)
 
 
-def _resize_of_evaluation(settings, image_size):
+def _resize_of_evaluation(settings, image_size, data_dir):
     """Returns the shorter side to which evaluation resizes the run's images; None for the default.
 
     Raises:
@@ -80,7 +83,7 @@ def _resize_of_evaluation(settings, image_size):
     if "data" not in settings:
         return None
     try:
-        source, _ = data.open_source(settings["data"], FLAGS.data_dir)
+        source, _ = data.open_source(settings["data"], data_dir)
     except (ValueError, OSError) as error:
         raise ValueError(f"--resize is needed, as the data cannot be opened. {error}") from error
     return data.evaluation_resize(source, image_size)

@@ -66,7 +66,7 @@ def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):
     text.write_text("some text")
     line = mistake(f"--backbone={text}", "--image_size=8")
     assert line.startswith(f"backbone must be a Keras model. Received: {text} (")
-    assert "--image_size=0: 0 is not a positive integer" in mistake(
+    assert "--image_size must be at least 1. Received: --image_size=0" in mistake(
         f"--backbone={run}", "--image_size=0"
     )
     assert "backbone must take images of 2×2×3" in mistake(f"--backbone={run}", "--image_size=2")

@@ -147,7 +147,7 @@ def test_few_classes_have_no_top5_and_a_fifth_is_held_out(backbone, tmp_path, ca
         (["--out={tmp}/notes.keras/knn.json"], "{tmp}/notes.keras"),
         (
             ["--out={tmp}"],
-            "--out must be a file that can be written to. Received: {tmp}, a folder.",
+            "can be written to. Received: {tmp}, a folder.",
         ),
         (["--cache_dir={tmp}/notes.keras"], "{tmp}/notes.keras"),
         (["stray"], "stray"),

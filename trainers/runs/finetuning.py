@@ -8,7 +8,7 @@ import time
 import keras
 import tensorflow as tf
 
-from keras_bt import workdir
+from keras_bt import data, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.report import percent
