@@ -41,6 +41,16 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def fraction(default: float, help: str) -> Any:
+    """Declares a number from 0 to 1."""
+    return setting(default, help, least=0, most=1)
+
+
+def free(default: Any, help: str, **limits: Any) -> Any:
+    """Declares a setting that does not belong to a run's identity."""
+    return setting(default, help, identity=False, **limits)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Base of settings, whose fields are declared by `setting`.
@@ -105,7 +115,28 @@ def _check(name, value, least, most, above, choices, **_):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainingSettings(Settings):
+class DataSettings(Settings):
+    """What all commands that open data have in common."""
+
+    data_dir: str | None = free(None, "Folder where tfds keeps its data sets. Default: tfds's own.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings(DataSettings):
+    """What all runs that train on random crops have in common."""
+
+    min_area: float = fraction(0.08, "Smallest fraction of an image's area that a crop takes.")
+    flip: float = fraction(0.5, "Probability of a horizontal flip.")
+    deterministic: bool | None = free(
+        None,
+        "Make runs with the same seed agree bit for bit. Default: on CPUs only, where the sole "
+        "cost is that image files are decoded one at a time.",
+    )
+    log_every: int = free(10, "Steps between lines of metrics.jsonl.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingSettings(TrainingSettings):
     """Settings of a pretraining run, the flags of `trainers.pretrain`.
 
     >>> settings = PretrainingSettings(data="digits", epochs=20, projector="512-512")
@@ -118,15 +149,9 @@ class PretrainingSettings(Settings):
     ValueError: --epochs must be at least 1. Received: --epochs=0
     """
 
-    data: str = setting(
-        "digits",
-        f"Images to train on: {SOURCES}.",
-    )
-    data_dir: str | None = setting(
-        None, "Folder where tfds keeps its data sets. Default: tfds's own.", identity=False
-    )
-    workdir: str | None = setting(
-        None, "Folder of the run. Default: a folder in runs/ named after the data.", identity=False
+    data: str = setting("digits", f"Images to train on: {SOURCES}.")
+    workdir: str | None = free(
+        None, "Folder of the run. Default: a folder in runs/ named after the data."
     )
 
     backbone: str = setting(
@@ -162,32 +187,22 @@ class PretrainingSettings(Settings):
     )
     weight_decay: float = setting(1e-6, "Weight decay of kernels.", least=0)
     warmup_epochs: float | None = setting(
-        None,
-        "Epochs of linear warm-up. Default: a tenth of all epochs, at most 10.",
-        least=0,
+        None, "Epochs of linear warm-up. Default: a tenth of all epochs, at most 10.", least=0
     )
 
-    min_area: float = setting(
-        0.08, "Smallest fraction of an image's area that a crop takes.", least=0, most=1
-    )
-    flip: float = setting(0.5, "Probability of a horizontal flip.", least=0, most=1)
-    jitter: float = setting(0.8, "Probability of color jitter.", least=0, most=1)
+    jitter: float = fraction(0.8, "Probability of color jitter.")
     brightness: float = setting(0.4, "Strength of the color jitter's brightness change.", least=0)
     contrast: float = setting(0.4, "Strength of the color jitter's contrast change.", least=0)
     saturation: float = setting(0.2, "Strength of the color jitter's saturation change.", least=0)
     hue: float = setting(0.1, "Strength of the color jitter's hue shift.", least=0, most=0.5)
-    grayscale: float = setting(
-        0.2, "Probability of converting a view to grayscale.", least=0, most=1
-    )
-    blur_a: float = setting(1.0, "Probability of blurring view A.", least=0, most=1)
-    blur_b: float = setting(0.1, "Probability of blurring view B.", least=0, most=1)
+    grayscale: float = fraction(0.2, "Probability of converting a view to grayscale.")
+    blur_a: float = fraction(1.0, "Probability of blurring view A.")
+    blur_b: float = fraction(0.1, "Probability of blurring view B.")
     blur_sigma: float = setting(
-        2.0,
-        "Largest standard deviation of the blur in pixels; the smallest is 0.1.",
-        least=0.1,
+        2.0, "Largest standard deviation of the blur in pixels; the smallest is 0.1.", least=0.1
     )
-    solarize_a: float = setting(0.0, "Probability of solarizing view A.", least=0, most=1)
-    solarize_b: float = setting(0.2, "Probability of solarizing view B.", least=0, most=1)
+    solarize_a: float = fraction(0.0, "Probability of solarizing view A.")
+    solarize_b: float = fraction(0.2, "Probability of solarizing view B.")
     rotation: float = setting(0.0, "Largest rotation angle in degrees (not in the paper).", least=0)
     shear: float = setting(
         0.0, "Largest shear angle in degrees (not in the paper).", least=0, most=89
@@ -203,67 +218,46 @@ class PretrainingSettings(Settings):
         None,
         "Compile the views on the host with XLA. Default: for views of 64 × 64 pixels or more.",
     )
-    strategy: str = setting(
+    strategy: str = free(
         "auto",
         "Devices to train on: one, all of this machine (mirrored), those of every worker that "
         "TF_CONFIG or SLURM names (multiworker), a TPU, or what is available (auto).",
         choices=("auto", "one", "mirrored", "multiworker", "tpu"),
-        identity=False,
     )
     precision: str = setting(
         "float32",
         "Data type that the network computes in; the weights stay in float32.",
         choices=("float32", "bfloat16", "float16"),
     )
-    remat: bool = setting(
+    remat: bool = free(
         False,
         "Recompute the backbone's activations in the backward pass instead of keeping them: more "
         "images fit into memory, but a step takes about a third longer.",
-        identity=False,
     )
-    on_nonfinite: str = setting(
+    on_nonfinite: str = free(
         "stop",
         "Response to a step whose loss or gradient is not finite: stop the run, or skip the step "
         "and count it.",
         choices=("stop", "skip"),
-        identity=False,
     )
     seed: int = setting(
         0, "Seed for weight initialization, data order and views.", least=0, most=2**31 - 1
     )
-    deterministic: bool | None = setting(
-        None,
-        "Make runs with the same seed agree bit for bit. Default: on CPUs only, where the sole "
-        "cost is that image files are decoded one at a time.",
-        identity=False,
+    steps_per_execution: int = free(
+        1, "Steps per compiled call; metrics are read only between calls.", least=1
     )
-    steps_per_execution: int = setting(
-        1,
-        "Steps per compiled call; metrics are read only between calls.",
-        least=1,
-        identity=False,
-    )
-    log_every: int = setting(10, "Steps between lines of metrics.jsonl.", least=1, identity=False)
-    checkpoint_every: int = setting(1, "Epochs between checkpoints.", least=1, identity=False)
-    checkpoint_minutes: float = setting(
-        5.0, "Minutes between checkpoints within an epoch.", least=0, identity=False
-    )
-    monitor_every: int = setting(
+    checkpoint_every: int = free(1, "Epochs between checkpoints.", least=1)
+    checkpoint_minutes: float = free(5.0, "Minutes between checkpoints within an epoch.", least=0)
+    monitor_every: int = free(
         1,
         "Epochs between checks of the representation's health, and of its accuracy where there "
         "are labels; 0 for none.",
         least=0,
-        identity=False,
     )
-    monitor_images: int = setting(
-        5000,
-        "Labeled training images for measuring accuracy during training; 0 for none.",
-        least=0,
-        identity=False,
+    monitor_images: int = free(
+        5000, "Labeled training images for measuring accuracy during training; 0 for none.", least=0
     )
-    evaluate: bool = setting(
-        True, "Measure the backbone's accuracy after training.", identity=False
-    )
+    evaluate: bool = free(True, "Measure the backbone's accuracy after training.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -295,20 +289,14 @@ class PretrainingSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubjectSettings(Settings):
+class SubjectSettings(DataSettings):
     """A backbone and labeled images to measure it with, as all measuring commands have them."""
 
-    backbone: str | None = setting(
-        None,
-        "Pretrained backbone: the folder of a trainers.pretrain run, or a .keras file.",
-        identity=False,  # its digest is, wherever the file may be
+    backbone: str | None = free(
+        None, "Pretrained backbone: the folder of a trainers.pretrain run, or a .keras file."
     )
     data: str | None = setting(
-        None,
-        f"Labeled images: {SOURCES}. Default: those of the backbone's run.",
-    )
-    data_dir: str | None = setting(
-        None, "Folder where tfds keeps its data sets. Default: tfds's own.", identity=False
+        None, f"Labeled images: {SOURCES}. Default: those of the backbone's run."
     )
     image_size: int | None = setting(
         None, "Side of the square images in pixels. Default: that of the backbone's run.", least=1
@@ -326,8 +314,8 @@ class SubjectSettings(Settings):
         least=0,
         most=2**31 - 1,
     )
-    cache_dir: str | None = setting(
-        None, "Folder that caches features. Default: features/ beside the backbone.", identity=False
+    cache_dir: str | None = free(
+        None, "Folder that caches features. Default: features/ beside the backbone."
     )
 
 
@@ -339,9 +327,7 @@ class KnnSettings(SubjectSettings):
         (20, 200), "Numbers of neighbors that vote, separated by commas.", least=1
     )
     temperature: float = setting(
-        0.07,
-        "Temperature of the votes; the lower, the more the nearest ones count.",
-        above=0,
+        0.07, "Temperature of the votes; the lower, the more the nearest ones count.", above=0
     )
     batch_size: int = setting(256, "Images per batch during feature extraction.", least=1)
     raw_pixels: bool = setting(False, "Measure raw pixels as well.")
@@ -357,27 +343,15 @@ class KnnSettings(SubjectSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierSettings(SubjectSettings):
+class ClassifierSettings(SubjectSettings, TrainingSettings):
     """What runs that train a classifier have in common."""
 
-    min_area: float = setting(
-        0.08, "Smallest fraction of an image's area that a crop takes.", least=0, most=1
-    )
-    flip: float = setting(0.5, "Probability of a horizontal flip.", least=0, most=1)
-    strategy: str = setting(
+    strategy: str = free(
         "auto",
         "Devices to train on: one, all of this machine (mirrored), a TPU, or what is available "
         "(auto).",
         choices=("auto", "one", "mirrored", "tpu"),
-        identity=False,
     )
-    deterministic: bool | None = setting(
-        None,
-        "Make runs with the same seed agree bit for bit. Default: on CPUs only, where the sole "
-        "cost is that image files are decoded one at a time.",
-        identity=False,
-    )
-    log_every: int = setting(10, "Steps between lines of metrics.jsonl.", least=1, identity=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -403,26 +377,20 @@ class LinearProbeSettings(ClassifierSettings):
     milestones: tuple[int, ...] = setting(
         (), "Epochs after which --schedule=step lowers the learning rate: 7,14,21, say."
     )
-    decay: float = setting(
-        0.1, "Factor on the learning rate at each of the --milestones.", least=0, most=1
+    decay: float = fraction(0.1, "Factor on the learning rate at each of the --milestones.")
+    fast: bool = free(
+        False, "Fit a logistic regression to features kept on disk instead of training by SGD."
     )
-    fast: bool = setting(
-        False,
-        "Fit a logistic regression to features kept on disk instead of training by SGD.",
-        identity=False,
-    )
-    draws: int = setting(
+    draws: int = free(
         1,
         "Random draws of the labels with --fast; their mean and standard deviation are reported.",
         least=1,
-        identity=False,
     )
-    raw_pixels: bool = setting(False, "Measure raw pixels as well, with --fast.", identity=False)
-    workdir: str | None = setting(
+    raw_pixels: bool = free(False, "Measure raw pixels as well, with --fast.")
+    workdir: str | None = free(
         None,
         "Folder of the run. Default: linear_probe/ beside the backbone, or evaluation/ with "
         "--fast.",
-        identity=False,
     )
 
     def __post_init__(self):
@@ -447,9 +415,7 @@ class FinetuningSettings(ClassifierSettings):
         "number from each class. For tfds:imagenet2012, 1% and 10% are the official subsets.",
     )
     from_scratch: bool = setting(False, "Start from random weights, for comparison.")
-    workdir: str | None = setting(
-        None, "Folder of the run. Default: finetune_… beside the backbone.", identity=False
-    )
+    workdir: str | None = free(None, "Folder of the run. Default: finetune_… beside the backbone.")
     schedule: str = setting(
         "cosine",
         "Schedule of the learning rates, which change once per epoch: cosine (published code), or "
@@ -466,11 +432,8 @@ class FinetuningSettings(ClassifierSettings):
     )
     # The best of 0.02, 0.05, 0.1, 0.2 and 0.5 on held-out training images, both for 1% of
     # Fashion-MNIST and for the digits (batch size 256, 20 epochs, a ResNet-18 of width 16).
-    scratch_rate: float = setting(
-        0.5,
-        "Initial learning rate of the whole network with --from_scratch.",
-        above=0,
-        identity=False,  # it becomes the two rates above
+    scratch_rate: float = free(
+        0.5, "Initial learning rate of the whole network with --from_scratch.", above=0
     )
     epochs: int = setting(20, "Total number of training epochs.", least=1)
     batch_size: int = setting(
@@ -478,12 +441,11 @@ class FinetuningSettings(ClassifierSettings):
         "Images per step, over all replicas together; capped at the number of training images.",
         least=1,
     )
-    measure_every: int = setting(
+    measure_every: int = free(
         1,
         "Epochs between measurements on the test images, which take longer than training when "
         "labels are few; the last epoch is always measured.",
         least=1,
-        identity=False,
     )
 
     def __post_init__(self):
