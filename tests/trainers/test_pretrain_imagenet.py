@@ -105,7 +105,7 @@ def test_the_subset_is_the_listed_part_of_the_archives(monkeypatch, data_dir, tm
     )
     train, test = data.open_source("tfds:imagenet2012_subset/1pct", str(data_dir), cache_bytes=0)
     assert (train.num_examples, test.num_examples) == (2, 9)
-    keys = [train.records.parse(*r)[1] for r in train.in_order()]
+    keys = [train.parse(*r)[1] for r in train.in_order()]
     assert sorted(key.numpy().decode() for key in keys) == listed
     assert sorted(train.labels()) == [0, 2]
 
