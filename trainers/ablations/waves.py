@@ -71,7 +71,7 @@ class Waves:
         _say(run, f"started; see {log}")
         started = time.time()
         process.wait()
-        record["seconds"] = round(record["seconds"] + time.time() - started, 1)
+        record["seconds"] = round(record["seconds"] + time.time() - started, 2)
         workdir.write_json(run.beside("json"), record)
         self._shares.put(cores)
         measures = run.measures() if process.returncode == 0 else None
