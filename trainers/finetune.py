@@ -14,12 +14,12 @@ def finetune(settings):
     """Fine-tunes, measures on the test images and writes everything to the workdir."""
     # Imported only once the flags are known to be valid: TensorFlow takes seconds.
     with command.quiet_start():
-        from trainers.runs import finetuning, running
+        from trainers.runs import classifying, finetuning
 
     with command.mistakes:
-        name = running.folder_for("finetune", settings.labels)
+        name = classifying.folder_for("finetune", settings.labels)
         name += "_from_scratch" if settings.from_scratch else ""
-        running.classify(finetuning.Finetuning, settings, name)
+        classifying.classify(finetuning.Finetuning, settings, name)
 
 
 def main():

@@ -21,15 +21,15 @@ def linear_probe(settings):
     started = time.time()
     # Imported only once the flags are known to be valid: TensorFlow takes seconds.
     with command.quiet_start():
-        from trainers.runs import fast_probe, linear_probing, running, subject
+        from trainers.runs import classifying, fast_probe, linear_probing, subject
 
     with command.mistakes:
         if settings.fast:
             print(fast_probe.run(subject.read(settings), settings, started))
             return
         every = settings.labels == "100%"
-        name = "linear_probe" if every else running.folder_for("linear_probe", settings.labels)
-        running.classify(linear_probing.LinearProbing, settings, name)
+        name = "linear_probe" if every else classifying.folder_for("linear_probe", settings.labels)
+        classifying.classify(linear_probing.LinearProbing, settings, name)
 
 
 def main():

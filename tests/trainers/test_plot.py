@@ -167,7 +167,8 @@ def copy(run, folder, **settings):
     shutil.copy(run / "metrics.jsonl", folder)
     config = json.loads((run / "config.json").read_text())
     config["settings"] |= settings
-    config["settings"] = {k: v for k, v in config["settings"].items() if v is not None}
+    for name in [name for name, value in settings.items() if value is None]:
+        del config["settings"][name]
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

@@ -3,7 +3,6 @@
 import json
 import math
 import pathlib
-import time
 
 import keras
 import tensorflow as tf
@@ -12,7 +11,7 @@ from keras_bt import data, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.report import percent
-from trainers.runs import running, skipped_images
+from trainers.runs import classifying
 
 EVALUATION_BATCH = 256
 _FROM_SCRATCH = "_from_scratch"
@@ -21,7 +20,7 @@ BUDGET = ("data", "labels", "seed", "epochs", "batch_size", "image_size", "resiz
 BUDGET += ("flip", "backbone_sha256")
 
 
-class Finetuning(running.ClassifierRun):
+class Finetuning(classifying.ClassifierRun):
     """A fine-tuning run: classifier, data, training and report.
 
     Raises:
@@ -97,11 +96,7 @@ class Finetuning(running.ClassifierRun):
 
     def fit(self, first_epoch, verbose):
         """Trains to the last epoch; measures every `measure_every` epochs and after the last."""
-        s, run = self.settings, self.run
-        if first_epoch:
-            print(f"Continuing after epoch {first_epoch} of {s.epochs}")
-        if first_epoch >= s.epochs:
-            return
+        s = self.settings
         self.model.fit(
             self.batches(first_epoch),
             initial_epoch=first_epoch,
@@ -113,45 +108,28 @@ class Finetuning(running.ClassifierRun):
             # The data set does not know its length, and Keras would warn at its end.
             validation_steps=math.ceil(self.test.num_examples / self.test_batch_size),
             validation_freq=[*range(s.measure_every, s.epochs, s.measure_every), s.epochs],
-            callbacks=running.callbacks(
-                run,
-                self.checkpoint,
-                s.log_every,
-                first_epoch * self.steps_per_epoch,
-                self.batch_size,
-                advice="Most likely a rate is too high (--backbone_rate, --head_rate; "
-                "--scratch_rate from scratch).",
+            callbacks=self.callbacks(
+                first_epoch,
+                "Most likely a rate is too high (--backbone_rate, --head_rate; --scratch_rate from "
+                "scratch).",
                 monitors=[WarnOfRates(math.log(max(2, len(self.train.class_names))), s)],
             ),
         )
 
-    def finish(self, started):
+    def finish(self, started, skipped):
         """Writes the classifier and the summary, and returns the closing message."""
-        run, s = self.run, self.settings
-        file = run.path / "classifier.keras"
-        workdir.save_model(finetune.without_training(self.model), file)
+        run = self.run
+        workdir.save_model(finetune.without_training(self.model), run.path / "classifier.keras")
         accuracies = accuracy_per_epoch(read_metrics(run.metrics))
-        skipped = skipped_images.write(run.path, *self.sources)
-        seconds = time.time() - started
-        summary = {
+        found = {
             "last": accuracies[-1],
             # The best of each over the epochs, as the published code reports them. Being chosen on
             # the test images, they are slightly flattering.
             "best": {k: best_of(accuracies, k) for k in ("top1", "top5")}
             | {"epoch": max(accuracies, key=lambda epoch: epoch["top1"])["epoch"]},
-            "measured_on": self.subject.where,
-            "images": self.train.num_examples,
-            "classes": len(self.train.class_names),
-            "backbone": str(self.subject.file),
-            "settings": s.identity() | self.subject.identity(),
-            "seconds_of_last_call": round(seconds, 1),
-            "skipped_images": sorted(line.split("\t")[1] for line in skipped),
         }
-        workdir.write_json(run.summary, summary)
-        message = closing_message(
-            run, summary, sibling_summary(run.path, summary["settings"]), seconds
-        )
-        return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
+        summary = self.write_summary(found, started, skipped)
+        return closing_message(run, summary, sibling_summary(run.path, summary["settings"]))
 
 
 class WarnOfRates(keras.callbacks.Callback):
@@ -230,14 +208,13 @@ def sibling_summary(path, settings):
         return None
 
 
-def closing_message(run, summary, other, seconds):
+def closing_message(run, summary, other):
     """Returns the report that ends the run.
 
     Args:
         run: `keras_bt.workdir.Workdir`.
         summary: dict, that of this run.
         other: dict, that of the run to compare with, or None.
-        seconds: float, duration of this call.
     """
     from_scratch = summary["settings"]["from_scratch"]
     names = ["pretrained", "from scratch"]
@@ -247,8 +224,8 @@ def closing_message(run, summary, other, seconds):
     best = summary["best"]
     lines = [
         "",
-        f"Finished in {seconds:.0f} s. Trained on {summary['images']:,} labeled images "
-        f"({summary['settings']['labels']} of the labels).",
+        f"Finished in {summary['seconds_of_last_call']:.0f} s. Trained on {summary['images']:,} "
+        f"labeled images ({summary['settings']['labels']} of the labels).",
         f"Accuracy in percent on {summary['measured_on']}, after the last epoch:",
         "",
         f"{'':24}{'top-1':>8}{'top-5':>8}",

@@ -1,20 +1,18 @@
 """The run of the linear protocol behind `trainers.linear_probe` without --fast."""
 
 import math
-import time
 
 import keras
 
-from keras_bt import workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import linear_protocol
 from keras_bt.evaluation.report import percent
-from trainers.runs import running, skipped_images
+from trainers.runs import classifying
 
 EVALUATION_BATCH = 256
 
 
-class LinearProbing(running.ClassifierRun):
+class LinearProbing(classifying.ClassifierRun):
     """A run of the linear protocol: classifier, data, training and report.
 
     Raises:
@@ -55,11 +53,6 @@ class LinearProbing(running.ClassifierRun):
 
     def fit(self, first_epoch, verbose):
         """Trains to the last epoch and measures after each."""
-        s, run = self.settings, self.run
-        if first_epoch:
-            print(f"Continuing after epoch {first_epoch} of {s.epochs}")
-        if first_epoch >= s.epochs:
-            return
         # On several replicas the first test batch must divide evenly.
         test_batch = min(EVALUATION_BATCH, self.test.num_examples)
         test_batch = max(1, test_batch - test_batch % self.replicas)
@@ -70,51 +63,34 @@ class LinearProbing(running.ClassifierRun):
             self.rates,
             self.steps_per_epoch,
             first_epoch,
-            callbacks=running.callbacks(
-                run,
-                self.checkpoint,
-                s.log_every,
-                first_epoch * self.steps_per_epoch,
-                self.batch_size,
-                advice="Try a lower --rate; if that does not help, the backbone's features are not "
-                "finite.",
+            callbacks=self.callbacks(
+                first_epoch,
+                "Try a lower --rate; if that does not help, the features are not finite.",
             ),
             verbose=verbose,
         )
 
-    def finish(self, started):
+    def finish(self, started, skipped):
         """Writes the summary and returns the closing message."""
-        s, run = self.settings, self.run
+        run = self.run
         measured = [line for line in read_metrics(run.metrics) if "val_top1" in line]
         history = {
             name: [line[name] for line in measured]
             for name in ("val_top1", "val_top5")
             if name in measured[0]
         }
-        summary = linear_protocol.LinearResult.of(history).summary()
-        skipped = skipped_images.write(run.path, *self.sources)
-        seconds = time.time() - started
-        workdir.write_json(
-            run.summary,
-            {
-                **summary,
-                "measured_on": self.subject.where,
-                "images": self.train.num_examples,
-                "classes": len(self.train.class_names),
-                "backbone": str(self.subject.file),
-                "settings": s.identity() | self.subject.identity(),
-                "seconds_of_last_call": round(seconds, 1),
-                "skipped_images": sorted(line.split("\t")[1] for line in skipped),
-            },
+        found = linear_protocol.LinearResult.of(history).summary()
+        summary = self.write_summary(found, started, skipped)
+        seconds = summary["seconds_of_last_call"]
+        return "\n".join(
+            [
+                f"\nFinished in {seconds:.0f} s. Accuracy in percent on {self.subject.where}:\n",
+                f"{'':24}{'top-1':>8}{'top-5':>8}",
+                f"{'last epoch':24}{percent(summary['top1']):>8}{percent(summary['top5']):>8}",
+                f"{'best of all epochs':24}{percent(summary['best_top1']):>8}"
+                f"{percent(summary['best_top5']):>8}",
+                f"\nTop-1 was best after epoch {summary['best_epoch']}. The best epoch is chosen "
+                "on the images measured on, which flatters it; the last is not.",
+                f"These results: {run.summary}; those of every epoch: {run.metrics}",
+            ]
         )
-        lines = [
-            f"\nFinished in {seconds:.0f} s. Accuracy in percent on {self.subject.where}:\n",
-            f"{'':24}{'top-1':>8}{'top-5':>8}",
-            f"{'last epoch':24}{percent(summary['top1']):>8}{percent(summary['top5']):>8}",
-            f"{'best of all epochs':24}{percent(summary['best_top1']):>8}"
-            f"{percent(summary['best_top5']):>8}",
-            f"\nTop-1 was best after epoch {summary['best_epoch']}. The best epoch is chosen on "
-            "the images measured on, which flatters it; the last is not.",
-            f"These results: {run.summary}; those of every epoch: {run.metrics}",
-        ]
-        return "\n".join([*lines, *skipped_images.closing_lines(run.path, skipped)])

@@ -11,9 +11,9 @@ from keras_bt import data, plots, saved_model, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
-from keras_bt.objectives import cross_correlation
 from trainers.runs import backbones, skipped_images
 from trainers.runs.labelled import labelled_halves
+from trainers.runs.network_pictures import correlations
 
 EVALUATION_BATCH = 256
 
@@ -32,12 +32,8 @@ def finish(job, started):
     metrics = metrics_of_steps(run)
     if any(math.isfinite(entry["loss"]) for entry in metrics):
         plots.loss_curve(run.plots / "loss.png", metrics)
-    view_a, view_b = (view[:EVALUATION_BATCH] for view in job.first_views)
     untrained = job.build(tf.distribute.get_strategy())
-    matrices = {
-        name: np.asarray(cross_correlation(model.embed(view_a), model.embed(view_b)))
-        for name, model in (("untrained", untrained), ("trained", job.model))
-    }
+    matrices = correlations({"untrained": untrained, "trained": job.model}, *job.first_views)
     plots.correlation(run.plots / "correlation.png", matrices)
     accuracies, where = None, "not measured (--noevaluate)"
     if job.settings.evaluate:

@@ -1,19 +1,12 @@
 """Parts that all training runs share: how a run begins, and the callbacks that accompany it."""
 
-import re
-import sys
-import time
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bt import augmentations, data, workdir
 from keras_bt.callbacks.metrics_log import MetricsLog
-from keras_bt.checkpoint import Interruption, RunCheckpoint, checkpoints
-from keras_bt.strategy import choose_strategy, resolved_name
-from trainers.runs import skipped_images, subject
-from trainers.runs.labelled import labelled_part
+from keras_bt.checkpoint import checkpoints
+from keras_bt.strategy import resolved_name
 
 
 def is_finished(run):
@@ -40,25 +33,6 @@ def make_deterministic(wanted, strategy):
         # sum of three or more depend on what happened to run before. The arithmetic optimizer
         # creates such sums, of a momentum and the gradients of a variable's two uses.
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-
-
-def training_view(image_size, min_area, flip):
-    """Returns the view that classifiers train on: a random crop, resized bilinearly, and a flip.
-
-    Args:
-        image_size: int, side of the view in pixels.
-        min_area: float, smallest fraction of the image's area that a crop takes.
-        flip: float, probability of a horizontal flip.
-    """
-    return augmentations.View(
-        [
-            augmentations.RandomResizedCrop(
-                image_size, area=(min_area, 1.0), interpolation="bilinear"
-            ),
-            augmentations.RandomFlip(flip),
-            augmentations.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD),
-        ]
-    )
 
 
 def callbacks(
@@ -98,86 +72,6 @@ def callbacks(
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
         checkpoint,
     ]
-
-
-def classify(kind, settings, folder):
-    """Trains a classifier, measures it and writes everything to the workdir.
-
-    Args:
-        kind: subclass of `ClassifierRun`.
-        settings: `trainers.runs.settings.ClassifierSettings`.
-        folder: string, name of the workdir beside the backbone unless the settings name one.
-    """
-    started = time.time()
-    what = subject.read(settings)
-    if what.train.multilabel:
-        raise ValueError(
-            "Training a classifier requires images with one label each; for several, there is "
-            f"trainers.linear_probe --fast. Received: {what.data}."
-        )
-    identity = settings.identity() | what.identity()
-    run = workdir.Workdir(settings.workdir or what.folder / folder)
-    run.check(identity)
-    if is_finished(run):
-        return
-    make_deterministic(settings.deterministic, settings.strategy)
-    strategy = choose_strategy(settings.strategy, one_process=True)
-    train = labelled_part(what, settings.labels, settings.seed, settings.data_dir)
-    job = kind(settings, what, train, strategy, run)
-    with run.claimed(identity):
-        first_epoch = job.restore()
-        print(job.description())
-        with skipped_images.noted(run.path, *job.sources):
-            with job.interruption.watched():
-                job.fit(first_epoch, verbose=1 if sys.stdout.isatty() else 2)
-            print(job.finish(started))
-
-
-def folder_for(name, labels):
-    """Returns the name of a run's folder for a share or number of labels: name_1pct, say."""
-    return f"{name}_" + re.sub(r"[^\w.-]+", "_", labels.replace("%", "pct"))
-
-
-class ClassifierRun:
-    """Base of runs that train a classifier; subclasses add the model and `fit`.
-
-    Args:
-        settings: `trainers.runs.settings.ClassifierSettings`.
-        subject: `trainers.runs.subject.Subject`.
-        train: `keras_bt.data.Source`, the labeled images to train on.
-        strategy: `tf.distribute.Strategy`.
-        run: `keras_bt.workdir.Workdir`.
-    """
-
-    def __init__(self, settings, subject, train, strategy, run):
-        self.settings, self.subject, self.run = settings, subject, run
-        self.train, self.test = train, subject.test
-        self.sources = [self.train, self.test]
-        self.strategy = strategy
-
-    def batches(self, first_epoch):
-        """Returns the run's training batches from an epoch on."""
-        s = self.settings
-        view = training_view(self.subject.image_size, s.min_area, s.flip)
-        return data.labelled_views(self.train, view, self.batch_size, s.seed, first_epoch)
-
-    def test_batches(self, batch_size):
-        """Returns the batches of the test images."""
-        return data.evaluation_batches(
-            self.test, self.subject.image_size, batch_size, self.subject.resize
-        )
-
-    def restore(self):
-        """Restores the newest checkpoint and returns the number of finished epochs."""
-        self.interruption = Interruption()
-        with self.strategy.scope():
-            self.checkpoint = RunCheckpoint(
-                self.run.checkpoints,
-                self.model,
-                self.steps_per_epoch,
-                interruption=self.interruption,
-            )
-        return self.checkpoint.restore() // self.steps_per_epoch
 
 
 def pretraining_guards(job, causes):

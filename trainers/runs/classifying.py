@@ -1,0 +1,142 @@
+"""What runs that train a classifier have in common."""
+
+import re
+import sys
+import time
+
+from keras_bt import augmentations, data, workdir
+from keras_bt.checkpoint import Interruption, RunCheckpoint
+from keras_bt.strategy import choose_strategy
+from trainers.runs import running, skipped_images, subject
+from trainers.runs.labelled import labelled_part
+
+
+def training_view(image_size, min_area, flip):
+    """Returns the view that classifiers train on: a random crop, resized bilinearly, and a flip.
+
+    Args:
+        image_size: int, side of the view in pixels.
+        min_area: float, smallest fraction of the image's area that a crop takes.
+        flip: float, probability of a horizontal flip.
+    """
+    return augmentations.View(
+        [
+            augmentations.RandomResizedCrop(
+                image_size, area=(min_area, 1.0), interpolation="bilinear"
+            ),
+            augmentations.RandomFlip(flip),
+            augmentations.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD),
+        ]
+    )
+
+
+def classify(kind, settings, folder):
+    """Trains a classifier, measures it and writes everything to the workdir.
+
+    Args:
+        kind: subclass of `ClassifierRun`.
+        settings: `trainers.runs.settings.ClassifierSettings`.
+        folder: string, name of the workdir beside the backbone unless the settings name one.
+    """
+    started = time.time()
+    what = subject.read(settings)
+    if what.train.multilabel:
+        raise ValueError(
+            "Training a classifier requires images with one label each; for several, there is "
+            f"trainers.linear_probe --fast. Received: {what.data}."
+        )
+    identity = settings.identity() | what.identity()
+    run = workdir.Workdir(settings.workdir or what.folder / folder)
+    run.check(identity)
+    if running.is_finished(run):
+        return
+    running.make_deterministic(settings.deterministic, settings.strategy)
+    strategy = choose_strategy(settings.strategy, one_process=True)
+    train = labelled_part(what, settings.labels, settings.seed, settings.data_dir)
+    job = kind(settings, what, train, strategy, run)
+    with run.claimed(identity):
+        first_epoch = job.restore()
+        print(job.description())
+        if first_epoch:
+            print(f"Continuing after epoch {first_epoch} of {settings.epochs}")
+        with skipped_images.noted(run.path, *job.sources):
+            if first_epoch < settings.epochs:
+                with job.interruption.watched():
+                    job.fit(first_epoch, verbose=1 if sys.stdout.isatty() else 2)
+            skipped = skipped_images.write(run.path, *job.sources)
+            report = job.finish(started, skipped)
+            print("\n".join([report, *skipped_images.closing_lines(run.path, skipped)]))
+
+
+def folder_for(name, labels):
+    """Returns the name of a run's folder for a share or number of labels: name_1pct, say."""
+    return f"{name}_" + re.sub(r"[^\w.-]+", "_", labels.replace("%", "pct"))
+
+
+class ClassifierRun:
+    """Base of runs that train a classifier; subclasses add the model, `fit` and `finish`.
+
+    Args:
+        settings: `trainers.runs.settings.ClassifierSettings`.
+        subject: `trainers.runs.subject.Subject`.
+        train: `keras_bt.data.Source`, the labeled images to train on.
+        strategy: `tf.distribute.Strategy`.
+        run: `keras_bt.workdir.Workdir`.
+    """
+
+    def __init__(self, settings, subject, train, strategy, run):
+        self.settings, self.subject, self.run = settings, subject, run
+        self.train, self.test = train, subject.test
+        self.sources = [self.train, self.test]
+        self.strategy = strategy
+
+    def batches(self, first_epoch):
+        """Returns the run's training batches from an epoch on."""
+        s = self.settings
+        view = training_view(self.subject.image_size, s.min_area, s.flip)
+        return data.labelled_views(self.train, view, self.batch_size, s.seed, first_epoch)
+
+    def test_batches(self, batch_size):
+        """Returns the batches of the test images."""
+        return data.evaluation_batches(
+            self.test, self.subject.image_size, batch_size, self.subject.resize
+        )
+
+    def restore(self):
+        """Restores the newest checkpoint and returns the number of finished epochs."""
+        self.interruption = Interruption()
+        with self.strategy.scope():
+            self.checkpoint = RunCheckpoint(
+                self.run.checkpoints,
+                self.model,
+                self.steps_per_epoch,
+                interruption=self.interruption,
+            )
+        return self.checkpoint.restore() // self.steps_per_epoch
+
+    def callbacks(self, first_epoch, advice, monitors=()):
+        """Returns the callbacks for `fit`, see `trainers.runs.running.callbacks`."""
+        return running.callbacks(
+            self.run,
+            self.checkpoint,
+            self.settings.log_every,
+            first_epoch * self.steps_per_epoch,
+            self.batch_size,
+            advice,
+            monitors,
+        )
+
+    def write_summary(self, found, started, skipped):
+        """Writes what was found, and what about; returns both as a dict."""
+        summary = {
+            **found,
+            "measured_on": self.subject.where,
+            "images": self.train.num_examples,
+            "classes": len(self.train.class_names),
+            "backbone": str(self.subject.file),
+            "settings": self.settings.identity() | self.subject.identity(),
+            "seconds_of_last_call": round(time.time() - started, 1),
+            "skipped_images": sorted(line.split("\t")[1] for line in skipped),
+        }
+        workdir.write_json(self.run.summary, summary)
+        return summary
