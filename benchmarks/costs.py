@@ -35,6 +35,7 @@ Summing the gradients of P parameters sends another 2(R−1)/R · P values, what
 
 import dataclasses
 
+FORMS = ("correlation", "gram")
 NUMBER = 4  # bytes of a float32
 ARRAYS_OF_ROWS = 8  # arrays of n/R × d that exist at once, measured on CPUs
 SYMMETRIC_FROM = 256  # images: smaller products are not split

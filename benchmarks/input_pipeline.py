@@ -3,8 +3,7 @@
 Both make the paper's two views, 224 × 224, of the same JPEG files of about 500 × 375, cut from the
 two photographs that come with scikit-learn. All contestants take turns in one run, with as many
 threads (tf.data) or worker processes (DataLoader) as there are cores. Nothing else should be
-running on the machine. torchvision is optional; its wheel also works with PyTorch for CPUs:
-`pip install --no-deps torchvision==VERSION`, with the version that matches PyTorch's.
+running on the machine. torchvision is optional.
 """
 
 import functools
@@ -14,7 +13,6 @@ import os
 import pathlib
 import random
 import statistics
-import sys
 import tempfile
 import time
 
@@ -23,19 +21,13 @@ from absl import app, flags
 from PIL import Image, ImageFilter, ImageOps
 
 from benchmarks.report import aligned, available_cores, machine
+from benchmarks.turns import in_turns
+from trainers.cli import command
 
 # TensorFlow is imported inside functions: DataLoader's workers import this file without needing it.
 PACKAGES = ("keras_bt", "keras", "keras-cv", "tensorflow", "pillow", "torch", "torchvision")
-OPERATIONS = {  # each per source image, that is, for both of its views
-    "decode": "Decode",
-    "RandomResizedCrop": "Crops",
-    "RandomFlip": "Flip",
-    "RandomColorJitter": "Jitter",
-    "RandomGrayscale": "Gray",
-    "RandomGaussianBlur": "Blur",
-    "RandomSolarize": "Solarize",
-    "Normalize": "Normalize",
-}
+# In the order of both recipes, and each per source image, that is, for both of its views.
+OPERATIONS = ("Decode", "Crops", "Flip", "Jitter", "Gray", "Blur", "Solarize", "Normalize")
 TORCHVISION = "torchvision, DataLoader"
 _BLOCK = 8  # images per call of a layer, as in `pretraining_views`
 
@@ -89,54 +81,27 @@ def keras_bt_batches(folder, image_size, batch_size, cores, **placement):
     return batches.with_options(options)
 
 
-def import_torchvision():
-    """Imports torchvision's transforms, even if its compiled operators do not match PyTorch.
-
-    PyPI has no torchvision for PyTorch without CUDA. Its operators then cannot be loaded, and the
-    import fails where it registers more about two of them. The transforms use no operators, so it
-    is enough to declare the two.
-    """
-    try:
-        import torchvision.transforms
-    except RuntimeError as error:
-        if "does not exist" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        import torch
-
-        for operator in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{operator}",
-                "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-            )
-        import torchvision.transforms
-    return torchvision.transforms
-
-
 def gaussian_blur(image):
     """Blurs with Pillow and a random σ, as in the published recipe."""
     return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
-@functools.cache
-def torchvision_operations(image_size):
-    """Returns the published recipe: two lists of (name of our layer, torchvision's transform)."""
-    transforms = import_torchvision()
+def torchvision_recipe(image_size):
+    """Returns the published transforms of the two views, lists with all `OPERATIONS` but Decode."""
+    from torchvision import transforms
 
     def operations(blur, solarize):
-        jitter = transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)
-        normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        bicubic = transforms.InterpolationMode.BICUBIC
         sometimes = transforms.RandomApply
+        bicubic = transforms.InterpolationMode.BICUBIC
+        normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         return [
-            ("RandomResizedCrop", transforms.RandomResizedCrop(image_size, interpolation=bicubic)),
-            ("RandomFlip", transforms.RandomHorizontalFlip(0.5)),
-            ("RandomColorJitter", sometimes([jitter], 0.8)),
-            ("RandomGrayscale", transforms.RandomGrayscale(0.2)),
-            ("RandomGaussianBlur", sometimes([gaussian_blur], blur)),
-            ("RandomSolarize", sometimes([ImageOps.solarize], solarize)),
-            ("Normalize", transforms.Compose([transforms.ToTensor(), normalize])),
+            transforms.RandomResizedCrop(image_size, interpolation=bicubic),
+            transforms.RandomHorizontalFlip(0.5),
+            sometimes([transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
+            transforms.RandomGrayscale(0.2),
+            sometimes([gaussian_blur], blur),
+            sometimes([ImageOps.solarize], solarize),
+            transforms.Compose([transforms.ToTensor(), normalize]),
         ]
 
     return operations(blur=1.0, solarize=0.0), operations(blur=0.1, solarize=0.2)
@@ -148,38 +113,26 @@ def decode_with_pillow(path):
 
 
 class PhotographPairs:
-    """A PyTorch data set: item i is two views of file i.
-
-    The transforms are made in the worker process, which has to import torchvision first.
-    """
+    """A PyTorch data set: item i is two views of file i."""
 
     def __init__(self, paths, image_size):
-        self.paths, self.image_size = paths, image_size
+        self.paths, self.recipe = paths, torchvision_recipe(image_size)
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, i):
-        photograph = decode_with_pillow(self.paths[i])
-        views = []
-        for operations in torchvision_operations(self.image_size):
+        photograph, views = decode_with_pillow(self.paths[i]), []
+        for operations in self.recipe:
             view = photograph
-            for _, operation in operations:
+            for operation in operations:
                 view = operation(view)
             views.append(view)
         return tuple(views)
 
 
-def one_thread(worker):
-    """Limits a worker process to one thread, as all workers together use all cores."""
-    import torch
-
-    torch.set_num_threads(1)
-    random.seed(worker)  # PyTorch seeds itself
-
-
 def torchvision_batches(paths, image_size, batch_size, cores, batches):
-    """Returns a DataLoader of `batches` batches of two views, with one worker per core."""
+    """Returns a DataLoader of `batches` batches of two views, one worker of one thread per core."""
     import torch
 
     pairs = PhotographPairs(paths, image_size)
@@ -188,7 +141,6 @@ def torchvision_batches(paths, image_size, batch_size, cores, batches):
         batch_size,
         sampler=torch.utils.data.RandomSampler(pairs, num_samples=batches * batch_size),
         num_workers=cores,
-        worker_init_fn=one_thread,
         # Not "fork", which would not copy this process's threads.
         multiprocessing_context="forkserver",
     )
@@ -241,10 +193,11 @@ def cpu_milliseconds(function, times):
     return 1000 * (time.process_time() - start) / times
 
 
-def keras_bt_operations(folder, image_size, images, compiled):
-    """Measures CPU ms per source image of each operation; decoding and crops only uncompiled.
+def keras_bt_operations(folder, image_size, images):
+    """Measures CPU ms per source image of each operation: two lists, plain and compiled.
 
-    Every operation runs in tf.data on a single thread, on real images or crops.
+    Every operation runs in tf.data on a single thread, on real images or crops. XLA supports
+    neither decoding nor shapes that vary between images, so the first two are never compiled.
     """
     import tensorflow as tf
 
@@ -268,12 +221,9 @@ def keras_bt_operations(folder, image_size, images, compiled):
         image, seed = decoded.decode(i)[0], tf.stack([i, i])
         return [view.crop({"images": image, "seed": seed})["images"] for view in views]
 
-    result = {}
-    if not compiled:  # XLA supports neither decoding nor shapes that vary between images
-        result["decode"] = milliseconds(lambda i: encoded.decode(i)[0])
-        copying = milliseconds(lambda i: decoded.decode(i)[0])
-        result["RandomResizedCrop"] = milliseconds(crops) - copying
-
+    copying = milliseconds(lambda i: decoded.decode(i)[0])
+    plain = [milliseconds(lambda i: encoded.decode(i)[0]), milliseconds(crops) - copying]
+    compiled = list(plain)
     numbers = tf.range(_BLOCK, dtype=tf.int64) % encoded.num_examples
     block = tf.stack([crops(i)[0] for i in numbers])
     for layers in zip(*(view.rest.layers for view in views), strict=True):
@@ -282,30 +232,25 @@ def keras_bt_operations(folder, image_size, images, compiled):
             inputs = {"images": block, "seed": tf.stack([i, i])}
             return [layer(inputs)["images"] for layer in layers]
 
-        function = tf.function(both, jit_compile=True) if compiled else both
-        result[type(layers[0]).__name__] = milliseconds(function, _BLOCK)
-    return result
+        plain.append(milliseconds(both, _BLOCK))
+        compiled.append(milliseconds(tf.function(both, jit_compile=True), _BLOCK))
+    return plain, compiled
 
 
-def torchvision_operations_times(paths, image_size, images):
-    """Measures CPU milliseconds per source image of each of torchvision's operations."""
+def torchvision_operations(paths, image_size, images):
+    """Measures CPU milliseconds per source image of each of torchvision's operations: a list."""
     import torch
 
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     paths = list(itertools.islice(itertools.cycle(paths), images))
     photographs = [decode_with_pillow(path) for path in paths[:256]]
-    milliseconds = cpu_milliseconds(lambda: [decode_with_pillow(path) for path in paths], 1)
-    result = {"decode": milliseconds / len(paths)}
-    for operations in torchvision_operations(image_size):
-        views = photographs
-        for name, operation in operations:
-            # Each operation works on the views of the one before.
-            start = time.process_time()
-            views = [operation(view) for view in views]
-            spent = 1000 * (time.process_time() - start) / len(views)
-            result[name] = result.get(name, 0) + spent
-    torch.set_num_threads(threads)
+    decode = cpu_milliseconds(lambda: [decode_with_pillow(path) for path in paths], 1) / len(paths)
+    views, result = [photographs, photographs], [decode]
+    for operations in zip(*torchvision_recipe(image_size), strict=True):
+        # Each operation works on the views of the one before.
+        start = time.process_time()
+        views = [list(map(*pair)) for pair in zip(operations, views, strict=True)]
+        result.append(1000 * (time.process_time() - start) / len(photographs))
     return result
 
 
@@ -318,41 +263,43 @@ def contestants(folder, paths, image_size, batch_size, steps, cores):
         "keras_bt, device: the host's part": functools.partial(ours, augment_on="device"),
     }
     try:
-        import_torchvision()
+        import torchvision.transforms  # noqa: F401
+
         result[TORCHVISION] = functools.partial(
             torchvision_batches, paths, image_size, batch_size, cores, steps + 4 * cores
         )
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # not installed, or not for this PyTorch
         print(f"torchvision is left out: {error}.")
     return result
 
 
-def speed_table(rates, cpu):
-    """Formats a row per contestant; `rates` in images per second and `cpu` in ms, a list each."""
-    reference = statistics.median(rates[TORCHVISION]) if TORCHVISION in rates else None
+def speed_table(measured):
+    """Formats a row per contestant from its measurements: images per second, and CPU ms."""
+    medians = {
+        name: [statistics.median(values) for values in zip(*turns, strict=True)]
+        for name, turns in measured.items()
+    }
     rows = []
-    for name, values in rates.items():
-        median = statistics.median(values)
-        ratio = f"{median / reference:.2f}" if reference else "–"
-        busy = f"{statistics.median(cpu[name]):.2f}"
-        rows.append([name, *(f"{x:.0f}" for x in (median, min(values), max(values))), ratio, busy])
+    for name, (rate, cpu) in medians.items():
+        rates = [rate for rate, _ in measured[name]]
+        ratio = f"{rate / medians[TORCHVISION][0]:.2f}" if TORCHVISION in medians else "–"
+        speeds = (f"{x:.0f}" for x in (rate, min(rates), max(rates)))
+        rows.append([name, *speeds, ratio, f"{cpu:.2f}"])
     header = ["", "images/s, median", "least", "greatest", "× torchvision", "CPU ms per image"]
     return aligned(header, rows)
 
 
 def operations_table(columns):
-    """Formats a row per operation; `columns` are dicts of milliseconds, by column title."""
-    rows = [
-        [title, *(f"{column[key]:.2f}" for column in columns.values())]
-        for key, title in OPERATIONS.items()
-    ]
-    rows.append(["Sum", *(f"{sum(column.values()):.2f}" for column in columns.values())])
-    return aligned(["CPU ms per image", *columns], rows)
+    """Formats a row per operation; `columns` are lists of milliseconds, by column title."""
+    rows = zip((*OPERATIONS, "Sum"), *([*x, sum(x)] for x in columns.values()), strict=True)
+    cells = [[title, *(f"{x:.2f}" for x in numbers)] for title, *numbers in rows]
+    return aligned(["CPU ms per image", *columns], cells)
 
 
 def main(_):
     """Measures and prints."""
-    import tensorflow as tf
+    with command.quiet_start():
+        import tensorflow as tf
 
     args = flags.FLAGS
     cores = args.cores or available_cores()
@@ -364,22 +311,20 @@ def main(_):
         size, steps = args.image_size, -(-args.images // args.batch_size)
         print(f"two views of {size} × {size} each, batches of {args.batch_size}\n")
         starts = contestants(folder, paths, size, args.batch_size, steps, cores)
-        rates, cpu = ({name: [] for name in starts} for _ in range(2))
-        for _ in range(args.rounds):
-            for name, start in starts.items():
-                rate, milliseconds = images_per_second(start(), args.batch_size, steps, cores)
-                rates[name].append(rate)
-                cpu[name].append(milliseconds)
-        print(speed_table(rates, cpu), end="\n\n")
-        plain, compiled = (keras_bt_operations(folder, size, args.images, c) for c in (False, True))
-        columns = {"keras_bt, plain": plain, "keras_bt, compiled": plain | compiled}
+
+        def turn(start):
+            return images_per_second(start(), args.batch_size, steps, cores)
+
+        turns = {name: functools.partial(turn, start) for name, start in starts.items()}
+        print(speed_table(in_turns(turns, args.rounds)), end="\n\n")
+        plain, compiled = keras_bt_operations(folder, size, args.images)
+        columns = {"keras_bt, plain": plain, "keras_bt, compiled": compiled}
         if TORCHVISION in starts:
-            columns["torchvision"] = torchvision_operations_times(paths, size, args.images)
+            columns["torchvision"] = torchvision_operations(paths, size, args.images)
         print(operations_table(columns))
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notes
     flags.DEFINE_integer("images", 400, "Files to write, and images per measurement.", 1)
     flags.DEFINE_integer("rounds", 3, "Measurements of each contestant.", 1)
     flags.DEFINE_integer("batch_size", 64, "Source images per batch.", 2)

@@ -12,8 +12,10 @@ allocator. PyTorch's has no statistics on CPUs: there it is the growth of the pr
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import itertools
+import os
 import pathlib
 import statistics
 import sys
@@ -23,9 +25,9 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import costs
-from benchmarks.replicas import FORMS
-from benchmarks.report import aligned, available_cores, machine, peak_gib
-from benchmarks.turns import answer_turns, taking_turns
+from benchmarks.costs import FORMS
+from benchmarks.report import aligned, available_cores, machine, need_whole_numbers, peak_gib
+from benchmarks.turns import in_turns, own_process
 from trainers.cli import command
 
 TORCH = "PyTorch"
@@ -43,7 +45,43 @@ def embeddings(n, d):
     return views
 
 
-class TensorFlow:
+class Framework:
+    """Measures what a subclass computes, for one size at a time, in one process.
+
+    Subclasses have `gpu`, its name or None, and `steps`, `wait` and `memory`.
+    """
+
+    _size, _steps, _first = None, {}, {}
+
+    def measure(self, n, d, form):
+        """Measures for some tenths of a second.
+
+        Returns:
+            dict: "loss"; "memory", the bytes beyond the inputs, or None; "seconds" of a step; and
+            "process", the peak GiB of the process so far. The first two are from the first call
+            for this size and form, which also warms up.
+        """
+        if self._size != (n, d):
+            self._steps = {}  # frees the old inputs before the new ones are made
+            self._size, self._steps, self._first = (n, d), self.steps(n, d), {}
+
+        def step():
+            loss = self._steps[form]()
+            self.wait()
+            return float(loss)
+
+        if form not in self._first:
+            loss = step()
+            self._first[form] = {"loss": loss, "memory": peak_memory(step, self.memory)}
+        seconds, deadline = [], time.perf_counter() + _TURN_SECONDS
+        while not seconds or time.perf_counter() < deadline:
+            started = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - started)
+        return self._first[form] | {"seconds": statistics.median(seconds), "process": peak_gib()}
+
+
+class TensorFlow(Framework):
     """This project's objective."""
 
     def __init__(self, threads, tf32):
@@ -85,10 +123,11 @@ class TensorFlow:
         return memory["current"], memory["peak"]
 
 
-class PyTorch:
+class PyTorch(Framework):
     """The published formula, whose only form is `TORCH`."""
 
     def __init__(self, threads, tf32):
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
         import torch
 
         self._torch = torch
@@ -127,7 +166,20 @@ class PyTorch:
         return self._torch.cuda.memory_allocated(), self._torch.cuda.max_memory_allocated()
 
 
-FRAMEWORKS = {"TensorFlow": TensorFlow, TORCH: PyTorch}
+@functools.cache
+def started(name, threads, tf32):
+    """Returns this process's framework of that name."""
+    return {"TensorFlow": TensorFlow, TORCH: PyTorch}[name](threads, tf32)
+
+
+def gpu_of(start):
+    """Returns the name of the GPU that the framework `started(*start)` uses, or None."""
+    return started(*start).gpu
+
+
+def measure(start, *cell):
+    """Returns `started(*start).measure(*cell)`."""
+    return started(*start).measure(*cell)
 
 
 def process_memory(reset):
@@ -149,53 +201,6 @@ def peak_memory(step, memory):
     return None if start is None else memory(reset=False)[1] - start[0]
 
 
-def answers(framework):
-    """Returns a function for `answer_turns` that measures the framework.
-
-    {"n", "d", "form"} requests a turn. The first with new n, d prepares the inputs; the first of a
-    form warms up and measures memory. None requests the name of the GPU.
-    """
-    shape, steps, warm = None, {}, {}
-
-    def answer(order):
-        nonlocal shape, steps, warm
-        if order is None:
-            return {"gpu": framework.gpu}
-        if shape != (order["n"], order["d"]):
-            shape, warm = (order["n"], order["d"]), {}
-            steps = {}  # frees the old inputs before the new ones are made
-            steps = framework.steps(*shape)
-
-        def step():
-            loss = steps[order["form"]]()
-            framework.wait()
-            return float(loss)
-
-        if order["form"] not in warm:
-            loss = step()
-            warm[order["form"]] = {"loss": loss, "memory": peak_memory(step, framework.memory)}
-        seconds, deadline = [], time.perf_counter() + _TURN_SECONDS
-        while not seconds or time.perf_counter() < deadline:
-            started = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - started)
-        measured = {"seconds": statistics.median(seconds), "process": peak_gib()}
-        return warm[order["form"]] | measured
-
-    return answer
-
-
-@contextlib.contextmanager
-def started(name, threads, tf32):
-    """Starts `answers` in a process; yields a function from order to answer, and the GPU."""
-    arguments = [f"--child={name}", f"--threads={threads}", f"--tf32={tf32}"]
-    # OpenMP's number of threads must be set before PyTorch is imported.
-    environment = {"OMP_NUM_THREADS": str(threads)}
-    with taking_turns("benchmarks.objective", arguments, **environment) as turn:
-        gpu = turn()["gpu"]
-        yield lambda **order: turn(order), gpu
-
-
 def expected_bytes(n, d, form):
     """Estimates what a form needs beyond the inputs."""
     if form != TORCH:
@@ -203,17 +208,12 @@ def expected_bytes(n, d, form):
     return costs.NUMBER * (TORCH_MATRICES * d * d + costs.ARRAYS_OF_ROWS * n * d)
 
 
-def measured_cell(turns, n, d, forms, rounds):
+def measured_cell(calls, n, d, forms, rounds):
     """Measures a cell: a dict from form to its answers, with the median of their seconds."""
-    begun, results = time.perf_counter(), {form: [] for form in forms}
-    for _ in range(rounds):
-        for form in forms:
-            results[form].append(turns[form](n=n, d=d, form=form))
-        if time.perf_counter() - begun > _CELL_SECONDS:
-            break
+    turns = {form: functools.partial(calls[form], n, d, form) for form in forms}
     return {
         form: answers[0] | {"seconds": statistics.median(x["seconds"] for x in answers)}
-        for form, answers in results.items()
+        for form, answers in in_turns(turns, rounds, _CELL_SECONDS).items()
     }
 
 
@@ -252,53 +252,47 @@ def table(rows):
     return aligned(header, rows)
 
 
-def left_out(torch_gpu, gpu):
-    """Says why PyTorch is not measured, or returns None."""
-    if not importlib.util.find_spec("torch"):
-        return f"{TORCH} is left out: it is not installed."
-    if bool(torch_gpu) != bool(gpu):
-        return f"{TORCH} is left out: it sees {torch_gpu or 'no GPU'}, TensorFlow {gpu or 'none'}."
-    return None
-
-
 def print_measured(args):
-    with command.mistakes:
-        if not all(x.isdecimal() and int(x) > 1 for x in args.n + args.d):
-            raise ValueError(f"n and d must be 2 or more. Received: n={args.n}, d={args.d}.")
-        sizes = [(int(d), int(n)) for d, n in itertools.product(args.d, args.n)]
+    sizes = [(int(n), int(d)) for d, n in itertools.product(args.d, args.n)]
+    calls, gpus = {}, {}
     with contextlib.ExitStack() as stack:
-        start = (args.threads, args.tf32)
-        ours, gpu = stack.enter_context(started("TensorFlow", *start))
-        turns = dict.fromkeys(FORMS, ours)
-        torch_gpu = None
-        if importlib.util.find_spec("torch"):
-            turns[TORCH], torch_gpu = stack.enter_context(started(TORCH, *start))
-        reason = left_out(torch_gpu, gpu)
-        if reason:
-            turns.pop(TORCH, None)
+        for name, forms in (("TensorFlow", FORMS), (TORCH, [TORCH])):
+            if name == TORCH and not importlib.util.find_spec("torch"):
+                continue
+            start = (name, args.threads, args.tf32)
+            call = stack.enter_context(own_process())
+            gpus[name] = call(gpu_of, start)
+            calls |= dict.fromkeys(forms, functools.partial(call, measure, start))
+        gpu, torch_gpu = gpus["TensorFlow"], gpus.get(TORCH)
+        reason = None
+        if TORCH not in gpus:
+            reason = "it is not installed"
+        elif bool(torch_gpu) != bool(gpu):
+            reason = f"it sees {torch_gpu or 'no GPU'}, TensorFlow {gpu or 'none'}"
+            del calls[TORCH]
         print_header(args, gpu, reason)
         rows, skipped, processes = [], [], {}
-        for d, n in sizes:
-            forms = [f for f in turns if expected_bytes(n, d, f) <= args.max_gib * _GIB]
-            skipped += [f"{form} at {n} × {d}" for form in turns if form not in forms]
+        for n, d in sizes:
+            forms = [f for f in calls if expected_bytes(n, d, f) <= args.max_gib * _GIB]
+            skipped += [f"{form} at {n} × {d}" for form in calls if form not in forms]
             chosen = costs.chosen_form(n, d)  # what auto takes
             if chosen not in forms:
                 continue
-            cell = measured_cell(turns, n, d, forms, args.rounds)
+            cell = measured_cell(calls, n, d, forms, args.rounds)
             check_losses(n, d, cell, 1e-2 if args.tf32 else 1e-4)
             rows.append(row(n, d, cell, chosen))
-            processes |= {form: result["process"] for form, result in cell.items()}
+            for form, result in cell.items():
+                processes[TORCH if form == TORCH else "TensorFlow"] = result["process"]
             print(" | ".join(rows[-1]), file=sys.stderr)  # the table itself comes at the end
     if rows:
         print(table(rows))
-        names = {chosen: "TensorFlow", TORCH: TORCH}
-        found = [f"{name} {processes[f]:.2f} GiB" for f, name in names.items() if f in processes]
+        found = [f"{name} {gib:.2f} GiB" for name, gib in processes.items()]
         print(f"\nPeak memory of each whole process over all of these: {', '.join(found)}.")
     if skipped:
         print(f"\nNot measured (need more than {args.max_gib:g} GiB): {', '.join(skipped)}.")
 
 
-def print_header(args, gpu, reason):
+def print_header(args, gpu, left_out):
     device = gpu or f"CPU, {args.threads} threads"
     print(machine())
     print(f"{device}; float32{', products in TF32' if gpu and args.tf32 else ''}")
@@ -306,25 +300,22 @@ def print_header(args, gpu, reason):
         f"Loss and gradients. ms: median of up to {args.rounds} rounds; MiB: peak beyond the "
         "inputs. *: what auto chooses"
     )
-    print(f"{reason}\n" if reason else "", flush=True)
+    print(f"{TORCH} is left out: {left_out}.\n" if left_out else "", flush=True)
 
 
 def main(_):
     """Measures and prints."""
-    args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if args.child:
-        answer_turns(answers(FRAMEWORKS[args.child](args.threads, args.tf32)))
-    else:
-        print_measured(args)
+    print_measured(flags.FLAGS)
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("n", ["64", "128", "256", "512", "1024", "2048"], "Batch sizes n.")
     flags.DEFINE_list("d", ["512", "2048", "8192", "16384", "65536"], "Embedding widths d.")
+    need_whole_numbers("n", 2)
+    need_whole_numbers("d", 2)
     flags.DEFINE_integer("rounds", 5, "Turns of each form at each size.", 1)
     flags.DEFINE_float("max_gib", 12.0, "Skip what is expected to need more memory, in GiB.", 0)
     flags.DEFINE_integer("threads", available_cores(), "Threads of each framework on the CPU.", 1)
     flags.DEFINE_bool("tf32", False, "Compute matrix products in TF32 on GPUs that have it.")
-    flags.DEFINE_enum("child", None, list(FRAMEWORKS), "Set by the benchmark itself.")
     app.run(main)

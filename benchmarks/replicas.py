@@ -10,27 +10,28 @@ amount of work, and what they send one another is copied, not sent.
 """
 
 import contextlib
-import dataclasses
+import functools
 import itertools
 import statistics
 import time
+import typing
 
 from absl import app, flags, logging
 
 from benchmarks import costs
-from benchmarks.report import aligned, machine, peak_gib
-from benchmarks.turns import answer_turns, taking_turns
+from benchmarks.costs import FORMS
+from benchmarks.report import aligned, machine, need_whole_numbers, peak_gib, spread
+from benchmarks.turns import in_turns, own_process
 from trainers.cli import command
 
-FORMS = ("correlation", "gram")
+WIDTH = 8192  # d of the published model, for --model
 PLAIN = 0  # in place of a number of replicas: no strategy
 PARAMETERS = 23_508_032 + 151_027_712  # ResNet-50 without its classifier; 2048-8192-8192-8192
 _MIB = 2**20
 _MIB_PER_GIB = 2**10
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
+class Setting(typing.NamedTuple):
     """A measurement: n images in all, embeddings of width d, replicas (or PLAIN), form."""
 
     n: int
@@ -80,46 +81,38 @@ def prepare(replicas):
     return embeddings, tf.function(share_and_gradient if replicas == PLAIN else on_all)
 
 
-def measure(setting, steps):
-    """Answers turns with seconds, CPU seconds of all cores, and MiB beyond the inputs.
-
-    The first turn is answered when everything is ready and is to be discarded.
-    """
+@functools.cache
+def ready(setting):
+    """Returns a function that takes one step, traced, and the peak GiB before its trace."""
     embeddings, step = prepare(setting.replicas)
     step(*embeddings(8, 8), setting.form)  # for what TensorFlow allocates once
     inputs = embeddings(setting.n, setting.d)
     start = peak_gib()
-    step(*inputs, setting.form)  # traces
-
-    def turn(_):
-        seconds, cpu_started = [], time.process_time()
-        for _ in range(steps):
-            started = time.perf_counter()
-            step(*inputs, setting.form)
-            seconds.append(time.perf_counter() - started)
-        cpu = (time.process_time() - cpu_started) / steps
-        return statistics.median(seconds), cpu, _MIB_PER_GIB * (peak_gib() - start)
-
-    answer_turns(turn)
+    step(*inputs, setting.form)
+    return lambda: step(*inputs, setting.form), start
 
 
-def started(setting, steps):
-    """Starts `measure` in a process; yields a function that has it measure once."""
-    arguments = [f"--{name}={value}" for name, value in dataclasses.asdict(setting).items()]
-    return taking_turns("benchmarks.replicas", ["--child", f"--steps={steps}", *arguments])
+def measure(setting, steps):
+    """Returns seconds, CPU seconds of all cores, and MiB beyond the inputs."""
+    step, start = ready(setting)
+    seconds, cpu_started = [], time.process_time()
+    for _ in range(steps):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    cpu = (time.process_time() - cpu_started) / steps
+    return statistics.median(seconds), cpu, _MIB_PER_GIB * (peak_gib() - start)
 
 
 def measured(settings, rounds, steps):
     """Measures; returns a dict from setting to (seconds, CPU seconds, MiB) of each round."""
     with contextlib.ExitStack() as stack:
-        turns = {}
-        for setting in settings:
-            turns[setting] = stack.enter_context(started(setting, steps))
-            turns[setting]()  # waits, so that they do not start all at once
-        results = {setting: [] for setting in settings}
-        for _, setting in itertools.product(range(rounds), settings):
-            results[setting].append(turns[setting]())
-    return results
+        turns = {
+            setting: functools.partial(stack.enter_context(own_process()), measure, setting, steps)
+            for setting in settings
+        }
+        in_turns(turns, 1)  # starts one after the other
+        return in_turns(turns, rounds)
 
 
 def measured_rows(results):
@@ -130,13 +123,12 @@ def measured_rows(results):
         cost = costs.objective_cost(setting.n, setting.d, replicas, setting.form)
         choice = costs.chosen_form(setting.n, setting.d)
         seconds, cpu, mib = zip(*values, strict=True)
-        least, most = 1000 * min(seconds), 1000 * max(seconds)
         rows.append(
             [
                 f"{setting.n} × {setting.d}",
                 "none" if setting.replicas == PLAIN else str(replicas),
                 setting.form + " *" * (setting.form == choice),
-                f"{1000 * statistics.median(seconds):.0f} ({least:.0f}–{most:.0f})",
+                spread([1000 * x for x in seconds], digits=0),
                 f"{1000 * statistics.median(cpu):.0f}",
                 f"{max(mib):.0f}",
                 f"{replicas * cost.memory / _MIB:.0f}",
@@ -147,35 +139,29 @@ def measured_rows(results):
     return rows
 
 
-def model_rows(batch_size, d, replicas, parameters, bandwidth):
-    """Formats a row per number of replicas; `bandwidth` in GB/s, `batch_size` a function."""
+def model_table(batch_size, replicas, bandwidth):
+    """Formats a row per number of replicas; `batch_size` is a function of that number.
+
+    Every replica sends `bandwidth` GB/s.
+    """
     rows = []
     for count in replicas:
         n = batch_size(count)
-        sent = [costs.objective_cost(n, d, count, form).sent for form in FORMS]
-        sent.append(costs.summed(parameters, count))
-        rows.append(
-            [
-                str(count),
-                str(n),
-                *(f"{x / 1e6:.1f} ({x / bandwidth / 1e6:.1f})" for x in sent),
-                costs.chosen_form(n, d),
-            ]
-        )
-    return rows
+        sent = [costs.objective_cost(n, WIDTH, count, form).sent for form in FORMS]
+        sent.append(costs.summed(PARAMETERS, count))
+        texts = [f"{x / 1e6:.1f} ({x / bandwidth / 1e6:.1f})" for x in sent]
+        rows.append([str(count), str(n), *texts, costs.chosen_form(n, WIDTH)])
+    return aligned(["replicas", "n", *FORMS, "gradients", "auto"], rows)
 
 
 def print_model(args):
+    counts = [int(count) for count in args.model_replicas]
     print(
         f"Megabytes that each replica sends per step, and in parentheses milliseconds at "
-        f"{args.bandwidth:g} GB/s; d = {args.model_width}, {args.parameters:,} parameters, float32"
+        f"{args.bandwidth:g} GB/s; d = {WIDTH}, {PARAMETERS:,} parameters, float32"
     )
-    header = ["replicas", "n", *FORMS, "gradients", "auto"]
-    counts = [int(count) for count in args.model_replicas]
-    for batch_size in (lambda count: args.model_batch, lambda count: 16 * count):
-        rows = model_rows(batch_size, args.model_width, counts, args.parameters, args.bandwidth)
-        print()
-        print(aligned(header, rows))
+    for batch_size in (lambda count: 2048, lambda count: 16 * count):
+        print("\n" + model_table(batch_size, counts, args.bandwidth))
 
 
 def settings_for(size, counts):
@@ -184,7 +170,7 @@ def settings_for(size, counts):
     if not (cross and n.isdecimal() and d.isdecimal()):
         raise ValueError(f"A size must be NxD, two whole numbers. Received: {size}.")
     for count in counts:
-        if count < 1 or int(n) % count:
+        if int(n) % count:
             raise ValueError(
                 "Replicas must divide the global batch evenly. "
                 f"Received: {n} images, {count} replicas."
@@ -205,18 +191,16 @@ def print_measured(args):
     results = {}
     for settings in sizes:  # one size at a time, to need less memory
         results |= measured(settings, args.rounds, args.steps)
-    rows = measured_rows(results)
     header = ["n × d", "replicas", "form", "ms per step", "CPU ms", "MiB", "MiB by formula"]
-    print(aligned([*header, "GFLOP per replica", "MB sent per replica"], rows))
+    header += ["GFLOP per replica", "MB sent per replica"]
+    print(aligned(header, measured_rows(results)))
 
 
 def main(_):
     """Measures or models, and prints."""
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if args.child:
-        measure(Setting(args.n, args.d, args.replicas, args.form), args.steps)
-    elif args.model:
+    if args.model:
         print_model(args)
     else:
         print_measured(args)
@@ -232,13 +216,7 @@ if __name__ == "__main__":
     flags.DEFINE_bool("model", False, "Print the communication by formula instead of measuring.")
     counts = ["8", "16", "32", "64", "128", "256"]
     flags.DEFINE_list("model_replicas", counts, "Numbers of replicas, for --model.")
-    flags.DEFINE_integer("model_batch", 2048, "Global batch of the first table, for --model.", 2)
-    flags.DEFINE_integer("model_width", 8192, "Embedding width d, for --model.", 1)
-    flags.DEFINE_integer("parameters", PARAMETERS, "Number of trained parameters, for --model.", 0)
     flags.DEFINE_float("bandwidth", 25.0, "Bandwidth of a replica in GB/s, for --model.", 0.001)
-    flags.DEFINE_bool("child", False, "Set by the benchmark itself, for one process.")
-    flags.DEFINE_integer("n", 2, "Set by the benchmark itself.")
-    flags.DEFINE_integer("d", 1, "Set by the benchmark itself.")
-    flags.DEFINE_integer("replicas", 1, "Set by the benchmark itself.")
-    flags.DEFINE_enum("form", FORMS[0], FORMS, "Set by the benchmark itself.")
+    need_whole_numbers("counts", 1)
+    need_whole_numbers("model_replicas", 1)
     app.run(main)

@@ -1,4 +1,4 @@
-"""What the benchmarks print around their numbers: the machine, and tables."""
+"""What the benchmarks share around their numbers: flags, the machine, and tables."""
 
 import datetime
 import importlib.metadata
@@ -6,7 +6,10 @@ import os
 import pathlib
 import platform
 import resource
+import statistics
 import sys
+
+from absl import flags
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "torch")
 
@@ -14,6 +17,15 @@ PACKAGES = ("keras_bt", "keras", "tensorflow", "torch")
 def available_cores():
     """Returns the number of cores that this process may use, or of all if the system cannot say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def need_whole_numbers(flag, least):
+    """Refuses values of a list flag that are not whole numbers of at least `least`."""
+    flags.register_validator(
+        flag,
+        lambda values: all(x.isdecimal() and int(x) >= least for x in values or []),
+        f"Must be whole numbers of at least {least}.",
+    )
 
 
 def machine(cores=None, packages=PACKAGES):
@@ -37,6 +49,18 @@ def peak_gib():
     """Returns the peak memory of this process so far, in GiB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def spread(values, digits):
+    """Formats the median and, in parentheses, the extremes.
+
+    >>> spread([3, 1, 2.5], digits=1)
+    '2.5 (1.0–3.0)'
+    """
+    median, least, most = (
+        f"{x:.{digits}f}" for x in (statistics.median(values), min(values), max(values))
+    )
+    return f"{median} ({least}–{most})"
 
 
 def aligned(header, rows):

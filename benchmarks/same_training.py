@@ -18,28 +18,24 @@ The views suit small grayscale images: crop, flip, brightness and contrast, with
 
 import dataclasses
 import importlib.util
-import json
-import math
-import pathlib
 import re
 import statistics
 import sys
 import time
 
 import numpy as np
-from absl import flags
+from absl import app, flags, logging
 
-from benchmarks.report import aligned, available_cores, machine
+from benchmarks.report import aligned, available_cores, machine, need_whole_numbers
 from trainers.cli import command
 
 DEPTH, STEM, REDUNDANCY_WEIGHT = 18, "small", 0.0051
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's; Keras and PyTorch differ in their default ε
+RATE, BETAS, EPSILON = 0.001, (0.9, 0.999), 1e-8  # Adam's; the default ε differs in Keras
 VIEWS = {"area": (0.3, 1.0), "flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4}
 VIEWS |= {"saturation": 0.0, "hue": 0.0, "grayscale": 0.0, "blur": (0.0, 0.0)}
 VIEWS |= {"solarize": (0.0, 0.0)}
-NEIGHBOURS = 20
+NEIGHBOURS, EVALUATION_BATCH = 20, 500
 MOST_IMAGES, LARGEST_SIDE = 5000, 14  # defaults that take some minutes on two cores
-EVALUATION_BATCH = 500
 UNTRAINED = "untrained"
 OURS, OWN_START, SAME_START = "keras_bt", "PyTorch, own start", "PyTorch, same start"
 TRAININGS = (OURS, OWN_START, SAME_START)
@@ -47,32 +43,25 @@ TRAININGS = (OURS, OWN_START, SAME_START)
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The settings that all trainings share.
+    """What all trainings share.
 
     Attributes:
         fitted: Labeled `keras_bt.data.Source` to train on.
         held_out: Likewise, to measure on; other images of the same data set.
         image_size: Side of the views, in pixels.
         batch_size: Images per step.
-        epochs: Number of epochs.
+        steps: Number of steps.
         width: Width of the ResNet.
         widths: Widths of the projector's layers.
-        rate: Learning rate of Adam.
     """
 
     fitted: object
     held_out: object
     image_size: int
     batch_size: int
-    epochs: int
+    steps: int
     width: int
     widths: list
-    rate: float
-
-    @property
-    def steps_per_epoch(self):
-        """Number of whole batches in an epoch."""
-        return self.fitted.num_examples // self.batch_size
 
     def views(self, seed):
         """Makes the views of all steps: two float32 arrays (steps, n, side, side, 3)."""
@@ -80,24 +69,21 @@ class Training:
 
         pair = augmentations.barlow_twins_views(self.image_size, **VIEWS)
         batches = data.pretraining_views(self.fitted, *pair, self.batch_size, seed)
-        batches = batches.take(self.epochs * self.steps_per_epoch).as_numpy_iterator()
-        return tuple(map(np.stack, zip(*batches, strict=True)))
+        return tuple(map(np.stack, zip(*batches.take(self.steps).as_numpy_iterator(), strict=True)))
 
-    def batches(self, source):
-        """Returns a source as a network sees it: batches of (images, labels)."""
+    def percent(self, backbone):
+        """Measures the accuracy, in percent, of a weighted vote of the nearest neighbors."""
         from keras_bt import data
-
-        return data.evaluation_batches(source, self.image_size, EVALUATION_BATCH)
-
-    def accuracy(self, features):
-        """Measures the accuracy, 0 to 1, of a weighted vote of the nearest neighbors.
-
-        Args:
-            features: Function from a source to (features (n, d), labels (n,)).
-        """
+        from keras_bt.evaluation.features import extract_features
         from keras_bt.evaluation.knn import knn_accuracy
 
-        return knn_accuracy(*features(self.fitted), *features(self.held_out), k=NEIGHBOURS)
+        fitted, held_out = (
+            extract_features(
+                backbone, data.evaluation_batches(source, self.image_size, EVALUATION_BATCH)
+            )
+            for source in (self.fitted, self.held_out)
+        )
+        return 100 * knn_accuracy(*fitted, *held_out, k=NEIGHBOURS)
 
 
 def keras_model(training, seed):
@@ -113,23 +99,16 @@ def keras_model(training, seed):
     return BarlowTwins(backbone, head, REDUNDANCY_WEIGHT)
 
 
-def fit_keras(model, views, rate):
+def fit_keras(model, views):
     """Trains on views (steps, n, side, side, 3); returns the loss of each step."""
     import keras
     import tensorflow as tf
 
-    model.compile(keras.optimizers.Adam(rate, *BETAS, EPSILON))
+    model.compile(keras.optimizers.Adam(RATE, *BETAS, EPSILON))
     batches = tf.data.Dataset.from_tensor_slices(views)
     # `fit` reports means over epochs, so each step is an epoch here.
     history = model.fit(batches, epochs=len(batches), steps_per_epoch=1, shuffle=False, verbose=0)
     return history.history["loss"]
-
-
-def keras_features(model, batches):
-    """Returns the backbone's features and the labels of batches of (images, labels)."""
-    from keras_bt.evaluation.features import extract_features
-
-    return extract_features(model.backbone, batches)
 
 
 def torch_model(training, seed):
@@ -140,54 +119,33 @@ def torch_model(training, seed):
     from benchmarks import torch_barlow_twins as published
 
     torch.manual_seed(seed)
-    backbone = published.resnet(DEPTH, STEM, training.width)
+    backbone = published.resnet(*published.DEPTHS[DEPTH], STEM, training.width)
     for module in backbone.modules():  # torchvision's resnet18(zero_init_residual=True)
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, published.Block):
-            nn.init.zeros_(module.normalizations[-1].weight)
+            nn.init.zeros_(module.bn2.weight)
     return published.BarlowTwins(backbone, training.widths)
 
 
-def load(model, state):
-    """Loads all weights of a `keras_bt.torch_weights.state_dict` into the PyTorch model."""
+def load(model, start):
+    """Loads the weights of a `BarlowTwins` into the PyTorch model."""
     import torch
 
-    own = {name: torch.tensor(state[official_name(name)]) for name in model.state_dict()}
-    if len(own) != len(state):
-        raise RuntimeError(f"The models must have the same tensors: {len(own)}, {len(state)}.")
-    model.load_state_dict(own)
+    from keras_bt.torch_weights import state_dict
+
+    state = state_dict(start.backbone, start.projector)
+    model.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
 
 
-def official_name(name):
-    """Returns the name of a tensor in the official code, with torchvision's ResNet-18.
-
-    >>> official_name("backbone.6.convolutions.0.weight")
-    'backbone.layer2.1.conv1.weight'
-    """
-    module, place, *rest = name.split(".")
-    if module == "projector":
-        return name
-    if module == "normalize":
-        return f"bn.{place}"
-    if place in ("0", "1"):
-        return ".".join(["backbone", {"0": "conv1", "1": "bn1"}[place], *rest])
-    stage, index = divmod(int(place) - 3, 2)  # after convolution, normalization and ReLU
-    part, number, tensor = rest
-    kinds = {"convolutions": "conv", "normalizations": "bn"}
-    part = f"{kinds[part]}{int(number) + 1}" if part in kinds else f"{part}.{number}"
-    return f"backbone.layer{stage + 1}.{index}.{part}.{tensor}"
-
-
-def fit_torch(model, views, rate):
+def fit_torch(model, views):
     """Trains on views (steps, n, side, side, 3); returns the loss of each step."""
     import torch
 
-    optimizer = torch.optim.Adam(model.parameters(), rate, BETAS, EPSILON)
-    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), RATE, BETAS, EPSILON)
     losses = []
     for pair in zip(*views, strict=True):
-        loss = model(*map(channels_first, pair))
+        loss = model(*(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in pair))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -195,82 +153,51 @@ def fit_torch(model, views, rate):
     return losses
 
 
-def torch_features(model, batches):
-    """Returns the backbone's features and the labels of batches of (images, labels)."""
-    import torch
-
-    model.eval()
-    with torch.inference_mode():
-        parts = [
-            (model.backbone(channels_first(images)).numpy(), labels)
-            for images, labels in batches.as_numpy_iterator()
-        ]
-    return tuple(map(np.concatenate, zip(*parts, strict=True)))
-
-
-def channels_first(images):
-    """Converts an array (n, h, w, c) to a PyTorch tensor (n, c, h, w)."""
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
 def compared(training, seed):
     """Trains three times on the same views.
 
     Returns:
-        dict: "seed", and for each of `TRAININGS` a dict of "accuracy", 0 to 1, and "losses", one
-        per step. For `UNTRAINED` only the accuracy, of the backbone that Keras starts from with its
-        residual blocks switched on, because they start as identities.
+        accuracies: dict of percentages, of each of `TRAININGS` and of `UNTRAINED`: the backbone
+            that Keras starts from with its residual blocks switched on, because they start as
+            identities.
+        losses: dict from each of `TRAININGS` to an array with the loss of every step.
     """
-    from keras_bt.torch_weights import state_dict
+    from keras_bt.torch_weights import backbone_of
     from trainers.runs import backbones
 
     views = training.views(seed)
-    untrained = keras_model(training, seed)
+    untrained, ours = (keras_model(training, seed) for _ in range(2))
     backbones.switch_blocks_on(untrained.backbone)
-    ours, own, same = keras_model(training, seed), *(torch_model(training, seed) for _ in range(2))
-    load(same, state_dict(ours.backbone, ours.projector))
-
-    def accuracy(features, model):
-        return training.accuracy(lambda source: features(model, training.batches(source)))
-
-    results = {"seed": seed, UNTRAINED: {"accuracy": accuracy(keras_features, untrained)}}
-    for name, model, fit, features in (
-        (OURS, ours, fit_keras, keras_features),
-        (OWN_START, own, fit_torch, torch_features),
-        (SAME_START, same, fit_torch, torch_features),
-    ):
+    own, same = (torch_model(training, seed) for _ in range(2))
+    load(same, ours)
+    accuracies, losses = {UNTRAINED: training.percent(untrained.backbone)}, {}
+    for name, model in zip(TRAININGS, (ours, own, same), strict=True):
         started = time.perf_counter()
-        losses = fit(model, views, training.rate)
+        losses[name] = np.array((fit_keras if model is ours else fit_torch)(model, views))
         seconds = time.perf_counter() - started
-        results[name] = {"accuracy": accuracy(features, model), "losses": losses}
+        backbone = model.backbone
+        if model is not ours:
+            state = backbone.state_dict()
+            backbone = backbone_of({name: tensor.numpy() for name, tensor in state.items()})
+        accuracies[name] = training.percent(backbone)
         print(
-            f"seed {seed}, {name}: {len(losses)} steps in {seconds:.0f} s, loss {losses[-1]:.2f}, "
-            f"accuracy {100 * results[name]['accuracy']:.2f}%",
+            f"seed {seed}, {name}: {training.steps} steps in {seconds:.0f} s, loss "
+            f"{losses[name][-1]:.2f}, accuracy {accuracies[name]:.2f}%",
             file=sys.stderr,
             flush=True,
         )
-    return results
+    return accuracies, losses
 
 
-def percent(results, name):
-    """Returns the accuracy of each seed, in percent."""
-    return [100 * result[name]["accuracy"] for result in results]
-
-
-def rows(results, steps_per_epoch):
-    """Formats the table's rows: one per seed, and mean ± standard deviation over the seeds."""
-    untrained = percent(results, UNTRAINED)
-    columns = [[*(f"{x:.2f}" for x in untrained), mean_and_deviation(untrained)]]
-    for name in TRAININGS:
-        accuracies = percent(results, name)
-        losses = [statistics.fmean(r[name]["losses"][-steps_per_epoch:]) for r in results]
-        cells = [f"{a:.2f} ({loss:.2f})" for a, loss in zip(accuracies, losses, strict=True)]
-        cells.append(f"{mean_and_deviation(accuracies)} ({mean_and_deviation(losses)})")
-        columns.append(cells)
-    seeds = [*(str(result["seed"]) for result in results), "mean"]
-    return list(zip(seeds, *columns, strict=True))
+def table(seeds, accuracies):
+    """Formats a row per seed, and mean ± standard deviation over the seeds."""
+    names = (UNTRAINED, *TRAININGS)
+    rows = [
+        [seed, *(f"{found[name]:.2f}" for name in names)]
+        for seed, found in zip(seeds, accuracies, strict=True)
+    ]
+    means = [mean_and_deviation([found[name] for found in accuracies]) for name in names]
+    return aligned(["seed", *names], [*rows, ["mean", *means]])
 
 
 def mean_and_deviation(values):
@@ -279,51 +206,7 @@ def mean_and_deviation(values):
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def verdict(results, name):
-    """Writes a sentence on the difference of the mean accuracies and the spread over seeds."""
-    ours, theirs = percent(results, OURS), percent(results, name)
-    difference = statistics.fmean(ours) - statistics.fmean(theirs)
-    sentence = f"{OURS} − {name}: {difference:+.2f} percentage points of mean accuracy"
-    if len(results) < 2:
-        return f"{sentence}; one seed has no spread."
-    spreads = [statistics.stdev(values) for values in (ours, theirs)]
-    side = "within" if abs(difference) <= max(spreads) else "beyond"
-    deviations = " and ".join(f"{spread:.2f}" for spread in spreads)
-    return f"{sentence}, {side} the spread over seeds: standard deviations {deviations}."
-
-
-def loss_difference(results, steps):
-    """Returns the largest |Keras loss / PyTorch loss − 1| in the first steps of the same start."""
-    ours, theirs = (
-        np.array([result[name]["losses"][:steps] for result in results])
-        for name in (OURS, SAME_START)
-    )
-    return float(np.max(np.abs(ours / theirs - 1)))
-
-
-def checked(args):
-    """Returns the seeds and the widths of the projector's layers, as numbers.
-
-    Raises:
-        ValueError: a flag is out of range, or PyTorch is missing.
-    """
-    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", args.projector):
-        raise ValueError(f"projector must be widths such as 256-256. Received: {args.projector}")
-    seeds = [int(seed) for seed in args.seeds if seed.isdecimal()]
-    if not seeds or len(set(seeds)) < len(args.seeds):
-        raise ValueError(
-            f"seeds must be different whole numbers. Received: {','.join(args.seeds) or 'none'}"
-        )
-    if not 0 < args.rate < math.inf:
-        raise ValueError(f"rate must be a number above 0. Received: {args.rate}")
-    if args.out and not pathlib.Path(args.out).absolute().parent.is_dir():
-        raise ValueError(f"out must be a file in a folder that exists. Received: {args.out}")
-    if importlib.util.find_spec("torch") is None:
-        raise ValueError("The comparison needs PyTorch: pip install torch.")
-    return seeds, [int(width) for width in args.projector.split("-")]
-
-
-def opened(args, widths):
+def opened(args):
     """Returns the training that the flags describe.
 
     Raises:
@@ -350,43 +233,48 @@ def opened(args, widths):
     return Training(
         fitted=source.subset(order[:images]),
         held_out=source.subset(order[images:end]),
-        image_size=args.image_size or min(LARGEST_SIDE, *shape[:2]),
+        image_size=min(LARGEST_SIDE, *shape[:2]),
         batch_size=args.batch_size,
-        epochs=args.epochs,
+        steps=args.epochs * (images // args.batch_size),
         width=args.width,
-        widths=widths,
-        rate=args.rate,
+        widths=[int(width) for width in args.projector.split("-")],
     )
 
 
-def print_compared(args, training, pixels, results):
-    t = training
+def print_compared(args):
+    from keras_bt import data
+    from keras_bt.evaluation.knn import knn_accuracy
+
+    t = opened(args)
+    print(machine(args.threads))
     print(
         f"{args.data}: {t.fitted.num_examples:,} images to train on, {t.held_out.num_examples:,} "
-        f"others to measure on; {t.epochs} epochs of {t.steps_per_epoch} batches of {t.batch_size},"
-        f" {t.image_size} × {t.image_size} pixels\n"
-        f"ResNet-{DEPTH} of width {t.width}, {STEM} stem, projector {args.projector}; Adam, rate "
-        f"{t.rate:g}; float32 on the CPU, {args.threads} threads\n\n"
-        f"Accuracy of {NEIGHBOURS} nearest neighbors in percent; in parentheses the mean loss of "
-        "the last epoch; ±: standard deviation over seeds\n"
+        f"others to measure on; {t.steps} steps of {t.batch_size} images, {t.image_size} × "
+        f"{t.image_size} pixels\n"
+        f"ResNet-{DEPTH} of width {t.width}, {STEM} stem, projector {args.projector}; "
+        f"Adam, rate {RATE:g}; float32 on the CPU, {args.threads} threads\n\n"
+        f"Accuracy of {NEIGHBOURS} nearest neighbors in percent; ±: deviation over seeds\n",
+        flush=True,
     )
-    print(aligned(["seed", UNTRAINED, *TRAININGS], rows(results, t.steps_per_epoch)))
-    print(f"\nRaw pixels: {100 * pixels:.2f}%")
-    for name in (OWN_START, SAME_START):
-        print(verdict(results, name))
-    steps = t.epochs * t.steps_per_epoch
-    first, some, most = (loss_difference(results, k) for k in (1, min(10, steps), steps))
+    accuracies, losses = zip(*(compared(t, int(seed)) for seed in args.seeds), strict=True)
+    print(table(args.seeds, accuracies))
+    raw = (data.raw_pixels(source) for source in (t.fitted, t.held_out))
+    print(f"\nRaw pixels: {100 * knn_accuracy(*next(raw), *next(raw), k=NEIGHBOURS):.2f}%")
+    differences = np.max([abs(found[OURS] / found[SAME_START] - 1) for found in losses], axis=0)
+    first, some, most = (differences[:steps].max() for steps in (1, 10, t.steps))
     print(
         f"From the same start, the relative difference of the losses is {first:.0e} in the first "
-        f"step, at most {some:.0e} in the first {min(10, steps)} and {most:.0e} in all {steps}."
+        f"step, at most {some:.0e} in the first ten and {most:.0e} in all {t.steps}."
     )
 
 
-def main():
+def main(_):
     """Trains, measures and prints."""
     args = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
     with command.mistakes:
-        seeds, widths = checked(args)
+        if importlib.util.find_spec("torch") is None:
+            raise ValueError("The comparison needs PyTorch: pip install torch.")
         with command.quiet_start():
             import tensorflow as tf
 
@@ -396,18 +284,7 @@ def main():
         tf.config.set_visible_devices([], "GPU")
         tensorflow_device.prepare(args.threads)
         torch.set_num_threads(args.threads)
-
-        from keras_bt import data
-
-        training = opened(args, widths)
-        pixels = training.accuracy(data.raw_pixels)
-        print(machine(args.threads), flush=True)
-        results = [compared(training, seed) for seed in seeds]
-        print_compared(args, training, pixels, results)
-        if args.out:
-            settings = {f.name: f.value for f in args.get_key_flags_for_module(sys.argv[0])}
-            content = {"settings": settings, "raw_pixels": pixels, "seeds": results}
-            pathlib.Path(args.out).write_text(json.dumps(content, indent=1) + "\n")
+        print_compared(args)
 
 
 if __name__ == "__main__":
@@ -419,19 +296,15 @@ if __name__ == "__main__":
         f"fifths of the training set, at most {MOST_IMAGES}.",
         1,
     )
-    flags.DEFINE_integer(
-        "image_size",
-        None,
-        f"Side of the views, in pixels. Default: the images' own, at most {LARGEST_SIDE}.",
-        1,
-    )
     flags.DEFINE_integer("epochs", 3, "Epochs of each training.", 1)
     flags.DEFINE_integer("batch_size", 256, "Images per step.", 2)
     flags.DEFINE_integer("width", 16, "Width of the ResNet.", 1)
     flags.DEFINE_string("projector", "256-256-256", "Widths of the projector's layers.")
-    flags.DEFINE_float("rate", 0.001, "Learning rate of Adam.")
+    flags.register_validator(
+        "projector", re.compile(r"[1-9]\d*(-[1-9]\d*)*").fullmatch, "Must be such as 256-256."
+    )
     seeds = "Seeds for weight initialization, data order and views, one training each."
     flags.DEFINE_list("seeds", ["0", "1", "2"], seeds)
     flags.DEFINE_integer("threads", available_cores(), "Threads of each framework.", 1)
-    flags.DEFINE_string("out", None, "JSON file for every loss and accuracy. Default: none.")
-    command.run(main)
+    need_whole_numbers("seeds", 0)
+    app.run(main)

@@ -5,23 +5,22 @@ rest; the other forms get preprocessed images. All start from NumPy arrays or by
 array, use all cores, and take turns. The table also shows how far the features are from those of
 the Keras model. Nothing else should be running on the machine.
 
-PyTorch (`benchmarks.torch_resnet`, with the same weights) and the runtimes of ONNX and LiteRT are
-measured where they are installed.
+PyTorch (`benchmarks.torch_barlow_twins`, with the same weights) and the runtimes of ONNX and LiteRT
+are measured where they are installed.
 """
 
-import contextlib
 import functools
 import itertools
 import pathlib
-import statistics
 import tempfile
 import time
 
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.input_pipeline import write_photographs
-from benchmarks.report import aligned, available_cores, machine
+from benchmarks.input_pipeline import decode_with_pillow, write_photographs
+from benchmarks.report import aligned, available_cores, machine, need_whole_numbers, spread
+from benchmarks.turns import in_turns
 from trainers.cli import command
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "torch", "onnxruntime", "ai-edge-litert")
@@ -48,18 +47,12 @@ def inputs(folder, image_size):
 
     files, pixels = [], []
     for path in write_photographs(folder, 4 * _PHOTOGRAPHS):
-        image = np.asarray(_decoded(path))
+        image = np.asarray(decode_with_pillow(path))
         if image.shape == (375, 500, 3) and len(files) < _PHOTOGRAPHS:  # one shape makes a batch
             files.append(path.read_bytes())
             pixels.append(image)
     floats = normalize(center_crop(np.stack(pixels), image_size)).numpy()
     return {"files": np.array(files, object), "uint8": np.stack(pixels), "float32": floats}
-
-
-def _decoded(path):
-    import tensorflow as tf
-
-    return tf.io.decode_jpeg(path.read_bytes(), channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def saved_model_forms(backbone, folder, image_size):
@@ -93,22 +86,19 @@ def torch_forms(backbone):
     """Returns PyTorch with the weights of a `keras_bt.resnet`, in both of its memory formats."""
     import torch
 
-    from benchmarks import torch_resnet
+    from benchmarks.torch_barlow_twins import resnet_of
     from keras_bt.torch_weights import state_dict
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def form(order):
-        def tensor(x):
-            x = torch.from_numpy(np.ascontiguousarray(x)).to(device)
-            return x.contiguous(memory_format=order) if x.ndim == 4 else x
-
-        state = {name: tensor(x) for name, x in state_dict(backbone).items() if x.ndim}
+    def form(layout):
+        state = {name: torch.tensor(array) for name, array in state_dict(backbone).items()}
+        model = resnet_of(state).to(device, memory_format=layout)
 
         def call(x):
+            images = torch.from_numpy(np.moveaxis(x, -1, 1)).to(device)
             with torch.inference_mode():
-                images = tensor(np.moveaxis(x, -1, 1))
-                return torch_resnet.features(state, images).cpu().numpy()
+                return model(images.contiguous(memory_format=layout)).cpu().numpy()
 
         return "float32", call
 
@@ -191,27 +181,20 @@ def differences(forms, data):
 
 
 def measure(forms, data, batch_sizes, rounds, seconds):
-    """Measures speeds by name and batch size, one per round; a form that fails has none.
-
-    Returns:
-        speeds: dict from (name, batch size) to list of images per second.
-        failures: dict from name to the error.
-    """
-    speeds, failures = {}, {}
+    """Measures in turns; returns (name, batch size) → a list of images per second."""
+    speeds = {}
     for size in batch_sizes:
         batches = {kind: batch_of(x, size) for kind, x in data.items()}
-        for turn in range(rounds + 1):
-            for name, (kind, function) in forms.items():
-                if name in failures:
-                    continue
-                try:
-                    speed = images_per_second(function, batches[kind], seconds if turn else 0)
-                except Exception as error:  # a form for one batch size only, say
-                    failures[name] = f"{type(error).__name__} at batch size {size}: {error}"
-                    continue
-                if turn:  # the first calls compile and allocate
-                    speeds.setdefault((name, size), []).append(speed)
-    return speeds, failures
+
+        def turns(seconds, size=size, batches=batches):
+            return {
+                (name, size): functools.partial(images_per_second, call, batches[kind], seconds)
+                for name, (kind, call) in forms.items()
+            }
+
+        in_turns(turns(seconds=0), 1)  # the first calls compile and allocate
+        speeds |= in_turns(turns(seconds), rounds)
+    return speeds
 
 
 def speed_table(forms, speeds, distances, batch_sizes):
@@ -219,20 +202,14 @@ def speed_table(forms, speeds, distances, batch_sizes):
     taken = {"files": "JPEG files", "uint8": "pixels", "float32": "preprocessed"}
 
     def cell(values):
-        if not values:
-            return "–"
-        digits = 1 if max(values) < 100 else 0
-        median, least, most = (
-            f"{x:.{digits}f}" for x in (statistics.median(values), min(values), max(values))
-        )
-        return f"{median} ({least}–{most})"
+        return spread(values, digits=1 if max(values) < 100 else 0)
 
     rows = [
         [
             name,
             taken[kind],
-            *(cell(speeds.get((name, size))) for size in batch_sizes),
-            f"{distances[name]:.0e}" if name in distances else "–",
+            *(cell(speeds[name, size]) for size in batch_sizes),
+            f"{distances[name]:.0e}",
         ]
         for name, (kind, _) in forms.items()
     ]
@@ -250,23 +227,19 @@ def main(_):
     cores, batch_sizes = available_cores(), [int(size) for size in args.batch_sizes]
     gpus = len(tf.config.list_physical_devices("GPU"))
     print(f"{machine(cores, PACKAGES)}, {gpus} GPUs", flush=True)
-    with contextlib.ExitStack() as stack:
-        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        backbone = new_backbone(args.backbone, args.stem, args.width, args.image_size)
-        millions = backbone.count_params() / 1e6
-        size = args.image_size
-        print(
-            f"{backbone.name}, {millions:.1f} million parameters, {size} × {size} pixels;", end=" "
-        )
-        print(f"{args.rounds} measurements of at least {args.seconds:g} s: median (min–max)")
+    size = args.image_size
+    backbone = new_backbone(args.backbone, args.stem, args.width, size)
+    print(
+        f"{backbone.name}, {backbone.count_params() / 1e6:.1f} million parameters, {size} × {size} "
+        f"pixels; {args.rounds} measurements of at least {args.seconds:g} s: median (min–max)"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
         forms = contestants(backbone, folder, size, cores)
         data = inputs(folder, size)
-        speeds, failures = measure(forms, data, batch_sizes, args.rounds, args.seconds)
-        for name, error in failures.items():
-            print(f"{name} failed. {error}")
-        sound = {name: form for name, form in forms.items() if name not in failures}
+        speeds = measure(forms, data, batch_sizes, args.rounds, args.seconds)
         print()
-        print(speed_table(forms, speeds, differences(sound, data), batch_sizes))
+        print(speed_table(forms, speeds, differences(forms, data), batch_sizes))
 
 
 if __name__ == "__main__":
@@ -275,6 +248,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("width", 64, "Width of a new ResNet.", 1)
     flags.DEFINE_integer("image_size", 224, "Side of the backbone's images, in pixels.", 1)
     flags.DEFINE_list("batch_sizes", ["1", "8", "32", "128"], "Images per call.")
+    need_whole_numbers("batch_sizes", 1)
     flags.DEFINE_integer("rounds", 3, "Measurements of each form and batch size.", 1)
     flags.DEFINE_float("seconds", 1.0, "Minimum duration of a measurement, in seconds.", 0.0)
     app.run(main)

@@ -4,9 +4,12 @@ The formulas are those of the official code (facebookresearch/barlowtwins, main.
 matrix, its view of the off-diagonal elements and its LARS; on one device, so without all-reduce.
 """
 
+import collections
+
 import torch
 from torch import nn
 
+# Blocks of each stage, and whether they are bottlenecks.
 DEPTHS = {18: ((2, 2, 2, 2), False), 50: ((3, 4, 6, 3), True)}
 
 
@@ -58,7 +61,7 @@ class LARS(torch.optim.Optimizer):
 
 
 class Block(nn.Module):
-    """A residual block of ResNet v1.5, basic or bottleneck."""
+    """A residual block of ResNet v1.5, basic or bottleneck, with torchvision's names."""
 
     def __init__(self, channels, filters, stride, bottleneck):
         super().__init__()
@@ -68,10 +71,11 @@ class Block(nn.Module):
             sizes.append((filters, expanded, 1, 1))
         else:
             sizes = [(channels, filters, 3, stride), (filters, filters, 3, 1)]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(i, o, size, s, size // 2, bias=False) for i, o, size, s in sizes
-        )
-        self.normalizations = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in sizes)
+        self.count = len(sizes)
+        for i, (inputs, outputs, size, step) in enumerate(sizes, start=1):
+            convolution = nn.Conv2d(inputs, outputs, size, step, size // 2, bias=False)
+            self.add_module(f"conv{i}", convolution)
+            self.add_module(f"bn{i}", nn.BatchNorm2d(outputs))
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or channels != expanded:
@@ -81,37 +85,54 @@ class Block(nn.Module):
     def forward(self, x):
         """Returns the block's output for its input."""
         y = x
-        for convolution, normalization in zip(self.convolutions, self.normalizations, strict=True):
-            last = convolution is self.convolutions[-1]
-            y = normalization(convolution(y))
-            y = y if last else self.relu(y)
+        for i in range(1, self.count + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = self.relu(y) if i < self.count else y
         y += x if self.downsample is None else self.downsample(x)
         return self.relu(y)
 
 
-def resnet(depth, stem, width=64):
-    """Builds torchvision's ResNet-18 or -50, headless; "small": 3×3 stem without pooling."""
-    blocks, bottleneck = DEPTHS[depth]
-    small = stem == "small"
-    layers = [
-        nn.Conv2d(3, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-    ]
-    if not small:
-        layers.append(nn.MaxPool2d(3, 2, 1))
+def resnet(blocks, bottleneck, stem, width=64):
+    """Builds torchvision's ResNet, headless, with its names; "small": 3×3 stem without pooling."""
+    large = stem == "imagenet"
+    layers = {
+        "conv1": nn.Conv2d(
+            3, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False
+        ),
+        "bn1": nn.BatchNorm2d(width),
+        "relu": nn.ReLU(inplace=True),
+        "maxpool": nn.MaxPool2d(3, 2, 1) if large else nn.Identity(),
+    }
     channels = width
     for stage, count in enumerate(blocks):
-        filters = width * 2**stage
+        filters, stage_blocks = width * 2**stage, []
         for index in range(count):
             stride = 2 if stage > 0 and index == 0 else 1
-            layers.append(Block(channels, filters, stride, bottleneck))
+            stage_blocks.append(Block(channels, filters, stride, bottleneck))
             channels = 4 * filters if bottleneck else filters
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        layers[f"layer{stage + 1}"] = nn.Sequential(*stage_blocks)
+    layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential(collections.OrderedDict(layers))
+
+
+def resnet_of(state):
+    """Builds the ResNet of any depth that a state dict in torchvision's names is of, for inference.
+
+    Args:
+        state: dict from torchvision's names to tensors, without the classifier. A 3×3 `conv1`
+            stands for the stem for small images.
+    """
+    names = {tuple(name.split(".")[:2]) for name in state if name.startswith("layer")}
+    blocks = collections.Counter(stage for stage, _ in sorted(names)).values()
+    width, _, size, _ = state["conv1.weight"].shape
+    stem = "imagenet" if size == 7 else "small"
+    model = resnet(blocks, "layer1.0.conv3.weight" in state, stem, width)
+    model.load_state_dict(state)
+    return model.eval()
 
 
 class BarlowTwins(nn.Module):
-    """The published model: (view_a, view_b) → loss, with two forward passes."""
+    """The published model, in its names: (view_a, view_b) → loss, with two forward passes."""
 
     def __init__(self, backbone, widths):
         super().__init__()
@@ -123,9 +144,9 @@ class BarlowTwins(nn.Module):
             layers += [nn.BatchNorm1d(sizes[i + 1]), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(sizes[-2], sizes[-1], bias=False))
         self.projector = nn.Sequential(*layers)
-        self.normalize = nn.BatchNorm1d(sizes[-1], affine=False)
+        self.bn = nn.BatchNorm1d(sizes[-1], affine=False)
 
     def forward(self, view_a, view_b):
         """Returns the loss of two batches of views."""
         za, zb = (self.projector(self.backbone(view)) for view in (view_a, view_b))
-        return published_loss(za, zb, self.normalize)
+        return published_loss(za, zb, self.bn)

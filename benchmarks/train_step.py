@@ -11,18 +11,24 @@ Memory is the peak of the process, Python and libraries included, as the system 
 """
 
 import dataclasses
+import functools
 import importlib.util
-import itertools
-import json
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.report import aligned, available_cores, machine, peak_gib
+from benchmarks.report import (
+    aligned,
+    available_cores,
+    machine,
+    need_whole_numbers,
+    peak_gib,
+    spread,
+)
+from benchmarks.turns import in_turns, own_process
 from trainers.cli import command
 
 
@@ -116,7 +122,7 @@ class TorchStep:
         self._torch, self._precision = torch, precision
         self.gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
         self._device = "cuda" if self.gpu else "cpu"
-        backbone = published.resnet(network.depth, network.stem, width)
+        backbone = published.resnet(*published.DEPTHS[network.depth], network.stem, width)
         self.model = published.BarlowTwins(backbone, [network.projector] * 3).to(self._device)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model.backbone.to(memory_format=layout)
@@ -146,51 +152,26 @@ class TorchStep:
         return self._torch.cuda.max_memory_allocated()
 
 
-def measure(args):
-    """Trains; prints images per second, peak GiB, parameters and the device as JSON."""
-    framework, precision, options = CONTESTANTS[args.contestant]
-    network = network_of(args, args.network)
-    batch_size = int(args.batch_sizes[0])
+def measure(contestant, network, batch_size, width, threads, steps):
+    """Trains; returns images per second, peak GiB, number of parameters and the device."""
+    framework, precision, options = CONTESTANTS[contestant]
     step = {"keras": KerasStep, "torch": TorchStep}[framework](
-        network, batch_size, args.width, precision, args.threads, **options
+        network, batch_size, width, precision, threads, **options
     )
     step.run(1)  # traces, tunes, allocates
     started = time.perf_counter()
-    step.run(args.steps)
+    step.run(steps)
     seconds = time.perf_counter() - started
-    result = {
-        "images/s": args.steps * batch_size / seconds,
+    return {
+        "images/s": steps * batch_size / seconds,
         "GiB": step.peak_bytes() / _GIB if step.gpu else peak_gib(),
         "parameters": step.parameters,
         "device": step.gpu or "CPU",
     }
-    print(json.dumps(result))
-
-
-def networks_of(args):
-    """Returns the requested networks by name.
-
-    Raises:
-        ValueError: none is requested, one is unknown, or a batch size is not a number above 1.
-    """
-    if not args.networks or not NETWORKS.keys() >= set(args.networks):
-        raise ValueError(
-            f"networks must be among {', '.join(NETWORKS)}. Received: {','.join(args.networks)}."
-        )
-    return {name: network_of(args, name) for name in args.networks}
 
 
 def network_of(args, name):
-    """Returns the network of that name, changed as the flags say.
-
-    Raises:
-        ValueError: a batch size is not a number above 1.
-    """
-    if not all(size.isdecimal() and int(size) > 1 for size in args.batch_sizes or []):
-        raise ValueError(
-            "batch_sizes must be whole numbers of at least 2. "
-            f"Received: {','.join(args.batch_sizes)}."
-        )
+    """Returns the network of that name, changed as the flags say."""
     changes = {
         "image_size": args.image_size,
         "projector": args.projector,
@@ -202,72 +183,34 @@ def network_of(args, name):
 
 def measured(args, network, batch_size, contestants):
     """Measures in turns; returns, by contestant, a list of what each round measured."""
-    own = {
-        "network": network,
-        "batch_sizes": batch_size,
-        "image_size": args.image_size,
-        "projector": args.projector,
-        "width": args.width,
-        "threads": args.threads,
-        "steps": args.steps,
-    }
-    arguments = [f"--{key}={value}" for key, value in own.items() if value is not None]
-    results = {name: [] for name in contestants}
-    for number, name in itertools.product(range(args.rounds), contestants):
-        place = f"{network}, batch {batch_size}, round {number + 1} of {args.rounds}"
-        print(f"{place}: {name}", file=sys.stderr, flush=True)
-        results[name].append(in_a_process(name, arguments))
-    counts = {result["parameters"] for turns in results.values() for result in turns}
+
+    def turn(name):
+        print(f"ResNet-{network.depth}, batch {batch_size}: {name}", file=sys.stderr, flush=True)
+        with own_process() as call:  # a new one, so that only one contestant is in memory
+            return call(measure, name, network, batch_size, args.width, args.threads, args.steps)
+
+    turns = {name: functools.partial(turn, name) for name in contestants}
+    results = in_turns(turns, args.rounds)
+    counts = {result["parameters"] for answers in results.values() for result in answers}
     if len(counts) > 1:
         raise RuntimeError(f"The contestants train different numbers of parameters: {counts}.")
     return results
 
 
-def in_a_process(name, arguments):
-    """Runs `measure` in a process of its own and returns what it prints."""
-    start = [sys.executable, "-m", "benchmarks.train_step", f"--contestant={name}", *arguments]
-    result = subprocess.run(start, stdout=subprocess.PIPE, text=True, check=False)
-    if result.returncode:
-        # A negative status is a signal: 9 if the system ran out of memory.
-        raise SystemExit(f"error: {name} ended with status {result.returncode}; see above.")
-    return json.loads(result.stdout)
-
-
 def rows(batch_size, results):
     """Formats the table's rows, one per contestant."""
-    medians = {
-        name: statistics.median(turn["images/s"] for turn in turns)
-        for name, turns in results.items()
-    }
-    lines = []
-    for name, turns in results.items():
-        speeds = [turn["images/s"] for turn in turns]
-        ratio = f"{medians[name] / medians[PUBLISHED]:.2f}" if PUBLISHED in medians else "–"
-        speed = f"{medians[name]:.2f} ({min(speeds):.2f}–{max(speeds):.2f})"
-        memory = f"{max(turn['GiB'] for turn in turns):.1f}"
-        lines.append([str(batch_size), name, speed, ratio, memory])
-    return lines
-
-
-def print_measured(args):
-    with command.mistakes:
-        networks = networks_of(args)
-    contestants = chosen(args)
-    print(machine(args.threads))
-    for name, network in networks.items():
-        lines = []
-        for batch_size in network.batch_sizes:
-            results = measured(args, name, batch_size, contestants)
-            lines += rows(batch_size, results)
-        devices = {turns[0]["device"] for turns in results.values()}
-        count = next(iter(results.values()))[0]["parameters"]
-        print(
-            f"\nResNet-{network.depth}, {network.stem} stem, {network.image_size} pixels, "
-            f"projector {'-'.join([str(network.projector)] * 3)}, {count / 1e6:.1f} million "
-            f"parameters, on: {', '.join(sorted(devices))}; float32 unless said otherwise\n"
-        )
-        header = ["batch", "step", "images/s", "× published", "GiB at the peak"]
-        print(aligned(header, lines), flush=True)
+    speeds = {name: [turn["images/s"] for turn in turns] for name, turns in results.items()}
+    published = statistics.median(speeds[PUBLISHED]) if PUBLISHED in speeds else None
+    return [
+        [
+            str(batch_size),
+            name,
+            spread(values, digits=2),
+            f"{statistics.median(values) / published:.2f}" if published else "–",
+            f"{max(turn['GiB'] for turn in results[name]):.1f}",
+        ]
+        for name, values in speeds.items()
+    ]
 
 
 def chosen(args):
@@ -287,17 +230,30 @@ def main(_):
     """Measures and prints."""
     args = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if args.contestant:
-        measure(args)
-    else:
-        print_measured(args)
+    contestants = chosen(args)
+    print(machine(args.threads))
+    for network in (network_of(args, name) for name in args.networks):
+        lines = []
+        for batch_size in network.batch_sizes:
+            results = measured(args, network, batch_size, contestants)
+            lines += rows(batch_size, results)
+        devices = {turns[0]["device"] for turns in results.values()}
+        count = next(iter(results.values()))[0]["parameters"]
+        print(
+            f"\nResNet-{network.depth}, {network.stem} stem, {network.image_size} pixels, "
+            f"projector {'-'.join([str(network.projector)] * 3)}, {count / 1e6:.1f} million "
+            f"parameters, on: {', '.join(sorted(devices))}; float32 unless said otherwise\n"
+        )
+        header = ["batch", "step", "images/s", "× published", "GiB at the peak"]
+        print(aligned(header, lines), flush=True)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list(
-        "networks", list(NETWORKS), f"Networks to train, among {', '.join(NETWORKS)}."
-    )
+    names = ", ".join(NETWORKS)
+    flags.DEFINE_list("networks", list(NETWORKS), f"Networks to train, among {names}.")
+    flags.register_validator("networks", set(NETWORKS).issuperset, f"Must be among {names}.")
     flags.DEFINE_list("batch_sizes", None, "Images per batch. Default: the network's own.")
+    need_whole_numbers("batch_sizes", 2)
     flags.DEFINE_integer("image_size", None, "Image side in pixels. Default: the network's own.", 1)
     flags.DEFINE_integer(
         "projector", None, "Width of the projector's layers. Default: the network's own.", 1
@@ -308,6 +264,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", 3, "Steps per measurement.", 1)
     flags.DEFINE_bool("variants", False, "Also measure variants that are not the default here.")
     flags.DEFINE_bool("float32_only", False, "Leave out bfloat16.")
-    flags.DEFINE_string("contestant", None, "Set by the benchmark itself, for one process.")
-    flags.DEFINE_string("network", None, "Set by the benchmark itself, for one process.")
     app.run(main)

@@ -1,40 +1,45 @@
-"""Processes that take turns, so that they are measured under the same conditions."""
+"""Contestants that take turns, so that they are measured under the same conditions."""
 
+import concurrent.futures
 import contextlib
-import json
-import os
-import subprocess
-import sys
+import math
+import multiprocessing
+import time
 
 
 @contextlib.contextmanager
-def taking_turns(module, arguments, **environment):
-    """Starts `python -m module arguments`, which must answer as `answer_turns` does.
+def own_process():
+    """Yields a function `(function, *arguments)` that calls functions in one new process.
 
-    Yields a function: each call requests one turn, waits for it, and returns its result.
+    What they cache there stays for the next call. Flags are not parsed there.
     """
-    command = [sys.executable, "-m", module, *arguments]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=os.environ | environment, **pipes) as process:
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
 
-        def turn(request=None):
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-            answer = process.stdout.readline()
-            if not answer:
-                raise RuntimeError(f"{' '.join(command[1:])} failed; see above.")
-            return json.loads(answer)
+        def call(function, *arguments):
+            try:
+                return pool.submit(function, *arguments).result()
+            except concurrent.futures.process.BrokenProcessPool:
+                raise SystemExit("error: A process was ended: out of memory?") from None
 
-        try:
-            yield turn
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            process.wait()
+        yield call
 
 
-def answer_turns(function):
-    """Prints `function(request)` for every requested turn, until there are no more."""
-    for line in sys.stdin:
-        print(json.dumps(function(json.loads(line))), flush=True)
+def in_turns(turns, rounds, seconds=math.inf):
+    """Calls functions in turns.
+
+    Args:
+        turns: dict from name to function without arguments.
+        rounds: int, number of turns of each.
+        seconds: float; no further round starts once this time has passed.
+
+    Returns:
+        dict from name to the list of what the function returned.
+    """
+    started, results = time.perf_counter(), {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            results[name].append(turn())
+        if time.perf_counter() - started > seconds:
+            break
+    return results
