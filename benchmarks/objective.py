@@ -24,11 +24,10 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks import costs
+from benchmarks import costs, tensorflow_device
 from benchmarks.costs import FORMS
 from benchmarks.report import aligned, available_cores, machine, need_whole_numbers, peak_gib
 from benchmarks.turns import in_turns, own_process
-from trainers.cli import command
 
 TORCH = "PyTorch"
 REDUNDANCY_WEIGHT = 0.0051
@@ -84,18 +83,17 @@ class Framework:
 class TensorFlow(Framework):
     """This project's objective."""
 
-    def __init__(self, threads, tf32):
-        with command.quiet_start():
-            import tensorflow as tf
-
-            from benchmarks import tensorflow_device
-            from keras_bt.objectives import barlow_twins as objective
-        self._tf, self._objective = tf, objective
+    def __init__(self, threads):
         self.gpu = tensorflow_device.prepare(threads)
-        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        self._tf = tf
 
     def steps(self, n, d):
         """Returns, by form, functions that compute loss and gradients and return the loss."""
+        from keras_bt.objectives.barlow_twins import barlow_twins_loss
+
         tf, views = self._tf, [self._tf.constant(z) for z in embeddings(n, d)]
 
         def step(form):
@@ -103,7 +101,7 @@ class TensorFlow(Framework):
             def loss_and_gradients(za, zb):
                 with tf.GradientTape() as tape:
                     tape.watch([za, zb])
-                    loss = self._objective.barlow_twins_loss(za, zb, REDUNDANCY_WEIGHT, form)
+                    loss = barlow_twins_loss(za, zb, REDUNDANCY_WEIGHT, form)
                 return loss, *tape.gradient(loss, [za, zb])
 
             return lambda: loss_and_gradients(*views)[0]
@@ -126,13 +124,12 @@ class TensorFlow(Framework):
 class PyTorch(Framework):
     """The published formula, whose only form is `TORCH`."""
 
-    def __init__(self, threads, tf32):
+    def __init__(self, threads):
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
         import torch
 
         self._torch = torch
         torch.set_num_threads(threads)
-        torch.backends.cuda.matmul.allow_tf32 = tf32
         self.gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
     def steps(self, n, d):
@@ -167,13 +164,13 @@ class PyTorch(Framework):
 
 
 @functools.cache
-def started(name, threads, tf32):
-    """Returns this process's framework of that name."""
-    return {"TensorFlow": TensorFlow, TORCH: PyTorch}[name](threads, tf32)
+def started(framework, threads):
+    """Returns this process's instance of a subclass of `Framework`."""
+    return framework(threads)
 
 
-def gpu_of(start):
-    """Returns the name of the GPU that the framework `started(*start)` uses, or None."""
+def gpu_of(*start):
+    """Returns the name of the GPU that `started(*start)` uses, or None."""
     return started(*start).gpu
 
 
@@ -217,10 +214,10 @@ def measured_cell(calls, n, d, forms, rounds):
     }
 
 
-def check_losses(n, d, cell, tolerance):
+def check_losses(n, d, cell):
     """Raises RuntimeError unless the forms, and PyTorch, have the same loss."""
     losses = {form: result["loss"] for form, result in cell.items()}
-    if max(losses.values()) - min(losses.values()) > tolerance * abs(min(losses.values())):
+    if max(losses.values()) - min(losses.values()) > 1e-4 * abs(min(losses.values())):
         raise RuntimeError(f"All must compute the same loss for {n} × {d}. Received: {losses}.")
 
 
@@ -244,63 +241,48 @@ def row(n, d, cell, chosen):
     return [f"{n} × {d}", *cells(seconds, 1e-3), worse, *cells(memory, _MIB)]
 
 
-def table(rows):
-    """Formats the rows under their header."""
-    ms, mib = ([f"{form}, {unit}" for form in (*FORMS, TORCH)] for unit in ("ms", "MiB"))
-    ratio = f"{TORCH} / auto"
-    header = ["n × d", *ms, ratio, "auto / better", *mib, ratio]
-    return aligned(header, rows)
-
-
 def print_measured(args):
-    sizes = [(int(n), int(d)) for d, n in itertools.product(args.d, args.n)]
     calls, gpus = {}, {}
     with contextlib.ExitStack() as stack:
-        for name, forms in (("TensorFlow", FORMS), (TORCH, [TORCH])):
-            if name == TORCH and not importlib.util.find_spec("torch"):
-                continue
-            start = (name, args.threads, args.tf32)
-            call = stack.enter_context(own_process())
-            gpus[name] = call(gpu_of, start)
-            calls |= dict.fromkeys(forms, functools.partial(call, measure, start))
-        gpu, torch_gpu = gpus["TensorFlow"], gpus.get(TORCH)
-        reason = None
-        if TORCH not in gpus:
-            reason = "it is not installed"
-        elif bool(torch_gpu) != bool(gpu):
-            reason = f"it sees {torch_gpu or 'no GPU'}, TensorFlow {gpu or 'none'}"
+        for framework, forms in ((TensorFlow, FORMS), (PyTorch, [TORCH])):
+            if framework is TensorFlow or importlib.util.find_spec("torch"):
+                call = stack.enter_context(own_process())
+                gpus[framework] = call(gpu_of, framework, args.threads)
+                turn = functools.partial(call, measure, (framework, args.threads))
+                calls |= dict.fromkeys(forms, turn)
+        gpu = gpus[TensorFlow]
+        print(f"{machine()}\n{gpu or f'CPU, {args.threads} threads'}; float32")
+        print(
+            f"Loss and gradients. ms: median of up to {args.rounds} rounds; MiB: peak beyond the "
+            "inputs. *: what auto chooses"
+        )
+        if PyTorch not in gpus:
+            print(f"{TORCH} is left out: it is not installed.")
+        elif bool(gpus[PyTorch]) != bool(gpu):
+            print(f"{TORCH} is left out: of the two, only one sees a GPU.")
             del calls[TORCH]
-        print_header(args, gpu, reason)
+        print(flush=True)
         rows, skipped, processes = [], [], {}
-        for n, d in sizes:
+        for d, n in itertools.product(map(int, args.d), map(int, args.n)):
             forms = [f for f in calls if expected_bytes(n, d, f) <= args.max_gib * _GIB]
             skipped += [f"{form} at {n} × {d}" for form in calls if form not in forms]
             chosen = costs.chosen_form(n, d)  # what auto takes
             if chosen not in forms:
                 continue
             cell = measured_cell(calls, n, d, forms, args.rounds)
-            check_losses(n, d, cell, 1e-2 if args.tf32 else 1e-4)
+            check_losses(n, d, cell)
             rows.append(row(n, d, cell, chosen))
             for form, result in cell.items():
                 processes[TORCH if form == TORCH else "TensorFlow"] = result["process"]
             print(" | ".join(rows[-1]), file=sys.stderr)  # the table itself comes at the end
     if rows:
-        print(table(rows))
+        ms, mib = ([f"{form}, {unit}" for form in (*FORMS, TORCH)] for unit in ("ms", "MiB"))
+        ratio = f"{TORCH} / auto"
+        print(aligned(["n × d", *ms, ratio, "auto / better", *mib, ratio], rows))
         found = [f"{name} {gib:.2f} GiB" for name, gib in processes.items()]
         print(f"\nPeak memory of each whole process over all of these: {', '.join(found)}.")
     if skipped:
         print(f"\nNot measured (need more than {args.max_gib:g} GiB): {', '.join(skipped)}.")
-
-
-def print_header(args, gpu, left_out):
-    device = gpu or f"CPU, {args.threads} threads"
-    print(machine())
-    print(f"{device}; float32{', products in TF32' if gpu and args.tf32 else ''}")
-    print(
-        f"Loss and gradients. ms: median of up to {args.rounds} rounds; MiB: peak beyond the "
-        "inputs. *: what auto chooses"
-    )
-    print(f"{TORCH} is left out: {left_out}.\n" if left_out else "", flush=True)
 
 
 def main(_):
@@ -317,5 +299,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 5, "Turns of each form at each size.", 1)
     flags.DEFINE_float("max_gib", 12.0, "Skip what is expected to need more memory, in GiB.", 0)
     flags.DEFINE_integer("threads", available_cores(), "Threads of each framework on the CPU.", 1)
-    flags.DEFINE_bool("tf32", False, "Compute matrix products in TF32 on GPUs that have it.")
     app.run(main)

@@ -26,6 +26,7 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks import tensorflow_device
 from benchmarks.report import aligned, available_cores, machine, need_whole_numbers
 from trainers.cli import command
 
@@ -275,14 +276,11 @@ def main(_):
     with command.mistakes:
         if importlib.util.find_spec("torch") is None:
             raise ValueError("The comparison needs PyTorch: pip install torch.")
-        with command.quiet_start():
-            import tensorflow as tf
-
-            from benchmarks import tensorflow_device
+        tensorflow_device.prepare(args.threads)
+        import tensorflow as tf
         import torch
 
         tf.config.set_visible_devices([], "GPU")
-        tensorflow_device.prepare(args.threads)
         torch.set_num_threads(args.threads)
         print_compared(args)
 

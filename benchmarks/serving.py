@@ -154,11 +154,6 @@ def contestants(backbone, folder, image_size, cores):
     return found
 
 
-def batch_of(x, size):
-    """Returns a batch of `size` images, repeating them as needed."""
-    return x[np.arange(size) % len(x)]
-
-
 def images_per_second(function, batch, seconds):
     """Measures images per second by calling a function for `seconds`, at least once."""
     start = time.perf_counter()
@@ -184,7 +179,8 @@ def measure(forms, data, batch_sizes, rounds, seconds):
     """Measures in turns; returns (name, batch size) → a list of images per second."""
     speeds = {}
     for size in batch_sizes:
-        batches = {kind: batch_of(x, size) for kind, x in data.items()}
+        # A batch that is larger repeats the images.
+        batches = {kind: x[np.arange(size) % len(x)] for kind, x in data.items()}
 
         def turns(seconds, size=size, batches=batches):
             return {

@@ -1,10 +1,16 @@
 """Prepares TensorFlow for a benchmark: number of threads, and the GPU if there is one."""
 
-import tensorflow as tf
+from trainers.cli import command
 
 
 def prepare(threads):
-    """Sets the threads per operation and lets GPU memory grow; returns the GPU's name, or None."""
+    """Imports TensorFlow quietly, sets the threads per operation and lets GPU memory grow.
+
+    Returns:
+        The GPU's name, or None.
+    """
+    with command.quiet_start():
+        import tensorflow as tf
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     gpus = tf.config.get_visible_devices("GPU")
     for gpu in gpus:

@@ -20,6 +20,7 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks import tensorflow_device
 from benchmarks.report import (
     aligned,
     available_cores,
@@ -29,7 +30,6 @@ from benchmarks.report import (
     spread,
 )
 from benchmarks.turns import in_turns, own_process
-from trainers.cli import command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +75,13 @@ class KerasStep:
     def __init__(
         self, network, batch_size, width, precision, threads, jit_compile="auto", fused=True
     ):
-        with command.quiet_start():
-            import keras
-            import tensorflow as tf
-
-            from benchmarks import tensorflow_device
-            from keras_bt import LARS, BarlowTwins, projector, resnet
-        self._tf = tf
         self.gpu = tensorflow_device.prepare(threads)
+        import keras
+        import tensorflow as tf
+
+        from keras_bt import LARS, BarlowTwins, projector, resnet
+
+        self._tf = tf
         if precision != "float32":
             keras.config.set_dtype_policy(f"mixed_{precision}")
         side = network.image_size

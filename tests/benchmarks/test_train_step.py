@@ -1,7 +1,9 @@
 """Runs the benchmark of whole steps with tiny numbers; speed is not tested."""
 
+import contextlib
 import importlib.util
 import re
+import types
 
 import benchmark_run
 import pytest
@@ -38,29 +40,27 @@ def test_measures_every_contestant_at_every_batch_size():
 
 
 def test_contestants_must_train_the_same_number_of_parameters(monkeypatch):
-    class Flags:
-        image_size = projector = width = threads = None
-        rounds = steps = 1
+    @contextlib.contextmanager
+    def own_process():
+        yield lambda function, name, *arguments: {"parameters": len(name)}
 
-    monkeypatch.setattr(
-        train_step, "in_a_process", lambda name, arguments: {"parameters": len(name)}
-    )
+    monkeypatch.setattr(train_step, "own_process", own_process)
+    args = types.SimpleNamespace(rounds=1, steps=1, width=4, threads=1)
     with pytest.raises(RuntimeError, match="different numbers of parameters"):
-        train_step.measured(Flags, "resnet18", 4, ["one", "another"])
+        train_step.measured(args, train_step.NETWORKS["resnet18"], 4, ["one", "another"])
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--networks=vgg", "networks must be among resnet50, resnet18. Received: vgg."),
-        ("--batch_sizes=x", "batch_sizes must be whole numbers of at least 2. Received: x."),
-        ("--batch_sizes=8,1", "batch_sizes must be whole numbers of at least 2. Received: 8,1."),
+        ("--networks=vgg", "--networks=['vgg']: Must be among resnet50, resnet18."),
+        ("--batch_sizes=8,1", "--batch_sizes=['8', '1']: Must be whole numbers of at least 2."),
     ],
 )
-def test_a_mistake_ends_in_one_line(flag, message):
+def test_a_mistake_is_told(flag, message):
     result = benchmark_run.run("train_step", flag)
     assert result.returncode == 1
-    assert result.stderr == f"error: {message}\n"
+    assert message in result.stderr
 
 
 @pytest.mark.slow
