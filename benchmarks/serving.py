@@ -57,22 +57,18 @@ def inputs(folder, image_size):
 
 def saved_model_forms(backbone, folder, image_size):
     """Returns the forms of TensorFlow and Keras: name → (kind of input, function to features)."""
-    import keras
     import tensorflow as tf
 
     from keras_bt.saved_model import export_saved_model
-    from keras_bt.workdir import save_model
 
     loaded = tf.saved_model.load(export_saved_model(backbone, folder / "saved_model", image_size))
-    save_model(backbone, folder / "backbone.keras")
-    model = keras.models.load_model(folder / "backbone.keras", compile=False)
 
     def call(name, argument, x):
         # The signature, which TensorFlow Serving calls too, is never retraced.
         return loaded.signatures[name](**{argument: tf.constant(x)})["features"].numpy()
 
     def predict(x):
-        return model.predict(x, batch_size=len(x), verbose=0)
+        return backbone.predict(x, batch_size=len(x), verbose=0)
 
     return {
         KERAS: ("float32", predict),
