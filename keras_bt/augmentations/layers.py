@@ -26,7 +26,11 @@ _serializable = keras.saving.register_keras_serializable(package="keras_bt")
 
 
 class ImageLayer(VectorizedBaseImageAugmentationLayer):
-    """Base class of the layers, which handles shapes, dtype and seeds."""
+    """Base class of the layers, which handles shapes, dtype and seeds.
+
+    Subclasses define `_augment_batch(images, seed)`: images (b, h, w, 3) of any real dtype to
+    float32, drawing from `self._seed(seed)`, where `seed` is None if the call brings none.
+    """
 
     arguments: tuple[str, ...] = ("seed", "salt")  # the constructor's, for `get_config`
     moves_pixels = False  # if True, boxes and masks would have to move too
@@ -48,11 +52,7 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         return {**inputs, "images": augment(images, inputs.get("seed"))}
 
     def _augment_batch(self, images, seed):
-        images = tf.cast(images, tf.float32)
-        transformations = self.get_random_transformation_batch(
-            tf.shape(images)[0], images=images, seed=seed
-        )
-        return self.augment_images(images, transformations)
+        raise NotImplementedError
 
     def _augment_one(self, image, seed):
         return self._augment_batch(image[None], seed)[0]
@@ -110,21 +110,11 @@ class _ChosenImages(ImageLayer):
         self.probability = probability
 
     def _augment_batch(self, images, seed):
+        images = tf.cast(images, tf.float32)
         if self.probability == 0:
-            return tf.cast(images, tf.float32)
-        return super()._augment_batch(images, seed)
-
-    def get_random_transformation_batch(
-        self, batch_size: int | Tensor, images: Tensor = None, seed: Tensor = None, **kwargs: Any
-    ) -> Tensor:
-        """Draws which images are chosen and what `_transform` needs."""
-        shape = (batch_size, 1 + self.number_of_draws)
-        draws = uniform(self._seed(seed), shape)
-        return {"chosen": draws[:, 0] < self.probability, "draws": draws[:, 1:]}
-
-    def augment_images(self, images: Tensor, transformations: Any, **kwargs: Any) -> Tensor:
-        """Transforms the chosen images."""
-        chosen, draws = transformations["chosen"], transformations["draws"]
+            return images
+        draws = uniform(self._seed(seed), (tf.shape(images)[0], 1 + self.number_of_draws))
+        chosen, draws = draws[:, 0] < self.probability, draws[:, 1:]
         if self.probability == 1:
             return self._transform(images, draws)
 
@@ -187,22 +177,17 @@ class RandomResizedCrop(ImageLayer):
             )
         self.interpolation = interpolation
 
-    def get_random_transformation_batch(
-        self, batch_size: int | Tensor, images: Tensor = None, seed: Tensor = None, **kwargs: Any
-    ) -> Tensor:
-        """Draws the boxes, int32 (b, 4)."""
-        height, width = tf.shape(images)[1], tf.shape(images)[2]
-        return resampling.random_crop_boxes(
-            self._seed(seed), batch_size, height, width, self.area, self.aspect
-        )
+    def _boxes(self, images, seed):
+        b, h, w, _ = tf.unstack(tf.shape(images))
+        seed = self._seed(seed)
+        return resampling.random_crop_boxes(seed, b, h, w, self.area, self.aspect)
 
-    def augment_images(self, images: Tensor, transformations: Any, **kwargs: Any) -> Tensor:
-        """Crops and resizes."""
-        return resampling.crop_and_resize(images, transformations, self.size, self.interpolation)
+    def _augment_batch(self, images, seed):
+        boxes = self._boxes(images, seed)
+        return resampling.crop_and_resize(images, boxes, self.size, self.interpolation)
 
     def _augment_one(self, image, seed):
-        box = self.get_random_transformation_batch(1, images=image[None], seed=seed)
-        top, left, height, width = tf.unstack(box[0])
+        top, left, height, width = tf.unstack(self._boxes(image[None], seed)[0])
         crop = image[top : top + height, left : left + width]
         return resampling.resize(crop, self.size, self.interpolation)
 
@@ -417,16 +402,11 @@ class Normalize(ImageLayer):
                 f"Received: mean={mean}, std={std}."
             )
 
-    def get_random_transformation_batch(self, batch_size: int | Tensor, **kwargs: Any) -> None:
-        """Draws nothing."""
-        return None
-
-    def augment_images(self, images: Tensor, transformations: Any, **kwargs: Any) -> Tensor:
-        """Shifts and scales the channels."""
+    def _augment_batch(self, images, seed):
         # One multiplication and one addition, with constants computed in Python's float64.
         scale = [1 / (255 * std) for std in self.std]
         offset = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-        return images * tf.constant(scale) + tf.constant(offset)
+        return tf.cast(images, tf.float32) * tf.constant(scale) + tf.constant(offset)
 
 
 def _checked_range(name, pair, above, up_to=float("inf")):

@@ -75,12 +75,11 @@ class TwoRateSGD(keras.optimizers.Optimizer):
         name: str = "two_rate_sgd",
         **kwargs: Any,
     ):
-        for label, value, good in (
-            ("backbone_ratio", backbone_ratio, 0 <= backbone_ratio < math.inf),
-            ("momentum", momentum, 0 <= momentum < 1),
-        ):
-            if not good:
-                raise ValueError(f"{label} is out of range. Received: {label}={value}.")
+        if not 0 <= backbone_ratio < math.inf or not 0 <= momentum < 1:
+            raise ValueError(
+                "backbone_ratio must be a number ≥ 0, and momentum in [0, 1). "
+                f"Received: backbone_ratio={backbone_ratio}, momentum={momentum}."
+            )
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.backbone_ratio = backbone_ratio
         self.momentum = momentum
@@ -252,12 +251,25 @@ def classifier(backbone: keras.Model, classes: int, from_scratch: bool = False) 
     Raises:
         ValueError: if there are fewer than two classes, or the backbone cannot be copied.
     """
-    if classes < 2:
-        raise ValueError(f"There must be at least two classes. Received: classes={classes}.")
+    copy = copy_of(backbone, from_scratch)
+    for layer in copy._flatten_layers():  # one by one: setting the model's own may change nothing
+        layer.trainable = True
+    images = keras.layers.Input(copy.input_shape[1:], name="images")
+    head = linear_head(classes, _free_name(copy, "head"))
+    model = keras.Model(images, head(copy(images)), name="classifier")
+    prepare_batch_normalization(model)
+    return model
+
+
+def copy_of(backbone: keras.Model, from_scratch: bool = False) -> keras.Model:
+    """Copies a backbone with its weights, or newly initialized.
+
+    Raises:
+        ValueError: if it is neither a functional nor a sequential model.
+    """
     try:
         copy = keras.models.clone_model(backbone)
-        images = keras.layers.Input(copy.input_shape[1:], name="images")
-        features = copy(images)
+        copy.input_shape  # noqa: B018  (raises for those that cloning lets pass)
     except Exception as error:  # Keras raises nearly anything for subclassed models
         raise ValueError(
             "The backbone must be a functional or a sequential model. "
@@ -265,17 +277,23 @@ def classifier(backbone: keras.Model, classes: int, from_scratch: bool = False) 
         ) from error
     if not from_scratch:
         copy.set_weights(backbone.get_weights())
-    for layer in copy._flatten_layers():  # one by one: setting the model's own may change nothing
-        layer.trainable = True
-    head = keras.layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-        dtype="float32",  # under any precision policy
-        name=_free_name(copy, "head"),
+    return copy
+
+
+def linear_head(
+    classes: int, name: str, seed: int | None = None, **kwargs: Any
+) -> keras.layers.Dense:
+    """Makes a linear layer with a kernel N(0, 0.01) and zero biases, in float32 under any policy.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(f"There must be at least two classes. Received: classes={classes}.")
+    kernel = keras.initializers.RandomNormal(stddev=0.01, seed=seed)
+    return keras.layers.Dense(
+        classes, kernel_initializer=kernel, dtype="float32", name=name, **kwargs
     )
-    model = keras.Model(images, head(features), name="classifier")
-    prepare_batch_normalization(model)
-    return model
 
 
 def _free_name(model, name):
@@ -295,10 +313,10 @@ def compile_classifier(
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     backbone_ratio: float,
 ) -> None:
-    """Compiles a model from `classifier`, with top-1 and, from six classes on, top-5 accuracy.
+    """Compiles a classifier, with top-1 and, from six classes on, top-5 accuracy.
 
     Args:
-        model: the classifier.
+        model: logits (b, classes) from a head that is its last layer, as from `classifier`.
         learning_rate: rate of the head.
         backbone_ratio: rate of the backbone divided by that of the head, ≥ 0.
     """

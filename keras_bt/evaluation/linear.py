@@ -49,23 +49,6 @@ class ProbeResult:
     predictions: np.ndarray = dataclasses.field(repr=False, compare=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class FewLabelResult:
-    """Accuracy from a few labels per class, over several draws of them.
-
-    Attributes:
-        mean: mean accuracy of the draws, 0 to 1.
-        standard_deviation: between draws (with n - 1 in the denominator); 0 for a single draw.
-        accuracies: accuracy of each draw.
-        labels_per_class: number of labels per class.
-    """
-
-    mean: float
-    standard_deviation: float
-    accuracies: tuple[float, ...]
-    labels_per_class: int
-
-
 def logistic_probe(
     train_features: np.ndarray,
     train_labels: np.ndarray,
@@ -149,8 +132,7 @@ def few_label_probe(
     labels_per_class: int = 5,
     draws: int = 10,
     seed: int = 0,
-    regularization: float = FEW_LABEL_C,
-) -> FewLabelResult:
+) -> list[float]:
     """Fits logistic probes on a few labels per class, drawn several times.
 
     Each draw takes the same number of random training images of every class and uses these alone,
@@ -165,18 +147,14 @@ def few_label_probe(
         labels_per_class: training images drawn from each class.
         draws: number of draws. Draw i is the same whatever their number.
         seed: seed of the draws: the same seed draws the same images for other features.
-        regularization: scikit-learn's C, the *inverse* L2 penalty, on standardized features.
 
     Returns:
-        The accuracy of each draw, their mean and deviation.
+        The accuracy of each draw, 0 to 1.
 
     Raises:
-        ValueError: as for `logistic_probe`, and if a class has too few images or `draws` is below
-            1.
+        ValueError: as for `logistic_probe`, and if a class has too few images.
     """
     train_labels = checked_labels(train_labels, len(train_features), "train_labels")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1. Received: draws={draws}.")
     accuracies = []
     for draw in range(draws):
         chosen = balanced_indices(train_labels, labels_per_class, seed=(seed, draw))
@@ -185,15 +163,10 @@ def few_label_probe(
             train_labels[chosen],
             test_features,
             test_labels,
-            regularization=float(regularization),
+            regularization=FEW_LABEL_C,
         )
         accuracies.append(result.top1)
-    return FewLabelResult(
-        mean=float(np.mean(accuracies)),
-        standard_deviation=float(np.std(accuracies, ddof=1)) if draws > 1 else 0.0,
-        accuracies=tuple(accuracies),
-        labels_per_class=labels_per_class,
-    )
+    return accuracies
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:

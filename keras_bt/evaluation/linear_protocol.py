@@ -2,7 +2,7 @@
 
 >>> batches = tf.data.Dataset.from_tensor_slices((features, labels)).batch(4)
 >>> linear = linear_classifier(features.shape[1], classes=3)  # in `strategy.scope()`, if any
->>> train(linear, batches, batches, cosine_rates(0.3, epochs=3)).summary()["top1"]
+>>> summarize(train(linear, batches, batches, epoch_rates("cosine", 0.3, epochs=3)))["top1"]
 1.0
 
 In place of the length of the features, `linear_classifier` takes a backbone, and `train` then takes
@@ -11,7 +11,6 @@ images: slower than features extracted once, but with augmentation.
 Source: section 3.1 of Barlow Twins, "Linear evaluation", and `evaluate.py` of its code.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bt.evaluation.finetune import CrossEntropy, TwoRateSGD, epoch_rates, in_top_k
+from keras_bt.evaluation.finetune import compile_classifier, copy_of, epoch_rates, linear_head
 from keras_bt.typing import Tensor
 
 EPOCHS = 100
@@ -28,50 +27,10 @@ RATE = 0.3  # for a batch of 256 or any other size: it is not scaled
 WEIGHT_DECAY = 1e-6
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearResult:
-    """Test accuracies after each epoch, 0 to 1.
-
-    Attributes:
-        top1: share of images whose class has the highest logit.
-        top5: share of images whose class is among the five highest; None for five classes or fewer,
-            where it would say nothing.
-    """
-
-    top1: tuple[float, ...]
-    top5: tuple[float, ...] | None
-
-    @classmethod
-    def of(cls, history: Mapping[str, Sequence[float]]) -> "LinearResult":
-        """Reads the accuracies from lists by name, such as the `history` of Keras' `History`."""
-        top5 = history.get("val_top5")
-        top1 = tuple(map(float, history["val_top1"]))
-        return cls(top1, tuple(map(float, top5)) if top5 is not None else None)
-
-    def summary(self) -> dict[str, Any]:
-        """Summarizes the accuracies as JSON values.
-
-        Returns:
-            `top1` and `top5` after the last epoch; `best_top1` and `best_top5`, chosen over all
-            epochs independently, as in the published code; `best_epoch`, the first with that
-            `best_top1`, from 1; and the number of `epochs`. The best are chosen on the test set,
-            the last are not.
-        """
-        return {
-            "top1": self.top1[-1],
-            "top5": self.top5 and self.top5[-1],
-            "best_top1": max(self.top1),
-            "best_top5": self.top5 and max(self.top5),
-            "best_epoch": int(np.argmax(self.top1)) + 1,
-            "epochs": len(self.top1),
-        }
-
-
 def linear_classifier(
     features: int | keras.Model,
     classes: int,
     weight_decay: float = WEIGHT_DECAY,
-    momentum: float = 0.9,
     seed: int = 0,
 ) -> keras.Model:
     """Builds a linear classifier of features, or of images through a frozen copy of a backbone.
@@ -82,7 +41,8 @@ def linear_classifier(
 
         g ← ∂L/∂w + β w,   m ← μ m + g,   w ← w − rate · m
 
-    with weight decay β on kernel and bias alike, and the rate outside the momentum, as in PyTorch.
+    with μ = 0.9, weight decay β on kernel and bias alike, and the rate outside the momentum, as in
+    PyTorch.
     Here β w is the gradient of an L2 penalty of β/2, because Keras' own weight decay is not part of
     g.
 
@@ -93,7 +53,6 @@ def linear_classifier(
             (b, d).
         classes: number of classes, at least 2.
         weight_decay: β ≥ 0.
-        momentum: μ in [0, 1).
         seed: seed of the kernel.
 
     Returns:
@@ -104,32 +63,19 @@ def linear_classifier(
         ValueError: if there are fewer than two classes, `weight_decay` is negative or not a number,
             or the backbone cannot be copied.
     """
-    if classes < 2:
-        raise ValueError(f"There must be at least two classes. Received: classes={classes}.")
     if not 0 <= weight_decay < math.inf:
         raise ValueError(f"weight_decay must be a number ≥ 0. Received: {weight_decay}.")
     if isinstance(features, int):
         inputs = vectors = keras.Input((features,), name="features")
     else:
-        frozen = _frozen_copy(features)
+        frozen = Frozen(copy_of(features), name="backbone")
         inputs = keras.Input(features.input_shape[1:], name="images")
         vectors = frozen(inputs)
     penalty = keras.regularizers.L2(weight_decay / 2)
-    head = keras.layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=seed),
-        kernel_regularizer=penalty,
-        bias_regularizer=penalty,
-        dtype="float32",  # under any precision policy
-        name="linear_classifier",
-    )
+    decay = {"kernel_regularizer": penalty, "bias_regularizer": penalty}
+    head = linear_head(classes, "linear_classifier", seed, **decay)
     model = keras.Model(inputs, head(vectors), name="linear_evaluation")
-    ks = (1, 5) if classes > 5 else (1,)
-    model.compile(
-        TwoRateSGD(RATE, backbone_ratio=1.0, momentum=momentum, head=head.name),
-        loss=CrossEntropy(),
-        metrics=[keras.metrics.MeanMetricWrapper(in_top_k, name=f"top{k}", k=k) for k in ks],
-    )
+    compile_classifier(model, RATE, backbone_ratio=1.0)
     return model
 
 
@@ -154,10 +100,6 @@ class Frozen(keras.layers.Layer):
         """Runs the model on images in inference mode."""
         return self.model(images, training=False)
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Returns the model's output shape."""
-        return self.model.compute_output_shape(input_shape)
-
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
@@ -166,27 +108,6 @@ class Frozen(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> "Frozen":
         """Builds the layer from what `get_config` returned."""
         return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
-
-
-def _frozen_copy(backbone):
-    try:
-        copy = keras.models.clone_model(backbone)
-    except Exception as error:  # Keras raises nearly anything for subclassed models
-        raise ValueError(
-            "The backbone must be a functional or a sequential model. "
-            f"Received: a {type(backbone).__name__} ({error})."
-        ) from error
-    copy.set_weights(backbone.get_weights())
-    return Frozen(copy, name="backbone")
-
-
-def cosine_rates(rate: float, epochs: int) -> list[float]:
-    """Computes one rate per epoch: rate · (1 + cos(π e / epochs)) / 2 for e = 0, 1, ….
-
-    Raises:
-        ValueError: if the rate is not a number ≥ 0, or there are no epochs.
-    """
-    return epoch_rates("cosine", rate, epochs)
 
 
 def step_rates(
@@ -230,7 +151,7 @@ def train(
     first_epoch: int = 0,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     verbose: int | str = 0,
-) -> LinearResult:
+) -> dict[str, list[float]]:
     """Trains a model from `linear_classifier` and tests it after every epoch.
 
     Args:
@@ -245,7 +166,9 @@ def train(
         verbose: see `fit`.
 
     Returns:
-        Accuracies of the epochs trained by this call.
+        The `history` of Keras for the epochs trained by this call: `val_top1`, share of test images
+        whose class has the highest logit; `val_top5`, whose class is among the five highest, from
+        six classes on; and others.
     """
     set_rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: float(rates[epoch]))
     history = model.fit(
@@ -258,4 +181,27 @@ def train(
         callbacks=[set_rate, *callbacks],
         verbose=verbose,
     )
-    return LinearResult.of(history.history)
+    return history.history
+
+
+def summarize(history: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Summarizes the test accuracies of all epochs as JSON values.
+
+    Args:
+        history: `val_top1` and, if measured, `val_top5` after each epoch, 0 to 1.
+
+    Returns:
+        `top1` and `top5` after the last epoch; `best_top1` and `best_top5`, chosen over all epochs
+        independently, as in the published code; `best_epoch`, the first with that `best_top1`, from
+        1; and the number of `epochs`. Top-5 is None if not measured. The best are chosen on the
+        test set, the last are not.
+    """
+    top1, top5 = history["val_top1"], history.get("val_top5")
+    return {
+        "top1": top1[-1],
+        "top5": top5 and top5[-1],
+        "best_top1": max(top1),
+        "best_top5": top5 and max(top5),
+        "best_epoch": int(np.argmax(top1)) + 1,
+        "epochs": len(top1),
+    }

@@ -54,8 +54,8 @@ def measure(
     return Accuracies(
         knn=knn_accuracy(*data, k=min(20, len(train_features))),
         probe=logistic_probe(*data).top1,
-        few_labels=few.mean if few else None,
-        few_labels_deviation=few.standard_deviation if few else None,
+        few_labels=float(np.mean(few)) if few else None,
+        few_labels_deviation=float(np.std(few, ddof=1)) if few else None,
     )
 
 

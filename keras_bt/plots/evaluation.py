@@ -64,11 +64,8 @@ def spectrum(
     if not matrices:
         raise ValueError("named_z must hold at least one matrix. Received: none.")
     for name, z in matrices.items():
-        if z.ndim != 2 or 0 in z.shape or not np.isfinite(z).all():
-            raise ValueError(
-                "A spectrum needs finite features of shape (n, d). Received: shape "
-                f"{z.shape} for {name!r}{'' if np.isfinite(z).all() else ' with NaN or infinity'}."
-            )
+        rule = "A spectrum needs finite features of shape (n, d)."
+        figures.check_matrix(z, z.ndim == 2 and z.size > 0, rule, name)
     figure, (axes,) = figures.new(8, 5)
     lowest = 0.1
     for index, (name, z) in enumerate(matrices.items()):
@@ -86,8 +83,7 @@ def spectrum(
     axes.set_yscale("log")
     axes.set_ylim(10 ** np.floor(np.log10(lowest)), 1.3)
     axes.set_xlim(0, None)
-    axes.grid(alpha=0.3, which="major")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    figures.count_along_x(axes)
     axes.set_xlabel("rank of the singular value")
     axes.set_ylabel("singular value ÷ the largest")
     axes.set_title(title, parse_math=False)
@@ -95,11 +91,7 @@ def spectrum(
     figures.save(figure, path)
 
 
-def measures(
-    path: Path,
-    runs: list[Metrics] | dict[str, list[Metrics]],
-    title: str = "Measures during training",
-) -> list[str]:
+def measures(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> list[str]:
     """Draws the measures that callbacks took while one or several runs trained.
 
     Each kind of measure that any run has gets a panel; runs without it are missing there. With
@@ -110,7 +102,6 @@ def measures(
         path: file to write.
         runs: metrics as `read_metrics` returns them, or a dict from run name to such metrics. The
             last value of each epoch counts.
-        title: title of the plot.
 
     Returns:
         Names of the measures drawn, as in the metrics.
@@ -130,7 +121,7 @@ def measures(
     columns = 2 if len(drawn) > 1 else 1
     rows = -(-len(drawn) // columns)
     figure, panels = figures.new(6 * columns, 3.2 * rows + 0.5, rows, columns, sharex=True)
-    figure.suptitle(title, fontsize=12, parse_math=False)
+    figure.suptitle("Measures during training", fontsize=12)
     several = len(runs) > 1
     for axes, (label, keys) in zip(panels, drawn, strict=False):
         present = [key for key in keys if key in known]
@@ -151,8 +142,7 @@ def measures(
         if label == _COUNT:
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label)
-        axes.grid(alpha=0.3, which="major")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        figures.count_along_x(axes)
         axes.legend(fontsize=9)
     for axes in panels[len(drawn) :]:
         axes.set_axis_off()
@@ -203,29 +193,12 @@ def neighbours(
         labels: integers (q, k) from 0, or None for unlabeled images.
         class_names: name of each class; by default its number.
         title: title of the plot.
-
-    Raises:
-        ValueError: if the shapes do not fit together.
     """
-    queries, images, similarities = map(np.asarray, (queries, images, similarities))
-    shapes = f"{queries.shape}, {images.shape} and {similarities.shape}"
-    if queries.ndim != 4 or queries.shape[-1] != 3 or not len(queries):
-        raise ValueError(f"queries must be images (q, height, width, 3). Received: {shapes}.")
-    q, k = similarities.shape if similarities.ndim == 2 else (0, 0)
-    if k < 1 or images.shape != (len(queries), k, *queries.shape[1:]) or q != len(queries):
-        raise ValueError(
-            "images and similarities must be (q, k, height, width, 3) and (q, k) for queries (q, "
-            f"height, width, 3). Received: {shapes}."
-        )
+    q, k = similarities.shape
     labelled = query_labels is not None and labels is not None
     query_labels, labels = np.asarray(query_labels), np.asarray(labels)
     if labelled:
         title += " (✓ the query's class, ✗ another)"
-    if labelled and (query_labels.shape != (q,) or labels.shape != (q, k)):
-        raise ValueError(
-            f"labels must be of shape ({q},) for queries and ({q}, {k}) for neighbors. "
-            f"Received: {query_labels.shape} and {labels.shape}."
-        )
 
     def name(label):
         text = label if class_names is None else class_names[label]

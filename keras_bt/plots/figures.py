@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from keras_bt.files import whole
 from keras_bt.typing import Path
@@ -60,6 +60,16 @@ def save(figure: Figure, path: Path) -> None:
         # Names may be in any script: a letter that the font lacks becomes a box, nothing worse.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(partial, format="png")
+
+
+def check_matrix(matrix: np.ndarray, fits: bool, rule: str, name: str = "") -> None:
+    """Raises ValueError, with the rule and what was received, unless it fits and is finite."""
+    finite = np.isfinite(matrix).all()
+    if not fits or not finite:
+        raise ValueError(
+            f"{rule} Received: shape {matrix.shape}{f' for {name!r}' if name else ''}"
+            f"{'' if finite else ' with NaN or infinity'}."
+        )
 
 
 def shortened(text: object, most: int) -> str:
@@ -111,6 +121,12 @@ def run_style(index: int, points: int) -> dict[str, Any]:
         "markersize": 5,
         "markevery": (min(index * every // 8, max(points - 1, 0)), every),  # side by side
     }
+
+
+def count_along_x(axes: Axes) -> None:
+    """Gives the horizontal axis whole numbers only, and the panel a light grid."""
+    axes.grid(alpha=0.3, which="major")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def log_if_wide(axes: Axes) -> None:

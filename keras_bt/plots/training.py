@@ -8,22 +8,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from threadpoolctl import threadpool_limits
 
 from keras_bt.plots import figures
 from keras_bt.typing import Metrics, Path
 
+_MOST_PAIRS = 8
 _MOST_CLASSES_IN_LEGEND = 40
+_MOST_POINTS = 2000  # of a feature map: t-SNE takes about 5 s for so many
 
 
-def loss_curve(
-    path: Path,
-    runs: list[Metrics] | dict[str, list[Metrics]],
-    floor: float | None = None,
-    against: str = "step",
-    title: str = "Barlow Twins loss",
-) -> None:
+def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> None:
     """Draws the loss of one or several runs with its floor, and its two terms below.
 
     The floor, the smallest possible loss for the batch size and width, is `loss - excess` of each
@@ -33,18 +28,13 @@ def loss_curve(
     Args:
         path: file to write.
         runs: metrics as `read_metrics` returns them, or a dict from run name to such metrics. Each
-            entry has `step` and `loss`, and `epoch`, `on_diagonal`, `excess` if known.
-        floor: loss floor to draw if the metrics hold no `excess`.
-        against: `"step"`, or `"epoch"` for one point per epoch, the last.
-        title: title of the plot.
+            entry has `step` and `loss`, and `on_diagonal`, `excess` if known.
 
     Raises:
-        ValueError: if a run has no finite loss, or `against` is something else.
+        ValueError: if a run has no finite loss.
     """
-    if against not in ("step", "epoch"):
-        raise ValueError(f'against must be "step" or "epoch". Received: {against!r}.')
     runs = runs if isinstance(runs, dict) else {"": runs}
-    curves = {name: _columns(metrics, against) for name, metrics in runs.items()}
+    curves = {name: _columns(metrics) for name, metrics in runs.items()}
     for name, curve in curves.items():
         if not np.isfinite(curve["loss"]).any():
             raise ValueError(
@@ -58,15 +48,15 @@ def loss_curve(
     # By label, because runs of one batch size and width share theirs: value, color, names.
     floors: dict[str, tuple[float, str, list[str]]] = {}
     for index, (name, curve) in enumerate(curves.items()):
-        x = curve[against]
+        x = curve["step"]
         style = figures.run_style(index, len(x))
         if not several:  # markers only where points are few
             style = {"color": style["color"]} | ({"marker": "o", "ms": 4} if len(x) < 20 else {})
         color = style.pop("color")
         panels[0].plot(x, curve["loss"], color=color, label=name or "loss", **style)
         known = np.isfinite(curve["loss"] - curve["excess"])
-        value = np.median((curve["loss"] - curve["excess"])[known]) if known.any() else floor
-        if value is not None:
+        if known.any():
+            value = np.median((curve["loss"] - curve["excess"])[known])
             floors.setdefault(f"{value:.3g}", (value, color if several else "black", []))
             floors[f"{value:.3g}"][2].append(name)
         if with_terms:
@@ -75,7 +65,7 @@ def loss_curve(
             panels[1].plot(x, curve["loss"] - curve["on_diagonal"], "--", color=color, **style)
     for axes in panels:
         figures.log_if_wide(axes)
-        axes.grid(alpha=0.3, which="major")
+        figures.count_along_x(axes)
     lowest = min(np.nanmin(curve["loss"]) for curve in curves.values())
     for text, (value, color, names) in floors.items():
         label = f"floor {text}: smallest loss for this batch size and width"
@@ -93,10 +83,9 @@ def loss_curve(
         panels[1].plot([], [], "--", color=second, label="redundancy (λ × off-diagonal)")
         panels[1].set_ylabel("term of the loss")
         panels[1].legend(fontsize=9)
-    panels[0].set_title(title)
+    panels[0].set_title("Barlow Twins loss")
     panels[0].set_ylabel("loss")
-    panels[-1].set_xlabel("training step" if against == "step" else "epoch")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    panels[-1].set_xlabel("training step")
     if several:  # names of runs may be long, and curves leave little room between them
         figures.legend_below(figure, *panels[0].get_legend_handles_labels())
     else:
@@ -110,35 +99,18 @@ def view_pairs(
     view_b: np.ndarray,
     mean: float | Sequence[float],
     std: float | Sequence[float],
-    max_pairs: int = 8,
-    title: str = "What the model sees",
 ) -> None:
-    """Draws the two views of some images side by side, with normalization undone.
+    """Draws the two views of the first eight images side by side, with normalization undone.
 
     Args:
         path: file to write.
-        view_a: floats (n, h, w, 3) or (n, h, w, 1), normalized.
+        view_a: floats (n, h, w, 3), n >= 1, normalized.
         view_b: the same images' other views, of the same shape.
         mean: mean that was subtracted from each channel, on the scale 0 to 1.
         std: standard deviation that each channel was divided by.
-        max_pairs: most pairs drawn, the first ones.
-        title: title of the plot.
-
-    Raises:
-        ValueError: if the shapes differ or are not those of images, or `max_pairs` is below 1.
     """
     view_a, view_b = np.asarray(view_a, np.float32), np.asarray(view_b, np.float32)
-    if view_a.shape != view_b.shape or view_a.ndim != 4 or view_a.shape[-1] not in (1, 3):
-        raise ValueError(
-            "view_a and view_b must have the same shape (n, height, width, 3 or 1). "
-            f"Received: {view_a.shape} and {view_b.shape}."
-        )
-    pairs = min(len(view_a), max_pairs)
-    if pairs < 1:
-        raise ValueError(
-            f"There must be at least one pair. Received: {len(view_a)} images, "
-            f"max_pairs={max_pairs}."
-        )
+    pairs = min(len(view_a), _MOST_PAIRS)
     blocks = 1 if pairs < 4 else 2  # two pairs per row, to avoid a tall strip
     rows = -(-pairs // blocks)
     columns = ([1, 1, 0.25] * blocks)[:-1]  # an empty narrow column separates the pairs
@@ -146,7 +118,7 @@ def view_pairs(
     size = 1.75 * sum(columns), (1.7 * height / width + 0.06) * rows + 0.7
     figure, panels = figures.new(*size, rows, len(columns), width_ratios=columns)
     panels = panels.reshape(rows, len(columns))
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle("What the model sees", fontsize=12)
     for axes in panels.flat:
         axes.set_axis_off()
     for pair in range(pairs):
@@ -155,24 +127,19 @@ def view_pairs(
             axes = panels[row, 3 * block + side]
             image = np.clip(view[pair] * np.asarray(std) + np.asarray(mean), 0, 1)
             smooth = "nearest" if max(height, width) < 200 else "antialiased"
-            axes.imshow(np.broadcast_to(image, (height, width, 3)), interpolation=smooth)
+            axes.imshow(image, interpolation=smooth)
             if row == 0:
                 axes.set_title(name, fontsize=11)
     figures.save(figure, path)
 
 
-def correlation(
-    path: Path,
-    matrices: np.ndarray | dict[str, np.ndarray],
-    title: str = "Cross-correlation of the two views' embeddings",
-) -> None:
+def correlation(path: Path, matrices: np.ndarray | dict[str, np.ndarray]) -> None:
     """Draws cross-correlation matrices, which training drives toward the identity.
 
     Args:
         path: file to write.
         matrices: C, floats (d, d), -1 to 1; or a dict from names to such matrices, drawn side by
             side, such as `{"before": c0, "after": c1}`.
-        title: title of the plot.
 
     Raises:
         ValueError: if a matrix is not square or not finite.
@@ -180,14 +147,10 @@ def correlation(
     matrices = matrices if isinstance(matrices, dict) else {"": matrices}
     matrices = {name: np.asarray(c, np.float32) for name, c in matrices.items()}
     for name, c in matrices.items():
-        if c.ndim != 2 or c.shape[0] != c.shape[1] or c.size == 0 or not np.isfinite(c).all():
-            raise ValueError(
-                "A correlation matrix must be square and finite. Received: "
-                f"shape {c.shape}{f' for {name!r}' if name else ''}"
-                f"{'' if np.isfinite(c).all() else ' with NaN or infinity'}."
-            )
+        square = c.ndim == 2 and c.shape[0] == c.shape[1] > 0
+        figures.check_matrix(c, square, "A correlation matrix must be square and finite.", name)
     figure, panels = figures.new(5 * len(matrices) + 1, 5.4, 1, len(matrices))
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle("Cross-correlation of the two views' embeddings", fontsize=12)
     for axes, (name, c) in zip(panels, matrices.items(), strict=True):
         d = len(c)
         diagonal = np.diagonal(c)
@@ -216,11 +179,9 @@ def feature_map(
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     method: str = "tsne",
-    max_points: int = 2000,
     seed: int = 0,
-    title: str | None = None,
 ) -> None:
-    """Draws features in two dimensions, colored by class.
+    """Draws features in two dimensions, colored by class: of more than 2000 images a random part.
 
     Args:
         path: file to write.
@@ -230,20 +191,15 @@ def feature_map(
         method: `"pca"`, the two directions of largest variance, or `"tsne"`, which keeps neighbors
             together but whose axes and large distances mean nothing (van der Maaten and Hinton
             2008).
-        max_points: most points drawn, a random subset. t-SNE takes about 5 s for 2000.
-        seed: seed of the subset and of t-SNE.
-        title: title of the plot; by default the method and the number of images.
+        seed: seed of the random part and of t-SNE.
 
     Raises:
         ValueError: if shapes do not fit, features are not finite, or `method` is something else.
     """
     features = np.asarray(features, np.float32)
-    finite = np.isfinite(features).all()
-    if features.ndim != 2 or len(features) < 3 or features.shape[1] < 2 or not finite:
-        raise ValueError(
-            "features must be finite and of shape (n, d) with n >= 3 and d >= 2. "
-            f"Received: shape {features.shape}{'' if finite else ' with NaN or infinity'}."
-        )
+    fits = features.ndim == 2 and len(features) >= 3 and features.shape[1] >= 2
+    rule = "features must be finite and of shape (n, d) with n >= 3 and d >= 2."
+    figures.check_matrix(features, fits, rule)
     if labels is not None and np.shape(labels) != (len(features),):
         raise ValueError(
             f"labels must hold one class per feature ({len(features)}). "
@@ -251,7 +207,7 @@ def feature_map(
         )
     if method not in ("pca", "tsne"):
         raise ValueError(f'method must be "pca" or "tsne". Received: {method!r}.')
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:max_points])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:_MOST_POINTS])
     # One thread: several wait for each other on busy cores, 36 s against 5 s.
     with threadpool_limits(limits=1):
         points, axis_names = _project(features[chosen], method, seed)
@@ -279,11 +235,10 @@ def feature_map(
     if with_legend:
         style = {"title": "class", "fontsize": 9, "markerscale": 1.5, "ncols": legend_columns}
         figures.legend(figure, loc="outside right center", **style)
-    if title is None:
-        title = f"Features of {len(chosen):,}"
-        title += f" of {len(features):,} images" if len(chosen) < len(features) else " images"
-        title += {"pca": " (principal components)", "tsne": " (t-SNE)"}[method]
-        title += "" if with_legend or labels is None else f", {len(classes)} classes"
+    title = f"Features of {len(chosen):,}"
+    title += f" of {len(features):,} images" if len(chosen) < len(features) else " images"
+    title += {"pca": " (principal components)", "tsne": " (t-SNE)"}[method]
+    title += "" if with_legend or labels is None else f", {len(classes)} classes"
     axes.set_title(title)
     axes.set_xlabel(axis_names[0])
     axes.set_ylabel(axis_names[1])
@@ -308,14 +263,12 @@ def _project(features, method, seed):
     return tsne.fit_transform((u * s)[:, :50]), ["t-SNE axis 1 (no unit)", "t-SNE axis 2 (no unit)"]
 
 
-def _columns(metrics, against):
+def _columns(metrics):
     """Turns a list of dicts into arrays by name, NaN where an entry lacks the value."""
     metrics = [entry for entry in metrics if "loss" in entry]  # others hold validation results
-    if against == "epoch":
-        metrics = list({entry["epoch"]: entry for entry in metrics}.values())
     return {
         name: np.array([entry.get(name, math.nan) for entry in metrics], np.float64)
-        for name in (against, "loss", "on_diagonal", "excess")
+        for name in ("step", "loss", "on_diagonal", "excess")
     }
 
 

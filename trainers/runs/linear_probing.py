@@ -5,7 +5,7 @@ import math
 import keras
 
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.evaluation import linear_protocol
+from keras_bt.evaluation import finetune, linear_protocol
 from keras_bt.evaluation.report import percent
 from trainers.runs import classifying
 
@@ -22,7 +22,7 @@ class LinearProbing(classifying.ClassifierRun):
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)
         s = settings
-        self.rates = linear_protocol.cosine_rates(s.rate, s.epochs)
+        self.rates = finetune.epoch_rates("cosine", s.rate, s.epochs)
         if s.schedule == "step":
             self.rates = linear_protocol.step_rates(s.rate, s.epochs, s.milestones, s.decay)
         self.replicas = self.strategy.num_replicas_in_sync
@@ -79,7 +79,7 @@ class LinearProbing(classifying.ClassifierRun):
             for name in ("val_top1", "val_top5")
             if name in measured[0]
         }
-        found = linear_protocol.LinearResult.of(history).summary()
+        found = linear_protocol.summarize(history)
         summary = self.write_summary(found, started, skipped)
         seconds = summary["seconds_of_last_call"]
         return "\n".join(

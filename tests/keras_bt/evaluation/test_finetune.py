@@ -117,7 +117,7 @@ def test_the_optimizer_survives_saving(tmp_path):
 
 def test_optimizers_that_cannot_be():
     for name, value in (("backbone_ratio", -0.1), ("backbone_ratio", np.nan), ("momentum", 1.0)):
-        with pytest.raises(ValueError, match=f"{name} is out of range. Received: {name}={value}"):
+        with pytest.raises(ValueError, match=f"Received: .*{name}={value}"):
             finetune.TwoRateSGD(**{name: value})
     model = finetune.classifier(small_backbone(), CLASSES)
     with pytest.raises(ValueError, match="A layer named 'top' must be among those to train"):

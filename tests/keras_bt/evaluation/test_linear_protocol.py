@@ -7,6 +7,7 @@ from keras_bt import data
 from keras_bt.augmentations import Normalize, View
 from keras_bt.evaluation import linear_protocol
 from keras_bt.evaluation.features import extract_features
+from keras_bt.evaluation.finetune import epoch_rates
 from keras_bt.strategy import choose_strategy
 
 CLASSES, WIDTH = 7, 5
@@ -67,18 +68,18 @@ def test_accuracies_are_measured_after_every_epoch_on_the_test_set():
     test_features, test_labels = problem(33, seed=1)
     model = linear_protocol.linear_classifier(WIDTH, CLASSES)
     test = batches_of(test_features, test_labels, 10)
-    rates = linear_protocol.cosine_rates(0.3, 4)
-    result = linear_protocol.train(model, batches_of(*problem(), 10), test, rates)
+    rates = epoch_rates("cosine", 0.3, 4)
+    history = linear_protocol.train(model, batches_of(*problem(), 10), test, rates)
     kernel, bias = model.get_weights()
     right = np.argsort(-(test_features @ kernel + bias), axis=1) == test_labels[:, None]
-    assert len(result.top1) == len(result.top5) == 4
-    assert result.top1[-1] == pytest.approx(right[:, 0].mean(), abs=1e-6)
-    assert result.top5[-1] == pytest.approx(right[:, :5].any(axis=1).mean(), abs=1e-6)
+    assert len(history["val_top1"]) == len(history["val_top5"]) == 4
+    assert history["val_top1"][-1] == pytest.approx(right[:, 0].mean(), abs=1e-6)
+    assert history["val_top5"][-1] == pytest.approx(right[:, :5].any(axis=1).mean(), abs=1e-6)
 
 
 def test_summary():
-    result = linear_protocol.LinearResult((0.2, 0.5, 0.5, 0.4), (0.7, 0.8, 0.9, 0.6))
-    assert result.summary() == {
+    history = {"val_top1": [0.2, 0.5, 0.5, 0.4], "val_top5": [0.7, 0.8, 0.9, 0.6]}
+    assert linear_protocol.summarize(history) == {
         "top1": 0.4,
         "top5": 0.6,
         "best_top1": 0.5,
@@ -86,9 +87,8 @@ def test_summary():
         "best_epoch": 2,
         "epochs": 4,
     }
-    few = linear_protocol.LinearResult.of({"val_top1": [0.5], "loss": [1.0]})
-    assert few.summary()["top5"] is None
-    assert few.summary()["best_top5"] is None
+    few = linear_protocol.summarize({"val_top1": [0.5], "loss": [1.0]})
+    assert few["top5"] is few["best_top5"] is None
     names = [metric.name for metric in linear_protocol.linear_classifier(4, 5).metrics]
     assert "top5" not in names
 
@@ -137,13 +137,14 @@ def test_cached_features_give_what_the_backbone_gives(strategy):
             model = linear_protocol.linear_classifier(
                 backbone if name == "images" else features.shape[1], 10
             )
-        rates = linear_protocol.cosine_rates(0.3, 3)
+        rates = epoch_rates("cosine", 0.3, 3)
         results[name] = linear_protocol.train(model, batches, test_batches, rates, 3)
         weights[name] = [variable.numpy() for variable in model.trainable_variables]
     for a, b in zip(*weights.values(), strict=True):
         assert np.abs(a).max() > 0.01
         np.testing.assert_allclose(a, b, atol=1e-5)
-    assert results["images"] == results["features"]
+    for name in ("val_top1", "val_top5"):
+        assert results["images"][name] == results["features"][name]
 
 
 @pytest.mark.slow
@@ -177,7 +178,6 @@ def test_nothing_of_the_backbone_changes(tmp_path):
 
 
 def test_rates():
-    assert linear_protocol.cosine_rates(0.3, 2) == pytest.approx([0.3, 0.15])
     step = linear_protocol.step_rates(0.3, 28, (7, 14, 21), 0.1)
     np.testing.assert_allclose(step, np.repeat([0.3, 0.03, 0.003, 0.0003], 7))
     used = []

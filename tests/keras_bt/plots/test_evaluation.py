@@ -247,14 +247,10 @@ def test_numbers_in_cells_can_be_read(tmp_path, figures):
 def test_mistakes_are_named(tmp_path):
     path = tmp_path / "picture.png"
     nan = np.full((4, 4), np.nan)
-    pair = pictures(2), pictures(2, 3)
     for draw, message in (
         (lambda: plots.spectrum(path, {}), "at least one"),
         (lambda: plots.spectrum(path, {"a": np.zeros(3)}), r"\(3,\) for 'a'"),
         (lambda: plots.spectrum(path, {"a": nan}), "'a' with NaN"),
-        (lambda: plots.neighbours(path, pair[0][0], pair[1], np.eye(2)), "queries must be images"),
-        (lambda: plots.neighbours(path, *pair, np.zeros((2, 4))), r"\(2, 4\)"),
-        (lambda: plots.neighbours(path, *pair, np.zeros((2, 3)), [0], [[0]]), r"\(1,\)"),
         (lambda: plots.confusion_matrix(path, [0], [0, 1], "ab"), r"\(1,\) and \(2,\)"),
         (lambda: plots.confusion_matrix(path, [], [], "ab"), r"n >= 1"),
         (lambda: plots.confusion_matrix(path, [0, 2], [0, 1], "ab"), "0 to 1.*0 to 2"),
