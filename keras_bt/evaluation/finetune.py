@@ -16,7 +16,7 @@ Source: section 3.2 of Barlow Twins, "Semi-supervised training", and `evaluate.p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -30,12 +30,11 @@ EPOCHS = 20
 # (backbone, head): the published code's README gives the rates for its cosine, the paper for steps.
 PUBLISHED_RATES = {"cosine": (0.005, 0.5), "step": (0.002, 0.5)}
 SCHEDULES = tuple(PUBLISHED_RATES)
-_DROP = 0.2
 _DROPS_AFTER = (12 / 20, 16 / 20)  # of the epochs
 
 
 @keras.saving.register_keras_serializable("keras_bt")
-class TwoRateSGD(keras.optimizers.Optimizer):
+class TwoRateSGD(keras.optimizers.SGD):
     """Stochastic gradient descent with momentum and a separate learning rate for the backbone.
 
     For every variable w with gradient g, at the head's rate ε,
@@ -57,10 +56,10 @@ class TwoRateSGD(keras.optimizers.Optimizer):
     Args:
         learning_rate: the head's rate ε.
         backbone_ratio: rate of the backbone divided by that of the head, ≥ 0; 1 for one rate.
-        momentum: μ in [0, 1).
-        head: name of the layer that is the head, see `head_of`.
+        momentum: μ in (0, 1).
+        head: name of the layer that is the head.
         name: the optimizer's name.
-        **kwargs: those of `keras.optimizers.Optimizer`.
+        **kwargs: those of `keras.optimizers.SGD`.
 
     Raises:
         ValueError: if an argument is out of range; in `build`, if no variable is the head's.
@@ -75,22 +74,16 @@ class TwoRateSGD(keras.optimizers.Optimizer):
         name: str = "two_rate_sgd",
         **kwargs: Any,
     ):
-        if not 0 <= backbone_ratio < math.inf or not 0 <= momentum < 1:
-            raise ValueError(
-                "backbone_ratio must be a number ≥ 0, and momentum in [0, 1). "
-                f"Received: backbone_ratio={backbone_ratio}, momentum={momentum}."
-            )
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        self.backbone_ratio = backbone_ratio
-        self.momentum = momentum
-        self.head = head
+        if not 0 <= backbone_ratio < math.inf:
+            raise ValueError(f"backbone_ratio must be ≥ 0. Received: {backbone_ratio}.")
+        super().__init__(learning_rate, momentum, name=name, **kwargs)
+        self.backbone_ratio, self.head = backbone_ratio, head
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates a momentum for each of `variables` and chooses its rate."""
         if self.built:
             return
         super().build(variables)
-        self.momenta = self.add_optimizer_variables(variables, "momentum")
         # Here, because `update_step` gets TensorFlow's variables, which do not know their path.
         of_head = [variable.path.startswith(f"{self.head}/") for variable in variables]
         if not any(of_head):
@@ -105,42 +98,47 @@ class TwoRateSGD(keras.optimizers.Optimizer):
     ) -> None:
         """Updates one variable in place."""
         index = self._get_variable_index(variable)
-        m, ratio = self.momenta[index], self._ratios[index]
+        m, ratio = self.momentums[index], self._ratios[index]
         self.assign(m, self.momentum * m + ops.cast(gradient, variable.dtype))
         self.assign_sub(variable, ratio * ops.cast(learning_rate, variable.dtype) * m)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return super().get_config() | {
-            "backbone_ratio": self.backbone_ratio,
-            "momentum": self.momentum,
-            "head": self.head,
-        }
+        return super().get_config() | {"backbone_ratio": self.backbone_ratio, "head": self.head}
 
 
-def epoch_rates(schedule: str, rate: float, epochs: int = EPOCHS) -> list[float]:
+def epoch_rates(
+    schedule: str,
+    rate: float,
+    epochs: int = EPOCHS,
+    milestones: Collection[int] | None = None,
+    factor: float = 0.2,
+) -> list[float]:
     """Computes the learning rate of each epoch.
 
     The rate of epoch e = 0, 1, … is
 
         rate · (1 + cos(π e / epochs)) / 2     for "cosine", as in the published code,
-        rate · 0.2^drops                       for "step", as in the paper, with drops after epochs
-                                               12 and 16 of 20 (60% and 80% of any other number).
+        rate · factor^drops                    for "step", with a drop after each of `milestones`.
 
     >>> [round(rate, 3) for rate in epoch_rates("cosine", 0.5, epochs=4)]
     [0.5, 0.427, 0.25, 0.073]
+    >>> epoch_rates("step", 0.3, epochs=5, milestones=(2, 4), factor=0.5)
+    [0.3, 0.3, 0.15, 0.15, 0.075]
 
     Args:
         schedule: "cosine" or "step".
         rate: rate of the first epoch, ≥ 0.
         epochs: number of epochs.
+        milestones: epochs after which the rate drops, 1 to epochs − 1, increasing; by default 60%
+            and 80% of all, in the paper's fine-tuning 12 and 16 of 20.
+        factor: 0 to 1.
 
     Returns:
         One rate per epoch.
 
     Raises:
-        ValueError: if the schedule is neither of the two, the rate is not a number ≥ 0, or there
-            are no epochs.
+        ValueError: if an argument is out of range.
     """
     if schedule not in SCHEDULES:
         raise ValueError(
@@ -152,8 +150,16 @@ def epoch_rates(schedule: str, rate: float, epochs: int = EPOCHS) -> list[float]
         raise ValueError(f"epochs must be at least 1. Received: epochs={epochs}.")
     if schedule == "cosine":
         return [rate * (1 + math.cos(math.pi * e / epochs)) / 2 for e in range(epochs)]
-    drops = [round(share * epochs) for share in _DROPS_AFTER]
-    return [rate * _DROP ** sum(e >= drop for drop in drops) for e in range(epochs)]
+    if milestones is None:
+        milestones = [round(share * epochs) for share in _DROPS_AFTER]
+    elif list(milestones) != sorted({m for m in milestones if 0 < m < epochs}):
+        raise ValueError(
+            f"milestones must be increasing and from 1 to {epochs - 1}, for {epochs} epochs. "
+            f"Received: {', '.join(map(str, milestones))}."
+        )
+    if not 0 <= factor <= 1:
+        raise ValueError(f"factor must be from 0 to 1. Received: factor={factor}.")
+    return [rate * factor ** sum(e >= m for m in milestones) for e in range(epochs)]
 
 
 def rate_schedule(
@@ -246,7 +252,7 @@ def classifier(backbone: keras.Model, classes: int, from_scratch: bool = False) 
 
     Returns:
         Images (b, h, w, c) → logits float32 (b, classes). The head has a kernel N(0, 0.01) and
-        zero biases; its name is `head_of(model)`.
+        zero biases; it is the last layer.
 
     Raises:
         ValueError: if there are fewer than two classes, or the backbone cannot be copied.
@@ -303,11 +309,6 @@ def _free_name(model, name):
     return name
 
 
-def head_of(model: keras.Model) -> str:
-    """Returns the name of the head of a model from `classifier`."""
-    return model.layers[-1].name
-
-
 def compile_classifier(
     model: keras.Model,
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
@@ -323,12 +324,7 @@ def compile_classifier(
     classes = model.output_shape[-1]
     ks = (1, 5) if classes > 5 else (1,)  # one of five guesses among five classes is always right
     model.compile(
-        TwoRateSGD(learning_rate, backbone_ratio, head=head_of(model)),
+        TwoRateSGD(learning_rate, backbone_ratio, head=model.layers[-1].name),
         loss=CrossEntropy(),
         metrics=[keras.metrics.MeanMetricWrapper(in_top_k, name=f"top{k}", k=k) for k in ks],
     )
-
-
-def without_training(model: keras.Model) -> keras.Model:
-    """Returns the classifier to be saved: core layers only, so that plain Keras can load it."""
-    return keras.Model(model.input, model.output, name=model.name)

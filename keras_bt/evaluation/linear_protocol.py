@@ -2,7 +2,7 @@
 
 >>> batches = tf.data.Dataset.from_tensor_slices((features, labels)).batch(4)
 >>> linear = linear_classifier(features.shape[1], classes=3)  # in `strategy.scope()`, if any
->>> summarize(train(linear, batches, batches, epoch_rates("cosine", 0.3, epochs=3)))["top1"]
+>>> summarize(train(linear, batches, batches, rates=[0.3, 0.2, 0.1]))["top1"]
 1.0
 
 In place of the length of the features, `linear_classifier` takes a backbone, and `train` then takes
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bt.evaluation.finetune import compile_classifier, copy_of, epoch_rates, linear_head
+from keras_bt.evaluation.finetune import compile_classifier, copy_of, linear_head
 from keras_bt.typing import Tensor
 
 EPOCHS = 100
@@ -110,38 +110,6 @@ class Frozen(keras.layers.Layer):
         return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
 
 
-def step_rates(
-    rate: float, epochs: int, milestones: Iterable[int], factor: float = 0.1
-) -> list[float]:
-    """Computes one rate per epoch, multiplied by `factor` after each of the given epochs.
-
-    >>> step_rates(0.3, 5, milestones=(2, 4), factor=0.5)
-    [0.3, 0.3, 0.15, 0.15, 0.075]
-
-    Args:
-        rate: rate of the first epoch, ≥ 0.
-        epochs: number of epochs.
-        milestones: epochs after which the rate drops, 1 to epochs − 1, increasing.
-        factor: 0 to 1.
-
-    Returns:
-        One rate per epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    epoch_rates("cosine", rate, epochs)  # checks both
-    milestones = list(milestones)
-    if milestones != sorted(set(milestones)) or not all(0 < m < epochs for m in milestones):
-        raise ValueError(
-            f"milestones must be increasing and from 1 to {epochs - 1}, for {epochs} epochs. "
-            f"Received: {', '.join(map(str, milestones))}."
-        )
-    if not 0 <= factor <= 1:
-        raise ValueError(f"factor must be from 0 to 1. Received: factor={factor}.")
-    return [rate * factor ** sum(e >= m for m in milestones) for e in range(epochs)]
-
-
 def train(
     model: keras.Model,
     batches: tf.data.Dataset,
@@ -159,7 +127,8 @@ def train(
         batches: (images, labels) or (features, labels): endless, such as from
             `keras_bt.data.labelled_views` and `labelled_features`, or one epoch.
         test: the same, finite, such as from `keras_bt.data.evaluation_batches`.
-        rates: one learning rate per epoch, which sets the number of epochs.
+        rates: one learning rate per epoch, which sets the number of epochs, such as from
+            `keras_bt.evaluation.finetune.epoch_rates`.
         steps_per_epoch: steps per epoch, for endless batches.
         first_epoch: epochs already done, which `rates` and the callbacks' epoch numbers include.
         callbacks: see `fit`.

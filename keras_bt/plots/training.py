@@ -275,11 +275,9 @@ def _columns(metrics):
 def _strongest_of_blocks(c, largest):
     """Reduces a matrix to at most `largest` rows: each block to its entry of largest magnitude."""
     block = -(-len(c) // largest)
-    if block == 1:
-        return c, 1
-    rows = -(-len(c) // block)
-    padded = np.zeros((rows * block, rows * block), c.dtype)
-    padded[: len(c), : len(c)] = c
-    blocks = padded.reshape(rows, block, rows, block)
-    highest, lowest = blocks.max(axis=(1, 3)), blocks.min(axis=(1, 3))
+    starts = np.arange(0, len(c), block)
+    highest, lowest = (
+        reduce.reduceat(reduce.reduceat(c, starts, axis=0), starts, axis=1)
+        for reduce in (np.maximum, np.minimum)
+    )
     return np.where(highest >= -lowest, highest, lowest), block

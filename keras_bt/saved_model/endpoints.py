@@ -12,7 +12,6 @@
 `train` normalizes with the batch statistics and updates the moving ones.
 """
 
-import contextlib
 from collections.abc import Sequence
 
 import keras
@@ -68,8 +67,7 @@ def with_endpoints(
 
     def serve_jpeg(encoded):
         side = tf.TensorSpec([image_size, image_size, 3], tf.float32)
-        positions = tf.range(tf.size(encoded))
-        files = (positions, _not_empty(encoded))
+        files = (tf.range(tf.size(encoded)), _not_empty(encoded))
         # Image by image, because sizes differ; map_fn keeps ten in flight.
         images = tf.map_fn(lambda file: cropped(_decoded(*file)), files, fn_output_signature=side)
         return infer(images)
@@ -91,27 +89,21 @@ def with_endpoints(
         # Not `input_signature=[spec]`: with it, a loaded function silently casts NumPy floats to
         # uint8, which turns images in 0..1 into zeros. Without it, they are refused.
         traced = tf.function(function, autograph=False)
-        with _clear_errors(backbone, image_size):
+        try:
             functions[function.__name__] = traced.get_concrete_function(spec)
+        except Exception as error:  # whatever the backbone's layers raise
+            raise ValueError(
+                f"backbone must take images of {image_size}×{image_size}×3. "
+                f"Received: {backbone.name}, which takes "
+                f"{getattr(backbone, 'input_shape', 'others')} ({error})"
+            ) from error
         setattr(exported, function.__name__, traced)
-    shape = functions["serve"].structured_outputs["features"].shape
-    if shape.rank != 2:
+    returned = functions["serve"].structured_outputs["features"].shape
+    if returned.rank != 2:
         raise ValueError(
-            f"backbone must return one vector per image. Received: output shape {tuple(shape)}."
+            f"backbone must return one vector per image. Received: output shape {tuple(returned)}."
         )
     return exported, functions
-
-
-@contextlib.contextmanager
-def _clear_errors(backbone, image_size):
-    try:
-        yield
-    except Exception as error:  # whatever the backbone's layers raise
-        shape = getattr(backbone, "input_shape", "others")
-        raise ValueError(
-            f"backbone must take images of {image_size}×{image_size}×3. "
-            f"Received: {backbone.name}, which takes {shape} ({error})"
-        ) from error
 
 
 def _not_empty(batch):

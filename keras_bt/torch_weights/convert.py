@@ -183,25 +183,20 @@ def state_dict(
     expected = resnet(**architecture(plain))
     account(plain, backbone_variables(expected))
     _compare_layers(backbone, expected, "backbone", "keras_bt.resnet")
-    if projector is None:
-        return plain | _zeros(counters(plain))
-
-    linear = sum(layer.name.startswith("linear") for layer in projector.layers)
-    expected = new_projector([1] * max(linear, 1), input_dim=1)
-    _compare_layers(projector, expected, "projector", "keras_bt.projector")
-    state = {f"backbone.{name}": array for name, array in plain.items()}
-    state |= tensors(projector_variables(projector))
-    for name, shape in final_normalization(projector).items():
-        state[name] = np.full(shape, float(name.endswith("var")), "float32")
-    return state | _zeros(counters(state))
+    state = plain
+    if projector is not None:
+        linear = sum(layer.name.startswith("linear") for layer in projector.layers)
+        expected = new_projector([1] * max(linear, 1), input_dim=1)
+        _compare_layers(projector, expected, "projector", "keras_bt.projector")
+        state = {f"backbone.{name}": array for name, array in plain.items()}
+        state |= tensors(projector_variables(projector))
+        for name, shape in final_normalization(projector).items():
+            state[name] = np.full(shape, float(name.endswith("var")), "float32")
+    return state | {name: np.array(0, "int64") for name in counters(state)}
 
 
 def _compare_layers(model, expected, role, kind):
-    """Checks the layers' names and weights, because tensors alone do not show the connections.
-
-    Raises:
-        ValueError: the layers are not those expected.
-    """
+    """Raises ValueError unless the layers agree: tensors alone do not show the connections."""
 
     def described(model):
         return [(layer.name, [v.name for v in layer.weights]) for layer in model.layers]
@@ -210,10 +205,6 @@ def _compare_layers(model, expected, role, kind):
         raise ValueError(
             f"The {role} must be a {kind}. Received: {model.name}, which has other layers."
         )
-
-
-def _zeros(names):
-    return {name: np.array(0, "int64") for name in names}
 
 
 def architecture(state: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -119,7 +119,9 @@ class Finetuning(classifying.ClassifierRun):
     def finish(self, started, skipped):
         """Writes the classifier and the summary, and returns the closing message."""
         run = self.run
-        workdir.save_model(finetune.without_training(self.model), run.path / "classifier.keras")
+        # Without optimizer, loss and metrics, so that plain Keras can load it.
+        plain = keras.Model(self.model.input, self.model.output, name=self.model.name)
+        workdir.save_model(plain, run.path / "classifier.keras")
         accuracies = accuracy_per_epoch(read_metrics(run.metrics))
         found = {
             "last": accuracies[-1],

@@ -22,9 +22,7 @@ class LinearProbing(classifying.ClassifierRun):
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)
         s = settings
-        self.rates = finetune.epoch_rates("cosine", s.rate, s.epochs)
-        if s.schedule == "step":
-            self.rates = linear_protocol.step_rates(s.rate, s.epochs, s.milestones, s.decay)
+        self.rates = finetune.epoch_rates(s.schedule, s.rate, s.epochs, s.milestones, s.decay)
         self.replicas = self.strategy.num_replicas_in_sync
         self.batch_size = min(s.batch_size, self.train.num_examples)
         if self.batch_size % self.replicas:
