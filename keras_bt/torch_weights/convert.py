@@ -1,14 +1,7 @@
 """Weights of PyTorch ResNets and of the published checkpoints, in and out.
 
-    PyTorch                          Keras
-    Conv2d.weight (O, I, H, W)       kernel (H, W, I, O)
-    Linear.weight (O, I)             kernel (I, O)
-    BatchNorm.weight, bias           gamma, beta
-    BatchNorm.running_mean           moving_mean
-    BatchNorm.running_var            moving_variance
-    BatchNorm.num_batches_tracked    none: 0 is written; PyTorch uses it only if momentum is None
-
-The numbers are copied as they are, so a round trip is exact to the bit. That is right for
+`keras_bt.torch_weights.names` says which PyTorch tensor is which Keras variable. PyTorch's
+`num_batches_tracked` is none: 0 is written, which PyTorch uses only if momentum is None. The numbers are copied as they are, so a round trip is exact to the bit. That is right for
 `running_var` too, although PyTorch averages unbiased variances there and Keras biased ones: in
 inference both compute (x − mean) / √(variance + 1e-5) with the stored number. The factor
 n/(n − 1), n = images · height · width, affects only what later training adds to it.

@@ -64,7 +64,7 @@ class Run:
     folder: pathlib.Path
 
     def beside(self, ending):
-        """Returns a file beside the folder, which does not exist at the start."""
+        """Returns a file beside the folder."""
         return pathlib.Path(f"{self.folder}.{ending}")
 
     @property
@@ -73,9 +73,10 @@ class Run:
         backbone = pathlib.Path(self.flags.get("backbone", "."))
         return backbone if backbone.parent == self.folder.parent else None
 
-    def has_backbone(self):
-        """Returns whether the backbone that this run uses from another has been trained."""
-        return (self.needs / "backbone.keras").exists()
+    @property
+    def lacks_backbone(self):
+        """True if this run uses the backbone of another that has not been trained yet."""
+        return bool(self.needs) and not (self.needs / "backbone.keras").exists()
 
     @property
     def settings(self):
@@ -89,14 +90,11 @@ class Run:
         return {name: value for name, _, value in given} | flags
 
     def record(self):
-        """Reads the recorded "settings" and "seconds"; these settings and 0 if there is no record.
-
-        A printed command may have been run elsewhere.
-        """
+        """Reads the recorded "settings" and "seconds"; where there are none, these settings and 0."""
         file = self.beside("json")
-        if not file.exists():
-            return {"settings": self.settings, "seconds": 0.0}
-        return json.loads(file.read_text(encoding="utf-8"))
+        if file.exists():
+            return json.loads(file.read_text(encoding="utf-8"))
+        return {"settings": self.settings, "seconds": 0.0}
 
     def measures(self):
         """Reads the results, a dict of floats 0 to 1; None if the run is not finished."""
@@ -170,11 +168,7 @@ def read(name, data, folder):
 
 
 def _with_runs(sweep, places):
-    """Returns the sweep with `Run`s in place of the file's entries; `places` are what braces name.
-
-    Raises:
-        ValueError, LookupError, TypeError, AttributeError: if the entries are not as described.
-    """
+    """Replaces the file's entries by `Run`s; `places` are what braces name."""
 
     def runs(at, flags=(), series="", seeds=sweep.seeds, script="pretrain"):
         own = dict(flags)
@@ -194,13 +188,12 @@ def _with_runs(sweep, places):
 
     if len({(e.get("series", ""), e["at"]) for e in sweep.runs}) < max(1, len(sweep.runs)):
         raise ValueError("no runs, or the same at twice within a series")
-    found, references = [], []
-    for entry in sweep.runs:
-        found += runs(**entry)
+    references = []
     for kind in sweep.references:
         seeds = sweep.seeds[:1] if kind == "pixels" else sweep.seeds  # pixels are never random
         references += runs(kind, {"measure": kind}, REFERENCES[kind], seeds)
-    return dataclasses.replace(sweep, runs=tuple(found), references=tuple(references))
+    found = tuple(run for entry in sweep.runs for run in runs(**entry))
+    return dataclasses.replace(sweep, runs=found, references=tuple(references))
 
 
 def check_folders(runs):
@@ -220,7 +213,7 @@ def check_folders(runs):
                     f"{run.folder} belongs to a run with {name}={theirs.get(name)}. "
                     f"Received: {name}={ours.get(name)}. Choose another --out."
                 )
-        if run.needs and run.needs not in folders and not run.has_backbone():
+        if run.lacks_backbone and run.needs not in folders:
             raise ValueError(
                 f"The sweep that trains {run.needs} must be run first, or be given as well: "
                 "--sweep=ONE,OTHER. Received: only a sweep that uses its backbone."

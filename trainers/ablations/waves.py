@@ -48,7 +48,7 @@ class Waves:
                     raise
 
     def _make(self, run):
-        if run.needs and not run.has_backbone():
+        if run.lacks_backbone:
             self._fail(run, f"skipped, as {run.needs.name} has no backbone")
             return
         run.folder.parent.mkdir(parents=True, exist_ok=True)
