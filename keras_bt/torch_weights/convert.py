@@ -1,16 +1,14 @@
 """Weights of PyTorch ResNets and of the published checkpoints, in and out.
 
 `keras_bt.torch_weights.names` says which PyTorch tensor is which Keras variable. PyTorch's
-`num_batches_tracked` is none: 0 is written, which PyTorch uses only if momentum is None. The numbers are copied as they are, so a round trip is exact to the bit. That is right for
+`num_batches_tracked` is none: 0 is written, which PyTorch uses only if momentum is None.
+
+The numbers are copied as they are, so a round trip is exact to the bit. That is right for
 `running_var` too, although PyTorch averages unbiased variances there and Keras biased ones: in
-inference both compute (x − mean) / √(variance + 1e-5) with the stored number. The factor
-n/(n − 1), n = images · height · width, affects only what later training adds to it.
+inference both compute (x − mean) / √(variance + 1e-5) with the stored number.
 
 Both sides normalize images in the same way, with ImageNet's mean and standard deviation
 (`keras_bt.preprocessing.normalize`), so features can be compared.
-
-Names are torchvision's, which timm's resnet18 to resnet152 share. detectron2 reads such files after
-its own script for torchvision's, tools/convert-torchvision-to-d2.py.
 """
 
 from collections.abc import Mapping

@@ -90,7 +90,7 @@ class Run:
         return {name: value for name, _, value in given} | flags
 
     def record(self):
-        """Reads the recorded "settings" and "seconds"; where there are none, these settings and 0."""
+        """Reads the recorded "settings" and "seconds", by default these settings and 0."""
         file = self.beside("json")
         if file.exists():
             return json.loads(file.read_text(encoding="utf-8"))
