@@ -5,7 +5,7 @@ by stochastic gradient descent with a learning rate for each of the two.
 
 >>> layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(16)]
 >>> tuned = classifier(keras.Sequential(layers), classes=3)  # in `strategy.scope()`, if any
->>> schedule = rate_schedule("cosine", rate=0.5, epochs=2, steps_per_epoch=2)
+>>> schedule = rate_schedule(epoch_rates("cosine", 0.5, epochs=2), steps_per_epoch=2)
 >>> compile_classifier(tuned, schedule, backbone_ratio=0.005 / 0.5)
 >>> batches = keras_bt.data.evaluation_batches(train, image_size=16, batch_size=6)
 >>> history = tuned.fit(batches, epochs=2, validation_data=batches, shuffle=False, verbose=0)
@@ -163,30 +163,21 @@ def epoch_rates(
 
 
 def rate_schedule(
-    schedule: str, rate: float, epochs: int, steps_per_epoch: int
+    rates: Sequence[float], steps_per_epoch: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Builds a schedule of `epoch_rates` for an optimizer, constant within each epoch.
+    """Builds a schedule for an optimizer, constant within each epoch and after the last.
 
-    >>> halves = rate_schedule("cosine", 1.0, epochs=2, steps_per_epoch=10)
+    >>> halves = rate_schedule([1.0, 0.5], steps_per_epoch=10)
     >>> [float(halves(step)) for step in (0, 9, 10, 19)]
     [1.0, 1.0, 0.5, 0.5]
 
     Args:
-        schedule: "cosine" or "step", see `epoch_rates`.
-        rate: rate of the first epoch, ≥ 0.
-        epochs: number of epochs.
+        rates: one learning rate per epoch, such as from `epoch_rates`.
         steps_per_epoch: steps of an epoch.
-
-    Returns:
-        The schedule, constant after the last epoch.
-
-    Raises:
-        ValueError: as for `epoch_rates`.
     """
-    rates = epoch_rates(schedule, rate, epochs)
     # Steps count from 0, and Keras includes a boundary in what precedes it. The extra epoch at the
     # end is for the case of a single epoch, which would have no boundary.
-    boundaries = [(e + 1) * steps_per_epoch - 1 for e in range(epochs)]
+    boundaries = [(e + 1) * steps_per_epoch - 1 for e in range(len(rates))]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [*rates, rates[-1]])
 
 

@@ -59,9 +59,8 @@ class Finetuning(classifying.ClassifierRun):
             model = finetune.classifier(
                 self.subject.backbone, len(self.train.class_names), s.from_scratch
             )
-            schedule = finetune.rate_schedule(
-                s.schedule, s.head_rate, s.epochs, self.steps_per_epoch
-            )
+            rates = finetune.epoch_rates(s.schedule, s.head_rate, s.epochs)
+            schedule = finetune.rate_schedule(rates, self.steps_per_epoch)
             finetune.compile_classifier(model, schedule, s.backbone_rate / s.head_rate)
         return model
 

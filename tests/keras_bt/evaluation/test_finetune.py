@@ -41,9 +41,10 @@ def test_the_rates_of_both_published_schedules():
 @pytest.mark.parametrize("schedule", finetune.SCHEDULES)
 @pytest.mark.parametrize("epochs", [1, 20])
 def test_the_rate_changes_between_epochs_only(schedule, epochs):
-    rate = finetune.rate_schedule(schedule, 0.5, epochs, steps_per_epoch=3)
+    rates = finetune.epoch_rates(schedule, 0.5, epochs)
+    rate = finetune.rate_schedule(rates, steps_per_epoch=3)
     found = [float(rate(step)) for step in range(3 * epochs)]
-    expected = np.repeat(finetune.epoch_rates(schedule, 0.5, epochs), 3)
+    expected = np.repeat(rates, 3)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert float(rate(3 * epochs)) == found[-1]
 
@@ -68,7 +69,7 @@ def test_head_and_backbone_each_move_by_their_own_rate(graph):
     model = finetune.classifier(small_backbone(), CLASSES)
     variables = model.trainable_variables
     optimizer = finetune.TwoRateSGD(
-        finetune.rate_schedule("step", 0.5, epochs=5, steps_per_epoch=2), backbone_ratio=0.01
+        finetune.rate_schedule(finetune.epoch_rates("step", 0.5, epochs=5), 2), backbone_ratio=0.01
     )
     optimizer.build(variables)
 
@@ -108,7 +109,7 @@ def test_the_head_is_known_beside_a_layer_of_the_same_name():
 def test_the_optimizer_survives_saving(tmp_path):
     images, labels = images_and_labels(12)
     model = finetune.classifier(small_backbone(), CLASSES)
-    schedule = finetune.rate_schedule("cosine", 0.3, epochs=4, steps_per_epoch=1)
+    schedule = finetune.rate_schedule(finetune.epoch_rates("cosine", 0.3, epochs=4), 1)
     finetune.compile_classifier(model, schedule, backbone_ratio=0.2)
     model.fit(images, labels, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -231,7 +232,7 @@ def test_two_devices_train_as_one_does_short_batches_included():
         with choose_strategy(name).scope():
             model = finetune.classifier(small_backbone(), CLASSES)
             model.set_weights(start)
-            schedule = finetune.rate_schedule("step", 0.5, epochs=4, steps_per_epoch=3)
+            schedule = finetune.rate_schedule(finetune.epoch_rates("step", 0.5, epochs=4), 3)
             finetune.compile_classifier(model, schedule, backbone_ratio=0.3)
         history = model.fit(
             data.repeat(),

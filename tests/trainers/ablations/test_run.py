@@ -18,6 +18,7 @@ from keras_bt.evaluation.knn import knn_accuracy
 from trainers.ablations import sweeps
 from trainers.runs import fast_probe
 from trainers.runs.pretraining import Pretraining
+from trainers.runs.settings import LinearProbeSettings
 
 FLAGS = {"flagfile": "digits", "data": "{data}", "width": 2, "projector": "8", "epochs": 1}
 FLAGS |= {"monitor_every": 0, "few_labels": 100}
@@ -151,7 +152,7 @@ def test_pixels_are_measured_as_they_are(runs):
     found = read(runs[1].folder)
     assert found["knn"] == pytest.approx(knn_accuracy(*arrays, k=20))
     assert found["knn"] > 0.9
-    few = fast_probe.single(arrays, {"labels": "100", "draws": 10, "seed": 0})
+    few = fast_probe.single(arrays, LinearProbeSettings(labels="100", draws=10, fast=True))
     assert found["few_labels"] == pytest.approx(few["top1"], abs=0.01)
     assert found["few_labels_deviation"] == pytest.approx(few["top1_deviation"], abs=0.01)
     assert found["probe"] > found["few_labels"] > 0.7
