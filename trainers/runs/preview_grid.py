@@ -4,8 +4,6 @@ import textwrap
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
@@ -44,16 +42,11 @@ def draw_grid(path, shown, drawn, title):
     """
     draws = len(drawn[0][0])
     widths = [1, 0.15, *[1] * draws, 0.15, *[1] * draws]  # the narrow ones are gaps
-    inches = 1.5
-    figure = Figure(
-        figsize=(inches * sum(widths) + 1.6, inches * 1.02 * len(shown) + 0.8),
-        dpi=150,
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
+    size = 1.5 * sum(widths) + 1.6, 1.53 * len(shown) + 0.8  # inches
+    figure, panels = figures.new(*size, len(shown), len(widths), width_ratios=widths)
+    panels = panels.reshape(len(shown), len(widths))
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
     figure.suptitle(textwrap.shorten(title, 110), fontsize=12, parse_math=False)
-    panels = figure.subplots(len(shown), len(widths), squeeze=False, width_ratios=widths)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
