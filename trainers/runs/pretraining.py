@@ -250,25 +250,19 @@ class Pretraining:
             writes=self.leads,
             guards=running.pretraining_guards(self, CAUSES),
         )
-        batches = distribute_batches(
-            self.strategy, functools.partial(self.batches, steps), s.batch_size
-        )
         if done:  # first the rest of the epoch
-            self._fit(batches, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
+            self._fit(steps, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
             epoch += 1
-            batches = distribute_batches(
-                self.strategy,
-                functools.partial(self.batches, epoch * self.steps_per_epoch),
-                s.batch_size,
-            )
         if epoch < s.epochs:
-            self._fit(batches, epoch, s.epochs, self.steps_per_epoch, callbacks)
+            first_step = epoch * self.steps_per_epoch
+            self._fit(first_step, epoch, s.epochs, self.steps_per_epoch, callbacks)
 
-    def _fit(self, batches, first_epoch, last_epoch, steps, callbacks):
+    def _fit(self, first_step, first_epoch, last_epoch, steps, callbacks):
         """Trains the epochs from `first_epoch` to `last_epoch`, of `steps` steps each."""
         verbose = (1 if sys.stdout.isatty() else 2) if self.leads else 0
+        batches = functools.partial(self.batches, first_step)
         self.model.fit(
-            batches,
+            distribute_batches(self.strategy, batches, self.settings.batch_size),
             initial_epoch=first_epoch,
             epochs=last_epoch,
             steps_per_epoch=steps,
