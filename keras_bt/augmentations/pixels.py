@@ -18,48 +18,6 @@ _LUMA = (0.299, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Changes brightness to f·x, saturated.
-
-    Args:
-        images: (b, h, w, 3) in 0..255; likewise in the next two.
-        factors: f (b,).
-
-    Returns:
-        float32, the shape of `images`.
-
-    Example:
-        >>> adjust_brightness(np.float32([[[[10, 100, 200]]]]), [1.5]).numpy()
-        array([[[[ 15., 150., 255.]]]], dtype=float32)
-    """
-    return _on_planes(lambda planes: _blend(planes, _per_image(factors)), images)
-
-
-def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Changes contrast to f·x + (1 - f)·m, saturated, where m is the mean of the image's luma."""
-    factors = _per_image(factors)
-    return _on_planes(lambda planes: _blend(planes, factors, mean=1 - factors), images)
-
-
-def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Changes saturation to f·x + (1 - f)·luma(x), saturated; f = 0 gives gray."""
-    factors = _per_image(factors)
-    return _on_planes(lambda planes: _blend(planes, factors, luma=1 - factors), images)
-
-
-def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Rotates the hue of HSV by a fraction of the circle; 0.5 gives the complement.
-
-    Args:
-        images: (b, h, w, 3) in 0..255.
-        shifts: (b,) in -0.5..0.5.
-
-    Returns:
-        float32, the shape of `images`.
-    """
-    return _on_planes(lambda planes: _turn_hue(planes, _per_image(shifts)), images)
-
-
 def color_jitter(
     images: Tensor,
     brightness: Tensor,
