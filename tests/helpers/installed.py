@@ -8,10 +8,6 @@
 import importlib
 import pathlib
 import pkgutil
-import subprocess
-import sys
-
-from absl import flags
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ("keras_bt", "trainers", "export")
@@ -33,18 +29,6 @@ def modules():
             yield module.name
 
 
-def import_all(names):
-    """Imports them; two commands may give a flag the same name, so some by themselves."""
-    alone = []
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except flags.DuplicateFlagError:
-            alone.append(name)
-    for name in alone:
-        subprocess.run([sys.executable, "-I", "-c", f"import {name}"], check=True)
-
-
 def main():
     """Checks, and says how much was checked."""
     root = pathlib.Path(importlib.import_module(PACKAGES[0]).__file__).parents[1]
@@ -55,7 +39,8 @@ def main():
     if missing:
         raise SystemExit(f"error: The installed packages must be complete. Missing: {missing}")
     names = list(modules())
-    import_all(names)
+    for name in names:
+        importlib.import_module(name)
     print(f"{len(wanted)} files are there, and {len(names)} modules import from {root}")
 
 
