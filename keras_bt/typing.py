@@ -11,7 +11,7 @@ View: TypeAlias = Callable[..., Tensor]  # images (b, h, w, 3), seed → images 
 
 
 class Collectives(Protocol):
-    """The operations that replicas perform together.
+    """The operations that replicas perform together, both differentiable.
 
     `keras_bt.objectives.OneReplica` has them for a single replica, `keras_bt.strategy.Replicas`
     for `tf.distribute`.

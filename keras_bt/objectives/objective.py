@@ -50,8 +50,11 @@ class Objective:
             replicas: the collectives, for sums over the global batch and all of its rows.
 
         Returns:
-            Float32 scalars by name, each reported as a metric. Summed over the replicas they are
-            the terms of the global batch, and each replica's rows get the gradient of that sum.
+            Float32 scalars by name, each reported as a metric; half precision has to be cast before
+            sums are taken. Summed over the replicas they are the terms of the global batch, and
+            each replica's rows get the gradient of that sum: a sum over this replica's rows is its
+            share as it is, as above; what is computed from `replicas.sum` is the same on all, and
+            its share is that divided by `replicas.count`. Both collectives are differentiable.
         """
         raise NotImplementedError
 

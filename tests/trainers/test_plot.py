@@ -252,7 +252,6 @@ def test_queries_are_of_as_many_classes_as_possible():
         (lambda run: run / "checkpoints", ["must hold config.json", "checkpoints"]),
         (lambda run: overwrite(run / "config.json", "{"), ["config.json must hold a run's"]),
         (lambda run: overwrite(run / "config.json", "[]"), ["config.json must hold a run's"]),
-        (lambda run: change(run, width=None), ["every setting", "'width'"]),
         pytest.param(
             lambda run: change(run, projector="8-16"),
             ["checkpoint must hold the variables of this model"],

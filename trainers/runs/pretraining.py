@@ -56,7 +56,10 @@ def pretrain(settings, objective=None, projector=projector):
     """
     started = time.time()
     s, run = settings, workdir.Workdir(settings.workdir)
-    run.check(s.identity())
+    identity = s.identity()
+    if type(objective) not in (type(None), BarlowTwinsObjective):
+        identity["objective"] = {"name": type(objective).__name__, **objective.get_config()}
+    run.check(identity)
     if running.is_finished(run):
         return run
     running.make_deterministic(s.deterministic, s.strategy)
@@ -68,7 +71,7 @@ def pretrain(settings, objective=None, projector=projector):
         keras.config.set_dtype_policy(s.policy)
         job = Pretraining(s, train, test, strategy, run, objective, projector)
         if job.leads:
-            held.enter_context(run.claimed(s.identity()))
+            held.enter_context(run.claimed(identity))
         steps = job.restore()
         print(job.description())
 
@@ -93,8 +96,8 @@ class Pretraining:
         test: labeled source to measure on, or None.
         strategy: `tf.distribute.Strategy`.
         run: `keras_bt.workdir.Workdir`.
-        objective: function of (redundancy_weight, form) that returns a
-            `keras_bt.objectives.Objective`; the paper's if None.
+        objective: `keras_bt.objectives.Objective`; if None the paper's, with the settings'
+            `redundancy_weight` and `form`.
         projector: function of the layers' widths and the length of the features that builds the
             projector.
 
@@ -109,7 +112,10 @@ class Pretraining:
         self.strategy = strategy
         self.leads = is_chief(strategy)  # of several workers, only one writes and prints
         self.run = run
-        self.objective, self.projector = objective or BarlowTwinsObjective, projector
+        self.objective = objective or BarlowTwinsObjective(
+            settings.redundancy_weight, settings.form
+        )
+        self.projector = projector
         batch_size, replicas = settings.batch_size, strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise ValueError(
@@ -131,7 +137,7 @@ class Pretraining:
             model = BarlowTwins(
                 backbone,
                 self.projector(s.widths, features),
-                objective=self.objective(s.redundancy_weight, s.form),
+                objective=self.objective,
                 views=[v.rest for v in self.views] if s.augment_on == "device" else None,
                 on_nonfinite=s.on_nonfinite,
                 remat=s.remat,

@@ -9,6 +9,8 @@ imports no TensorFlow, so that commands find mistakes at once.
 import dataclasses
 import math
 import re
+import types
+import typing
 from typing import Any, Self
 
 from trainers.runs.sources import SOURCES
@@ -61,7 +63,15 @@ class Settings:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check(field.name, getattr(self, field.name), **field.metadata)
+            value = getattr(self, field.name)
+            union = isinstance(field.type, types.UnionType)
+            kinds = typing.get_args(field.type) if union else (field.type,)
+            if not any(_is_a(value, kind) for kind in kinds):
+                wanted = field.type if union else field.type.__name__
+                raise ValueError(
+                    f"--{field.name} must be of type {wanted}. Received: --{field.name}={value!r}"
+                )
+            _check(field.name, value, **field.metadata)
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the run, as JSON values by name, sorted."""
@@ -77,22 +87,31 @@ class Settings:
         """Returns the settings of an earlier run.
 
         Args:
-            identity: what `identity` returned; further names are passed over.
+            identity: what `identity` returned. Further names are passed over; a setting that did
+                not exist yet has its default, which must therefore be what runs did before.
             **others: settings that do not belong to it.
 
         Raises:
-            ValueError: if a setting is missing or out of range.
+            ValueError: if a setting is out of range.
         """
-        names = [field.name for field in dataclasses.fields(cls) if field.metadata["identity"]]
-        missing = [name for name in names if name not in identity]
-        if missing:
-            raise ValueError(f"A run must have every setting. Received: no {missing[0]!r}.")
-        return cls(**{name: identity[name] for name in names}, **others)
+        fields = [field for field in dataclasses.fields(cls) if field.metadata["identity"]]
+        known = {field.name: identity.get(field.name, field.default) for field in fields}
+        known = {n: tuple(v) if isinstance(v, list) else v for n, v in known.items()}
+        return cls(**known, **others)
 
     def _resolve(self, **values):
         """Replaces defaults that depend on other settings; for `__post_init__`."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def _is_a(value, kind):
+    """Tells whether a value is of a type; an int is a float, too, and a bool is no number."""
+    if kind in (int, float):
+        numbers = (int,) if kind is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    kind = typing.get_origin(kind) or kind
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def _check(name, value, least, most, above, choices, **_):
@@ -450,6 +469,11 @@ class FinetuningSettings(ClassifierSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.scratch_rate != 0.5 and not self.from_scratch:
+            raise ValueError(
+                "--scratch_rate requires --from_scratch. "
+                f"Received: --scratch_rate={self.scratch_rate} without it."
+            )
         given = {name: getattr(self, name) for name in ("backbone_rate", "head_rate")}
         given = {name: rate for name, rate in given.items() if rate is not None}
         if not self.from_scratch:
