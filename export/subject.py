@@ -8,11 +8,11 @@ import dataclasses
 import json
 import pathlib
 
-from trainers.runs.settings import Settings, setting
+from trainers.runs.settings import DataSettings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(Settings):
+class ExportSettings(DataSettings):
     """The flags that the exporting commands share."""
 
     backbone: str | None = setting(
@@ -28,9 +28,6 @@ class ExportSettings(Settings):
         "Shorter side of an image before the center crop, in pixels. Default: as in the run's "
         "evaluation; for a .keras file, image_size · 256/224.",
         least=1,
-    )
-    data_dir: str | None = setting(
-        None, "Folder where tfds keeps its data sets. Default: tfds's own."
     )
 
 
@@ -68,7 +65,9 @@ def read(flags):
         raise ValueError(f"--image_size is needed, as {file} does not belong to a run.")
     backbone = backbones.load(file, image_size)
     resize = flags.resize or _resize_of_evaluation(settings, image_size, flags.data_dir)
-    card = saved_model.run_card(settings, _summary(file)) if settings else {}
+    summary = file.parent / "summary.json"
+    figures = json.loads(summary.read_text()) if settings and summary.is_file() else {}
+    card = saved_model.run_card(settings, figures) if settings else {}
     return Subject(backbone, file, image_size, resize, card)
 
 
@@ -87,9 +86,3 @@ def _resize_of_evaluation(settings, image_size, data_dir):
     except (ValueError, OSError) as error:
         raise ValueError(f"--resize is needed, as the data cannot be opened. {error}") from error
     return data.evaluation_resize(source, image_size)
-
-
-def _summary(file):
-    """Returns the final figures of the run that a backbone belongs to, {} if there are none."""
-    summary = file.parent / "summary.json"
-    return json.loads(summary.read_text()) if summary.is_file() else {}

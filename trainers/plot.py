@@ -11,20 +11,17 @@ import os
 import pathlib
 
 from trainers.cli import command
-from trainers.runs.settings import Settings, setting
+from trainers.runs.settings import DataSettings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlotSettings(Settings):
+class PlotSettings(DataSettings):
     """The flags."""
 
     out: str | None = setting(
         None,
         "Folder of the plots. Default: plots/ in the run, or in the current folder for several "
         "runs.",
-    )
-    data_dir: str | None = setting(
-        None, "Folder where tfds keeps its data sets. Default: tfds's own."
     )
     max_images: int = setting(
         5000,
@@ -79,12 +76,7 @@ def short_names(folders):
 
 
 def draw_curves(out, runs):
-    """Draws the loss and what was measured during training.
-
-    Args:
-        out: `pathlib.Path`, folder of the plots.
-        runs: the metrics of one run, or a dict from names to those of several.
-    """
+    """Draws the loss and what was measured during one run, or several by their names."""
     from keras_bt import plots
 
     plots.loss_curve(out / "loss.png", runs)

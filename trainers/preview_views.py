@@ -10,27 +10,19 @@ import numpy as np
 
 from trainers.cli import command
 from trainers.pretrain import default_recipe
-from trainers.runs.settings import PretrainingSettings, setting
+from trainers.runs.settings import PretrainingSettings, free
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreviewSettings(PretrainingSettings):
     """The flags: those of a run, and how to draw."""
 
-    out: str = setting("views.png", "PNG file to write.", identity=False)
-    images: int = setting(
-        8,
-        "Number of images to draw, chosen at random by --seed.",
-        least=1,
-        most=100,
-        identity=False,
+    out: str = free("views.png", "PNG file to write.")
+    images: int = free(
+        8, "Number of images to draw, chosen at random by --seed.", least=1, most=100
     )
-    draws: int = setting(
-        3, "Number of random draws of each view.", least=1, most=20, identity=False
-    )
-    sample: int = setting(
-        1000, "Number of images to open for statistics of their sizes.", least=1, identity=False
-    )
+    draws: int = free(3, "Number of random draws of each view.", least=1, most=20)
+    sample: int = free(1000, "Number of images to open for statistics of their sizes.", least=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,13 +74,7 @@ def about(source, purpose):
 
 
 def look(source, count, sample, seed):
-    """Opens a random sample of images.
-
-    Args:
-        source: `keras_bt.data.Source`.
-        count: int, number of images to return.
-        sample: int, number of images to open.
-        seed: int, determines the sample.
+    """Opens a random sample of `sample` images.
 
     Returns:
         list of up to `count` pairs (image uint8 (h, w, 3), class name or None).
