@@ -74,11 +74,7 @@ def picture(path, sweep):
     """Draws a sweep: a panel per measure, a curve per series, error bars over the seeds.
 
     Numbers lie along the horizontal axis. Categories are listed down the vertical axis, as their
-    names are long.
-
-    Args:
-        path: file to write.
-        sweep: `trainers.ablations.sweeps.Sweep`; settings without results are left out.
+    names are long. Settings without results are left out.
 
     Returns:
         bool, False if there is nothing to draw.

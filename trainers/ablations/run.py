@@ -13,7 +13,7 @@ import time
 
 from trainers.cli import command
 from trainers.pretrain import default_recipe
-from trainers.runs.settings import LinearProbeSettings, PretrainingSettings, setting
+from trainers.runs.settings import LinearProbeSettings, PretrainingSettings, free, setting
 
 MEASURED = "measured.json"
 DRAWS = 10
@@ -28,18 +28,12 @@ class AblationSettings(PretrainingSettings):
         "Variant of the objective or projector; see trainers.ablations.variants.",
         choices=("published", "invariance", "redundancy", "features", "unnormalised"),
     )
-    measure: str = setting(
+    measure: str = free(
         "trained",
         "Features to measure: of the trained or the untrained backbone, or raw pixels.",
         choices=("trained", "untrained", "pixels"),
-        identity=False,
     )
-    few_labels: int = setting(
-        600,
-        "Labels of the few-label probe, all classes together.",
-        least=1,
-        identity=False,
-    )
+    few_labels: int = free(600, "Labels of the few-label probe, all classes together.", least=1)
 
     def __post_init__(self):
         if not self.workdir:
@@ -85,13 +79,6 @@ def run(settings):
 
 def measure(train_features, labels, test_features, test_labels, few_labels=600):
     """Measures features by nearest neighbors and by linear probes with all and with few labels.
-
-    Args:
-        train_features: float array (n, d).
-        labels: int array (n,).
-        test_features: float array (m, d).
-        test_labels: int array (m,).
-        few_labels: int, number of labels of the few-label probe.
 
     Returns:
         dict of the accuracies `knn`, `probe` and `few_labels`, 0 to 1; `few`, the number of few

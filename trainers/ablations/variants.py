@@ -51,8 +51,9 @@ class AlongFeatures(BarlowTwinsObjective):
                 "Normalization along features requires one device: --strategy=one. "
                 f"Received: {replicas.count} replicas."
             )
-        za, zb = (_standardized_along_features(z) for z in (za, zb))
-        correlation = ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
+        # Transposed, so that each embedding gets mean 0 and deviation 1: (d, n).
+        za, zb = (standardize(ops.transpose(z)) for z in (za, zb))
+        correlation = ops.matmul(za, ops.transpose(zb)) / ops.cast(ops.shape(za)[1], za.dtype)
         squares = ops.square(ops.diagonal(correlation))
         return {
             "on_diagonal": ops.sum(ops.square(1 - ops.diagonal(correlation))),
@@ -60,12 +61,7 @@ class AlongFeatures(BarlowTwinsObjective):
         }
 
 
-def _standardized_along_features(z):
-    """Standardizes each row: (n, d) → float32 (n, d) with mean 0 and deviation 1."""
-    return ops.transpose(standardize(ops.transpose(z)))
-
-
-def unnormalised_projector(widths, input_dim, name="projector"):
+def unnormalised_projector(widths, input_dim):
     """Builds the projector without BatchNormalization; arguments and result are `projector`'s.
 
     This leaves ReLUs and linear layers with biases, which BatchNormalization would make redundant.
@@ -76,7 +72,7 @@ def unnormalised_projector(widths, input_dim, name="projector"):
             x = keras.layers.Dense.from_config(layer.get_config() | {"use_bias": True})(x)
         elif isinstance(layer, keras.layers.ReLU):
             x = keras.layers.ReLU.from_config(layer.get_config())(x)
-    return keras.Model(inputs, x, name=name)
+    return keras.Model(inputs, x, name="projector")
 
 
 # The objective, a function of (redundancy_weight, form), and the projector.

@@ -12,10 +12,7 @@ from keras_bt import workdir
 
 
 class Waves:
-    """Makes runs, several at a time, which divide the cores among them.
-
-    Args:
-        jobs: int, number of concurrent processes.
+    """Makes runs, `jobs` at a time, which divide the cores among them.
 
     Attributes:
         failed: list of the runs that ended with an error, or could not begin.
@@ -31,10 +28,7 @@ class Waves:
             self._shares.put(cores[place::jobs])
 
     def make(self, runs):
-        """Makes runs, and prints a line as each begins and ends.
-
-        Args:
-            runs: list of `trainers.ablations.sweeps.Run`s, each with a folder of its own.
+        """Makes runs, each in a folder of its own, and prints a line as each begins and ends.
 
         Raises:
             KeyboardInterrupt: if interrupted, once the processes have saved their state and ended.
