@@ -31,7 +31,6 @@ def measure(
     train_labels: np.ndarray,
     test_features: np.ndarray,
     test_labels: np.ndarray,
-    labels_per_class: int = 5,
     seed: int = 0,
 ) -> Accuracies:
     """Measures features with three quick protocols.
@@ -41,7 +40,6 @@ def measure(
         train_labels: integers (n,).
         test_features: floats (m, d).
         test_labels: integers (m,).
-        labels_per_class: labels per class for the probe with few labels.
         seed: seed of the draws of few labels: the same for all features to be compared.
 
     Returns:
@@ -49,8 +47,8 @@ def measure(
     """
     data = (train_features, train_labels, test_features, test_labels)
     few = None
-    if np.unique(train_labels, return_counts=True)[1].min() >= labels_per_class:
-        few = few_label_probe(*data, labels_per_class=labels_per_class, seed=seed)
+    if np.unique(train_labels, return_counts=True)[1].min() >= 5:
+        few = few_label_probe(*data, labels_per_class=5, seed=seed)
     return Accuracies(
         knn=knn_accuracy(*data, k=min(20, len(train_features))),
         probe=logistic_probe(*data).top1,
