@@ -14,7 +14,7 @@ from absl import flags, logging
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 
 
-def run(main, settings_class=None, default_recipe=None, positional=False):
+def run(main, settings_class, default_recipe=None, positional=False):
     """Parses the flags and runs `main`; a user's mistake ends in one line and status 1.
 
     A mistake is an error of the flags, or a `ValueError` or `OSError` that `main` raises inside
@@ -125,20 +125,17 @@ def quiet_start():
             os.close(shown)
 
 
-class Mistakes:
+class Mistakes(contextlib.AbstractContextManager):
     """A context, `with mistakes:`, that reports a `ValueError` or `OSError` as a user's mistake.
 
     Those of training count too: a loss that is not finite, a full disk, unreadable images.
     """
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, kind, error, traceback):
-        full = error is not None and "No space left on device" in str(error)
         if isinstance(error, (ValueError, OSError)):
             fail(error)
-        if full and isinstance(error, Exception):  # as TensorFlow reports it
+        # As TensorFlow reports a full disk.
+        if isinstance(error, Exception) and "No space left on device" in str(error):
             from keras_bt.errors import first_line
 
             fail(first_line(error))

@@ -32,10 +32,7 @@ def build(name, stem, width, image_size):
 
 
 def find(name):
-    """Finds the file of a backbone, and the settings of its run.
-
-    Args:
-        name: folder of a run, or path of a .keras file.
+    """Finds the file of a backbone, given by its path or by the folder of its run.
 
     Returns:
         `pathlib.Path` of the file, and the settings, a dict that is empty outside a run.

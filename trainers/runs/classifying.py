@@ -5,20 +5,16 @@ import sys
 import time
 
 from keras_bt import augmentations, data, workdir
+from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import Interruption, RunCheckpoint
+from keras_bt.evaluation import linear_protocol
 from keras_bt.strategy import choose_strategy
 from trainers.runs import running, skipped_images, subject
 from trainers.runs.labelled import labelled_part
 
 
 def training_view(image_size, min_area, flip):
-    """Returns the view that classifiers train on: a random crop, resized bilinearly, and a flip.
-
-    Args:
-        image_size: int, side of the view in pixels.
-        min_area: float, smallest fraction of the image's area that a crop takes.
-        flip: float, probability of a horizontal flip.
-    """
+    """Returns the view that classifiers train on: a random crop, resized bilinearly, and a flip."""
     return augmentations.View(
         [
             augmentations.RandomResizedCrop(
@@ -33,10 +29,8 @@ def training_view(image_size, min_area, flip):
 def classify(kind, settings, folder):
     """Trains a classifier, measures it and writes everything to the workdir.
 
-    Args:
-        kind: subclass of `ClassifierRun`.
-        settings: `trainers.runs.settings.ClassifierSettings`.
-        folder: string, name of the workdir beside the backbone unless the settings name one.
+    `kind` is a subclass of `ClassifierRun`; `folder` is the name of the workdir, beside the
+    backbone, unless the settings name one.
     """
     started = time.time()
     what = subject.read(settings)
@@ -74,15 +68,7 @@ def folder_for(name, labels):
 
 
 class ClassifierRun:
-    """Base of runs that train a classifier; subclasses add the model, `fit` and `finish`.
-
-    Args:
-        settings: `trainers.runs.settings.ClassifierSettings`.
-        subject: `trainers.runs.subject.Subject`.
-        train: `keras_bt.data.Source`, the labeled images to train on.
-        strategy: `tf.distribute.Strategy`.
-        run: `keras_bt.workdir.Workdir`.
-    """
+    """Base of runs that train a classifier; subclasses add the model, `fit` and `finish`."""
 
     def __init__(self, settings, subject, train, strategy, run):
         self.settings, self.subject, self.run = settings, subject, run
@@ -122,9 +108,16 @@ class ClassifierRun:
             self.settings.log_every,
             first_epoch * self.steps_per_epoch,
             self.batch_size,
-            advice,
+            [running.StopOnNonFinite(advice, self.run.checkpoints)],
             monitors,
         )
+
+    def history(self):
+        """Returns the measured epochs' numbers, and a summary: see `linear_protocol.summarize`."""
+        measured = [line for line in read_metrics(self.run.metrics) if "val_top1" in line]
+        names = [name for name in ("val_top1", "val_top5") if name in measured[0]]
+        accuracies = {name: [line[name] for line in measured] for name in names}
+        return [line["epoch"] for line in measured], linear_protocol.summarize(accuracies)
 
     def write_summary(self, found, started, skipped):
         """Writes what was found, and what about; returns both as a dict."""

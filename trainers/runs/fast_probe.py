@@ -21,15 +21,7 @@ def run(subject, settings, started):
 
     Writes `linear_probe_fast.json` and, if every image has one label, `linear_probe_fast.npz` with
     the labels and the backbone's predictions (of the first draw). With part of the labels, the file
-    names contain how many.
-
-    Args:
-        subject: `trainers.runs.subject.Subject`.
-        settings: `trainers.runs.settings.LinearProbeSettings`.
-        started: float, when the command started, in seconds since 1970.
-
-    Returns:
-        string, the report for the terminal.
+    names contain how many. Returns the report for the terminal.
 
     Raises:
         ValueError: if labels and settings do not go together.
@@ -69,12 +61,8 @@ def run(subject, settings, started):
 def single(arrays, settings):
     """Fits logistic regressions, one per draw of the labels.
 
-    Args:
-        arrays: features and labels to fit on, features and labels to measure on.
-        settings: with `labels`, `draws` and `seed`.
-
-    Returns:
-        dict of JSON values, accuracies 0 to 1, and the `predictions` of the first draw.
+    `arrays` are features and labels to fit on, then those to measure on. Returns a dict of JSON
+    values, accuracies 0 to 1, and the `predictions` of the first draw.
     """
     features, labels, test_features, test_labels = arrays
     results = []

@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 
 from keras_bt import data, workdir
-from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.report import percent
 from trainers.runs import classifying
@@ -21,11 +20,7 @@ BUDGET += ("flip", "backbone_sha256")
 
 
 class Finetuning(classifying.ClassifierRun):
-    """A fine-tuning run: classifier, data, training and report.
-
-    Raises:
-        ValueError: if settings and data do not go together.
-    """
+    """A fine-tuning run: classifier, data, training and report."""
 
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)
@@ -35,14 +30,18 @@ class Finetuning(classifying.ClassifierRun):
         )
         self.steps_per_epoch = math.ceil(train.num_examples / self.batch_size)
         data.check_labelled(train, self.batch_size)  # before anything is made
-        self.model = self.build()
+        s = settings
+        keras.utils.set_random_seed(s.seed)
+        with self.strategy.scope():
+            self.model = finetune.classifier(
+                subject.backbone, len(train.class_names), s.from_scratch
+            )
+            rates = finetune.epoch_rates(s.schedule, s.head_rate, s.epochs)
+            schedule = finetune.rate_schedule(rates, self.steps_per_epoch)
+            finetune.compile_classifier(self.model, schedule, s.backbone_rate / s.head_rate)
 
     def even(self, count, name):
-        """Rounds `count` down to a number that divides evenly across replicas.
-
-        Raises:
-            ValueError: if there are fewer than replicas.
-        """
+        """Rounds `count` down to a number, not 0, that divides evenly across replicas."""
         replicas = self.strategy.num_replicas_in_sync
         if count < replicas:
             raise ValueError(
@@ -50,19 +49,6 @@ class Finetuning(classifying.ClassifierRun):
                 f"Received: {count}, replicas={replicas}."
             )
         return count - count % replicas
-
-    def build(self):
-        """Builds the compiled classifier at the start of training."""
-        s = self.settings
-        keras.utils.set_random_seed(s.seed)
-        with self.strategy.scope():
-            model = finetune.classifier(
-                self.subject.backbone, len(self.train.class_names), s.from_scratch
-            )
-            rates = finetune.epoch_rates(s.schedule, s.head_rate, s.epochs)
-            schedule = finetune.rate_schedule(rates, self.steps_per_epoch)
-            finetune.compile_classifier(model, schedule, s.backbone_rate / s.head_rate)
-        return model
 
     def description(self):
         """Describes the run before it starts, for the terminal."""
@@ -121,13 +107,14 @@ class Finetuning(classifying.ClassifierRun):
         # Without optimizer, loss and metrics, so that plain Keras can load it.
         plain = keras.Model(self.model.input, self.model.output, name=self.model.name)
         workdir.save_model(plain, run.path / "classifier.keras")
-        accuracies = accuracy_per_epoch(read_metrics(run.metrics))
+        epochs, accuracies = self.history()
         found = {
-            "last": accuracies[-1],
-            # The best of each over the epochs, as the published code reports them. Being chosen on
-            # the test images, they are slightly flattering.
-            "best": {k: best_of(accuracies, k) for k in ("top1", "top5")}
-            | {"epoch": max(accuracies, key=lambda epoch: epoch["top1"])["epoch"]},
+            "last": {"epoch": epochs[-1], "top1": accuracies["top1"], "top5": accuracies["top5"]},
+            "best": {
+                "top1": accuracies["best_top1"],
+                "top5": accuracies["best_top5"],
+                "epoch": epochs[accuracies["best_epoch"] - 1],
+            },
         }
         summary = self.write_summary(found, started, skipped)
         return closing_message(run, summary, sibling_summary(run.path, summary["settings"]))
@@ -138,10 +125,6 @@ class WarnOfRates(keras.callbacks.Callback):
 
     The rate that a head tolerates falls with the square of its features' size, which grows with the
     rates of pretraining, above all with that of biases and γ (docs/experiments.md).
-
-    Args:
-        guessing: float, the loss of guessing, log(classes).
-        settings: `trainers.runs.settings.FinetuningSettings`.
     """
 
     def __init__(self, guessing, settings):
@@ -161,38 +144,10 @@ class WarnOfRates(keras.callbacks.Callback):
             )
 
 
-def accuracy_per_epoch(metrics):
-    """Extracts the accuracies on the test images after each measured epoch.
-
-    Args:
-        metrics: list of dicts from `keras_bt.callbacks.metrics_log.read_metrics`.
-
-    Returns:
-        list of dicts of `epoch`, from 1, `top1`, 0 to 1, and `top5`, which is None for five classes
-        or fewer.
-    """
-    return [
-        {"epoch": line["epoch"], "top1": line["val_top1"], "top5": line.get("val_top5")}
-        for line in metrics
-        if "val_top1" in line
-    ]
-
-
-def best_of(accuracies, name):
-    """Returns the highest accuracy of that name over the epochs, None if it was not measured."""
-    values = [epoch[name] for epoch in accuracies]
-    return None if None in values else max(values)
-
-
 def sibling_summary(path, settings):
     """Reads the summary of this run's counterpart: from scratch if it is pretrained, or vice versa.
 
-    Args:
-        path: `pathlib.Path`, folder of this run; the other's differs by `_from_scratch` at its end.
-        settings: dict, those of this run.
-
-    Returns:
-        dict, or None if there is no such run, it is not finished, or its budget differs.
+    Returns None if there is no such run, it is not finished, or its budget differs.
     """
     name = path.absolute().name
     other = name.removesuffix(_FROM_SCRATCH) if settings["from_scratch"] else name + _FROM_SCRATCH
@@ -210,13 +165,7 @@ def sibling_summary(path, settings):
 
 
 def closing_message(run, summary, other):
-    """Returns the report that ends the run.
-
-    Args:
-        run: `keras_bt.workdir.Workdir`.
-        summary: dict, that of this run.
-        other: dict, that of the run to compare with, or None.
-    """
+    """Returns the report that ends the run; `other` is the summary to compare with, or None."""
     from_scratch = summary["settings"]["from_scratch"]
     names = ["pretrained", "from scratch"]
     rows = {names[from_scratch]: summary}

@@ -10,10 +10,7 @@ from keras_bt import data
 def labelled_halves(train, test, seed):
     """Chooses the labeled sources to fit on and to measure on.
 
-    Args:
-        train: `keras_bt.data.Source`.
-        test: `keras_bt.data.Source`, or None to hold out a fifth of `train`.
-        seed: int, determines that fifth.
+    If `test` is None, a fifth of `train` is held out, which the seed determines.
 
     Returns:
         (train, test, description of `test`), or (None, None, why nothing can be measured).
@@ -37,11 +34,7 @@ def labelled_halves(train, test, seed):
 def labelled_part(subject, labels, seed, data_dir):
     """Chooses the images to train a classifier on.
 
-    Args:
-        subject: `trainers.cli.subject.Subject`.
-        labels: string, a share such as "1%" or a number of images.
-        seed: int, of the draw.
-        data_dir: folder where tfds keeps its data sets, or None for its own.
+    `labels` is a share such as "1%" or a number of images.
 
     Returns:
         A `keras_bt.data.Source`: the official subset for 1% and 10% of ImageNet, otherwise the same

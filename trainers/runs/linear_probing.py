@@ -4,7 +4,6 @@ import math
 
 import keras
 
-from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import finetune, linear_protocol
 from keras_bt.evaluation.report import percent
 from trainers.runs import classifying
@@ -13,11 +12,7 @@ EVALUATION_BATCH = 256
 
 
 class LinearProbing(classifying.ClassifierRun):
-    """A run of the linear protocol: classifier, data, training and report.
-
-    Raises:
-        ValueError: if settings and data do not go together.
-    """
+    """A run of the linear protocol: classifier, data, training and report."""
 
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)
@@ -71,14 +66,7 @@ class LinearProbing(classifying.ClassifierRun):
     def finish(self, started, skipped):
         """Writes the summary and returns the closing message."""
         run = self.run
-        measured = [line for line in read_metrics(run.metrics) if "val_top1" in line]
-        history = {
-            name: [line[name] for line in measured]
-            for name in ("val_top1", "val_top5")
-            if name in measured[0]
-        }
-        found = linear_protocol.summarize(history)
-        summary = self.write_summary(found, started, skipped)
+        summary = self.write_summary(self.history()[1], started, skipped)
         seconds = summary["seconds_of_last_call"]
         return "\n".join(
             [

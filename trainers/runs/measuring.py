@@ -8,16 +8,11 @@ from keras_bt import data, workdir
 
 
 def arrays(subject, raw_pixels, batch_size=256):
-    """Reads what is to be measured.
-
-    Args:
-        subject: `trainers.runs.subject.Subject`.
-        raw_pixels: bool, whether to measure raw pixels as well, all held in memory.
-        batch_size: int, images per batch during feature extraction.
+    """Reads what is to be measured: "backbone" and, if wanted, "raw pixels", all held in memory.
 
     Returns:
-        dict from "backbone" and, if wanted, "raw pixels" to a list: features and labels to fit on,
-        features and labels to measure on.
+        dict from these names to a list: features and labels to fit on, features and labels to
+        measure on.
     """
     train, test = subject.train, subject.test
     found = {
@@ -33,16 +28,7 @@ def arrays(subject, raw_pixels, batch_size=256):
 
 
 def write(path, command, subject, settings, started, **found):
-    """Writes what was found as JSON.
-
-    Args:
-        path: file to write.
-        command: string, name of the command.
-        subject: `trainers.runs.subject.Subject`.
-        settings: dict of what else determines the figures.
-        started: float, when the command started, in seconds since 1970.
-        **found: JSON values.
-    """
+    """Writes what was found as JSON; `settings` are what else determines the figures."""
     preparation = {"image_size": subject.image_size, "resize": subject.resize}
     workdir.write_json(
         path,

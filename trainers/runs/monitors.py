@@ -11,14 +11,7 @@ PICTURES = 3  # of each kind over a run
 
 
 def monitors(job):
-    """Returns the monitoring callbacks for `job.fit`.
-
-    Args:
-        job: `trainers.runs.pretraining.Pretraining`; of its settings, `monitor_every` and
-            `monitor_images` count.
-
-    Returns:
-        List of Keras callbacks. Training is unaffected by all of them.
+    """Returns the monitoring callbacks for `job.fit`; training is unaffected by all of them.
 
     Raises:
         ValueError: if too many images cannot be read.

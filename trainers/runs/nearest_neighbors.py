@@ -25,13 +25,7 @@ def check(subject, ks):
 def run(subject, settings, started):
     """Extracts features or reads those on disk, searches them and writes the accuracies.
 
-    Args:
-        subject: `trainers.runs.subject.Subject`.
-        settings: `trainers.runs.settings.KnnSettings`.
-        started: float, when the command started, in seconds since 1970.
-
-    Returns:
-        string, the report for the terminal.
+    Returns the report for the terminal.
 
     Raises:
         ValueError: if images have several labels, a k exceeds the number of training images, or the

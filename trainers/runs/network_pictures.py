@@ -17,12 +17,8 @@ _QUERIES, _NEIGHBOURS = 8, 8
 def draw(out, job, epochs, max_images):
     """Draws C, spectra, feature maps, neighbors and the confusion matrix, and prints their paths.
 
-    Args:
-        out: `pathlib.Path`, folder of the plots.
-        job: `trainers.runs.pretraining.Pretraining` with its model restored.
-        epochs: int, number of epochs that the model has trained.
-        max_images: int, largest number of images to plot, and of further ones for neighbors and the
-            linear probe.
+    At most `max_images` are plotted, and as many more used for neighbors and the linear probe. The
+    model of `job`, a `Pretraining`, has been restored after `epochs`.
     """
     seed, image_size = job.settings.seed, job.settings.image_size
     after = f"after epoch {epochs}"
@@ -81,14 +77,7 @@ def correlations(models, view_a, view_b):
 
 
 class Sample:
-    """A fixed sample of the images of a source.
-
-    Args:
-        source: `keras_bt.data.Source`.
-        image_size: int, side in pixels.
-        most: int, largest number of images.
-        seed: int, determines the sample.
-    """
+    """A sample of at most `most` images of a source, determined by the seed."""
 
     def __init__(self, source, image_size, most, seed):
         self._image_size, self.labels = image_size, None
@@ -126,16 +115,7 @@ def project(projector, features):
 
 
 def choose_queries(labels, count, seed):
-    """Chooses random images from as many classes as possible.
-
-    Args:
-        labels: int array (n,); all equal for images without labels.
-        count: int, number of images to choose.
-        seed: int.
-
-    Returns:
-        list of up to `count` image numbers, ordered by class.
-    """
+    """Chooses up to `count` random images from as many classes as possible, ordered by class."""
     order = np.random.RandomState(seed).permutation(len(labels))
     turn = {}  # class → number of its images so far, less one
     rank = [turn.update({label: turn.get(label, -1) + 1}) or turn[label] for label in labels[order]]
@@ -144,16 +124,9 @@ def choose_queries(labels, count, seed):
 
 
 def draw_neighbours(path, queried, query_features, searched, features, class_names, seed):
-    """Draws some images of one sample with their nearest neighbors in another, or in the same.
+    """Draws some images of one `Sample` with their nearest neighbors in another, or in the same.
 
-    Args:
-        path: file to write.
-        queried: `Sample` of the queries.
-        query_features: float32 (m, d), those of `queried`.
-        searched: `Sample` that holds the neighbors.
-        features: float32 (n, d), those of `searched`.
-        class_names: list of strings, or None for images without labels.
-        seed: int, determines the queries.
+    Without labels, `class_names` is None.
     """
     classes = queried.labels if class_names else np.zeros(len(query_features), int)
     chosen = choose_queries(classes, _QUERIES, seed)

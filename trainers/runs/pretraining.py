@@ -251,10 +251,9 @@ class Pretraining:
             s.log_every,
             steps,
             s.batch_size,
-            CAUSES,
+            running.pretraining_guards(self, CAUSES),
             monitors,
             writes=self.leads,
-            guards=running.pretraining_guards(self, CAUSES),
         )
         if done:  # first the rest of the epoch
             self._fit(steps, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)

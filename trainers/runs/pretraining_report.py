@@ -19,12 +19,7 @@ EVALUATION_BATCH = 256
 
 
 def finish(job, started):
-    """Writes backbone, plots, SavedModel and summary, and returns the closing message.
-
-    Args:
-        job: `trainers.runs.pretraining.Pretraining`, trained.
-        started: float, when the call started, in seconds since 1970.
-    """
+    """Writes backbone, plots, SavedModel and summary, and returns the closing message."""
     run = job.run
     # Measured is exactly what is exported: in float32, for one device.
     backbone = saved_model.plain_copy(job.model.backbone)
@@ -109,10 +104,7 @@ def measure(job, untrained, trained):
 
 
 def metrics_of_steps(run):
-    """Reads the lines of metrics.jsonl about training steps; none if the file has been removed.
-
-    Lines that hold only what was measured at the end of an epoch are left out.
-    """
+    """Reads the lines of metrics.jsonl about training steps; none if the file has been removed."""
     if not run.metrics.exists():
         return []
     return [entry for entry in read_metrics(run.metrics) if "loss" in entry]
@@ -127,12 +119,8 @@ def finite_or_none(metrics, name):
 def closing_message(run, final, accuracies, where, seconds):
     """Returns the report that ends the run.
 
-    Args:
-        run: `keras_bt.workdir.Workdir`.
-        final: dict of the last `loss` and `excess`, None where unknown.
-        accuracies: dict from names to `keras_bt.evaluation.report` rows, or None.
-        where: string, what was measured on, or why nothing was.
-        seconds: float, duration of this call.
+    `final` holds the last `loss` and `excess`, None where unknown; `where` says what was measured
+    on, or why nothing was and `accuracies` is None.
     """
     lines = [
         "",

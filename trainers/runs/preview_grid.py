@@ -12,13 +12,7 @@ from keras_bt.randomness import fold_in
 
 
 def draw_views(views, image, draws, seed):
-    """Draws each view of one image several times.
-
-    Args:
-        views: the two `keras_bt.augmentations.View`s.
-        image: uint8 (h, w, 3).
-        draws: int, number of draws of each view.
-        seed: two integers.
+    """Draws both views of an image `draws` times; `seed` is two integers.
 
     Returns:
         float array (2, draws, s, s, 3), views A and B in 0..1.
@@ -34,11 +28,9 @@ def draw_views(views, image, draws, seed):
 def draw_grid(path, shown, drawn, title):
     """Draws one row per image: the image itself, draws of view A, draws of view B.
 
-    Args:
-        path: PNG file to write.
+    Args (the others speak for themselves):
         shown: list of pairs (image uint8 (h, w, 3), class name or None).
-        drawn: the views of each, (2, draws, s, s, 3) in 0..1.
-        title: string, above the grid.
+        drawn: the views of each, as `draw_views` returns them.
     """
     draws = len(drawn[0][0])
     widths = [1, 0.15, *[1] * draws, 0.15, *[1] * draws]  # the narrow ones are gaps

@@ -6,13 +6,7 @@ from trainers.runs.settings import PretrainingSettings
 
 
 def read_run(folder):
-    """Opens a run and reads its settings.
-
-    Args:
-        folder: the run's `--workdir`.
-
-    Returns:
-        `keras_bt.workdir.Workdir`, and its `trainers.runs.settings.PretrainingSettings`.
+    """Opens the run in a folder: a `Workdir`, and its `PretrainingSettings`.
 
     Raises:
         ValueError: if it is not a folder or not a run, or its settings cannot be read.
@@ -48,10 +42,6 @@ def rebuild(run, settings):
     """Builds the model of a run, opens its data and restores the newest checkpoint.
 
     Nothing in the folder changes, so this is safe while the run trains.
-
-    Args:
-        run: `keras_bt.workdir.Workdir`.
-        settings: its settings, as returned by `read_run`.
 
     Returns:
         `trainers.runs.pretraining.Pretraining`, and the number of epochs its model has trained.

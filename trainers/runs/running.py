@@ -41,28 +41,15 @@ def callbacks(
     log_every,
     first_step,
     batch_size,
-    advice,
+    guards,
     monitors=(),
     writes=True,
-    guards=None,
 ):
-    """Returns the callbacks of a run.
+    """Returns the callbacks of a run; only one of several workers `writes`.
 
-    Args:
-        run: `keras_bt.workdir.Workdir`.
-        checkpoint: `keras_bt.checkpoint.RunCheckpoint`.
-        log_every: int, steps between lines of metrics.jsonl.
-        first_step: int, steps already done.
-        batch_size: int, images per step.
-        advice: string, probable causes of a loss that is not finite.
-        monitors: callbacks whose measurements in `logs` the other callbacks write.
-        writes: bool, whether this process writes; only one of several workers does.
-        guards: callbacks that end a run gone wrong; None for `StopOnNonFinite`.
-
-    Returns:
-        List of Keras callbacks. The guards precede the checkpoint, so that no bad state is saved.
+    The other callbacks write what the monitors put into `logs`. The guards, which end a run gone
+    wrong, precede the checkpoint, so that no bad state is saved.
     """
-    guards = [StopOnNonFinite(advice, run.checkpoints)] if guards is None else guards
     if not writes:
         return [*guards, checkpoint]
     return [
@@ -75,15 +62,7 @@ def callbacks(
 
 
 def pretraining_guards(job, causes):
-    """Returns the callbacks that end a pretraining run gone wrong.
-
-    Args:
-        job: `trainers.runs.pretraining.Pretraining`.
-        causes: string, probable causes of a loss that is not finite.
-
-    Returns:
-        List of Keras callbacks.
-    """
+    """Returns the callbacks that end a pretraining run gone wrong, for these probable causes."""
     folder = job.run.checkpoints
     float16 = job.settings.precision == "float16"
     guards = []
@@ -102,9 +81,7 @@ def pretraining_guards(job, causes):
 class StopOnNonFinite(keras.callbacks.Callback):
     """Ends training with an explanation when the logged loss is not finite.
 
-    Args:
-        advice: string, probable causes and what to do.
-        checkpoints: folder of the checkpoints.
+    `advice` says what probably caused it and what to do; `checkpoints` is their folder.
     """
 
     def __init__(self, advice, checkpoints):
@@ -112,11 +89,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._advice, self._checkpoints = advice, checkpoints
 
     def on_train_batch_end(self, batch, logs=None):
-        """Checks the loss.
-
-        Raises:
-            ValueError: if it is not finite.
-        """
+        """Raises ValueError if the loss is not finite."""
         loss = _number(logs["loss"])
         if not np.isfinite(loss):
             raise ValueError(
@@ -130,9 +103,7 @@ class NoteSkippedSteps(keras.callbacks.Callback):
 
     For models that skip steps and count them in the metric `skipped_steps`.
 
-    Args:
-        advice: string, probable causes and what to do.
-        checkpoints: folder of the checkpoints.
+    Args (the first two are those of `StopOnNonFinite`):
         in_a_row: int, number of consecutive skipped steps that ends the run.
         normal: int, number of skipped steps per epoch not worth reporting.
         speaks: bool, whether this process prints; only one of several workers does.
@@ -149,11 +120,7 @@ class NoteSkippedSteps(keras.callbacks.Callback):
         self._steps = self._skipped = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        """Counts the skipped steps.
-
-        Raises:
-            ValueError: if too many in a row were skipped.
-        """
+        """Counts the skipped steps; raises ValueError if too many in a row were skipped."""
         steps, skipped = batch + 1, round(_number(logs["skipped_steps"]))
         newly = skipped - self._skipped
         self._in_a_row = self._in_a_row + newly if newly == steps - self._steps else 0

@@ -13,13 +13,8 @@ _IN_ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 def write(folder, *sources, worker=0):
     """Adds the unreadable images found so far to the list; a continued run keeps the earlier ones.
 
-    There is no file until there is such an image.
-
-    Args:
-        folder: `pathlib.Path`, the workdir.
-        *sources: `keras_bt.data.Source`s.
-        worker: int, this worker's number. Workers other than the first have files of their own,
-            which the first merges into its list.
+    There is no file until there is such an image. Workers other than the first have files of their
+    own, which the first merges into its list.
 
     Returns:
         Sorted list of lines: name of the source, name of the image and reason, separated by tabs.
@@ -43,16 +38,7 @@ def write(folder, *sources, worker=0):
 
 @contextlib.contextmanager
 def noted(folder, *sources, worker=0):
-    """Lists the images that cannot be read inside this context, even if they end the run.
-
-    Args:
-        folder: `pathlib.Path`, the workdir.
-        *sources: `keras_bt.data.Source`s that are read inside the `with` statement.
-        worker: int, see `write`.
-
-    Raises:
-        DataError: see `keras_bt.data.reading`.
-    """
+    """Lists the images that cannot be read inside this context, even if they end the run."""
     try:
         with data.reading(*sources):
             yield

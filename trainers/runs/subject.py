@@ -65,13 +65,7 @@ class Subject:
     def features(self, source, name, batch_size=256):
         """Reads the features and labels of a source from the cache, or extracts them into it.
 
-        Args:
-            source: `train` or `test`.
-            name: string, the kind of images that the line above the progress bar names.
-            batch_size: int.
-
-        Returns:
-            Features and labels; see `keras_bt.evaluation.feature_cache.cached_features`.
+        The line above the progress bar names the kind of images, "training", say.
         """
         return cached_features(
             self.cache,
@@ -85,13 +79,7 @@ class Subject:
 
 
 def read(settings):
-    """Opens the backbone and the images that settings name.
-
-    Args:
-        settings: `trainers.runs.settings.SubjectSettings`.
-
-    Returns:
-        A `Subject`.
+    """Opens the backbone and the images that settings, `SubjectSettings`, name.
 
     Raises:
         ValueError, OSError: if the backbone or the images cannot be opened, the images have no
