@@ -67,7 +67,6 @@ def convert_torch(flags):
 
         errors.check_writable("--target", target)
         if target.suffix == ".keras":
-            torch_files.check_ending(source)
             counts = from_torch(source, target, flags)
         else:
             torch_files.check_ending(target)
