@@ -91,6 +91,8 @@ def paths(flags):
     if from_keras == (target.suffix == ".keras"):
         wanted = ".pth, .pt, .tar or .safetensors" if from_keras else ".keras"
         raise ValueError(f"From {source} the --target must end in {wanted}. Received: {target}")
+    if from_keras and flags.drop_head:
+        raise ValueError(f"--drop_head is for files of PyTorch. Received: --source={source}")
     if source.is_dir():
         source = source / "backbone.keras"
         if flags.with_projector:

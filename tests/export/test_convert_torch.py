@@ -150,6 +150,7 @@ def test_keras_models_that_are_refused(tmp_path, capsys, backbone):
         ("backbone.keras", "--with_projector", "needs the file of a whole keras_bt.BarlowTwins"),
         ("run", "", "--source must be a finished run"),
         ("run", "--with_projector", "a run's backbone.keras has none"),
+        ("backbone.keras", "--drop_head", "--drop_head is for files of PyTorch"),
     ]:
         flags = [f"--source={tmp_path / source}", f"--target={target}", "--overwrite"]
         assert message in mistake(capsys, *flags, *filter(None, [flag]))

@@ -18,6 +18,9 @@ from places import ROOT
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint, checkpoints
+from keras_bt.objectives import BarlowTwinsObjective
+from trainers.runs import pretraining
+from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--width=4", "--projector=16-16", "--batch_size=128", "--log_every=1"]
 STEPS = 1297 // 128  # per epoch of the digits
@@ -125,6 +128,32 @@ def small(tmp_path_factory):
     """What runs in this process have in common."""
     backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
     return [*TINY, backbone, "--image_size=8", "--nodeterministic"]  # that would stay on
+
+
+@keras.saving.register_keras_serializable("tests")
+class Half(BarlowTwinsObjective):
+    """The paper's terms, with another loss."""
+
+    def loss(self, terms):
+        return terms["on_diagonal"] + 0.5 * terms["off_diagonal"]
+
+
+def test_from_python_another_objective_is_part_of_the_run(tmp_path):
+    backbone = small_network.save(tmp_path / "small.keras").partition("=")[2]
+    settings = PretrainingSettings(
+        **{"workdir": str(tmp_path / "run"), "epochs": 1, "image_size": 8, "batch_size": 512},
+        **{"projector": "8", "backbone": backbone, "evaluate": False, "monitor_every": 0},
+        deterministic=False,  # it would stay on
+    )
+    run = pretraining.pretrain(settings, objective=Half())
+    (metrics,) = read_metrics(run.metrics)
+    weighted = metrics["on_diagonal"] + 0.5 * metrics["off_diagonal"]
+    assert metrics["loss"] == metrics["excess"] + json.loads(run.summary.read_text())["floor"]
+    assert metrics["loss"] == pytest.approx(weighted, rel=1e-4)
+    # Without it the run would go on with the paper's objective, or seem to be finished.
+    with pytest.raises(ValueError, match="holds a run with objective=.*Half"):
+        pretraining.pretrain(settings)
+    pretraining.pretrain(settings, objective=Half())
 
 
 FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")

@@ -47,7 +47,7 @@ def run(settings):
     s = dataclasses.replace(settings, evaluate=False)
     with command.quiet_start():
         from keras_bt import data, workdir
-        from trainers.ablations.variants import VARIANTS
+        from trainers.ablations.variants import made
         from trainers.runs import pretraining
         from trainers.runs.labelled import labelled_halves
 
@@ -60,7 +60,7 @@ def run(settings):
                 f"A sweep requires images with one label each. Received: {s.data}, {where}."
             )
         if s.measure == "trained":
-            pretraining.pretrain(s, *VARIANTS[s.variant])
+            pretraining.pretrain(s, *made(s))
         with data.reading(train, test):
             if s.measure == "pixels":
                 parts = [*data.raw_pixels(train), *data.raw_pixels(test)]
@@ -106,7 +106,7 @@ def features(settings, train, test):
 
     from keras_bt import data, workdir
     from keras_bt.evaluation.features import extract_features
-    from trainers.ablations.variants import VARIANTS
+    from trainers.ablations.variants import made
     from trainers.runs import backbones, pretraining
 
     run = workdir.Workdir(settings.workdir)
@@ -114,7 +114,7 @@ def features(settings, train, test):
         backbone = backbones.load(run.backbone, settings.image_size)
     else:
         job = pretraining.Pretraining(
-            settings, train, test, tf.distribute.get_strategy(), run, *VARIANTS[settings.variant]
+            settings, train, test, tf.distribute.get_strategy(), run, *made(settings)
         )
         backbone = job.model.backbone
         backbones.switch_blocks_on(backbone)

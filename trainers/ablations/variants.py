@@ -75,7 +75,7 @@ def unnormalised_projector(widths, input_dim):
     return keras.Model(inputs, x, name="projector")
 
 
-# The objective, a function of (redundancy_weight, form), and the projector.
+# Classes of objectives and functions that build projectors.
 VARIANTS = {
     "published": (BarlowTwinsObjective, projector),
     "invariance": (InvarianceOnly, projector),
@@ -83,3 +83,9 @@ VARIANTS = {
     "features": (AlongFeatures, projector),
     "unnormalised": (BarlowTwinsObjective, unnormalised_projector),
 }
+
+
+def made(settings):
+    """Returns the objective of a variant, and the function that builds its projector."""
+    objective, projector = VARIANTS[settings.variant]
+    return objective(settings.redundancy_weight, settings.form), projector

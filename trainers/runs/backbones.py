@@ -82,6 +82,15 @@ def load(path, image_size):
     return backbone
 
 
+def check_resize(resize, image_size):
+    """Raises ValueError if images would be resized to less than the crop of them."""
+    if resize is not None and resize < image_size:
+        raise ValueError(
+            "--resize must be at least --image_size. "
+            f"Received: --resize={resize}, --image_size={image_size}"
+        )
+
+
 def switch_blocks_on(backbone):
     """Sets every γ that starts at zero to one, which makes an untrained backbone a fair baseline.
 

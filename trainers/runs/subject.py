@@ -91,6 +91,7 @@ def read(settings):
     for name, value in {"data": spec, "image_size": image_size}.items():
         if not value:
             raise ValueError(f"--{name} is needed, as {file} does not belong to a run.")
+    backbones.check_resize(settings.resize, image_size)
     backbone = backbones.load(file, image_size)
     train, test = data.open_source(spec, settings.data_dir)
     halves = labelled_halves(train, test, settings.seed)
