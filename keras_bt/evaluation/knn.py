@@ -6,7 +6,6 @@ training and no hyperparameter worth searching, so the accuracy depends on the f
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,36 +14,8 @@ from keras_bt.evaluation.linear import top_k_accuracy
 from keras_bt.evaluation.neighbours import nearest_neighbours
 
 
-def knn_vote(
-    similarities: np.ndarray, neighbour_labels: np.ndarray, temperature: float, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Classifies queries by a weighted vote of their k nearest training vectors.
-
-    With s_i the cosine similarity of neighbor i, class c gets the share of the votes
-
-        p_c = Σ_{i: y_i = c} exp(s_i / T) / Σ_i exp(s_i / T)
-
-    Among equal shares, the lowest class wins. The first columns of a search with a large k are the
-    search with a smaller k, so one call of `nearest_neighbours` serves several k.
-
-    >>> axes = np.array([[1.0, 0.0], [0.0, 1.0]])  # one training vector for each of two classes
-    >>> similarities, indices = nearest_neighbours(axes, np.array([[0.1, 2.0]]), k=1)
-    >>> knn_vote(similarities, np.array([0, 1])[indices], temperature=0.07, num_classes=2)
-    (array([[0., 1.]], dtype=float32), array([1]))
-
-    Args:
-        similarities: floats (m, k), most similar first.
-        neighbour_labels: integers (m, k), 0 to num_classes - 1.
-        temperature: T, above 0.
-        num_classes: number of classes.
-
-    Returns:
-        `(scores, labels)`: float32 (m, num_classes), the shares of the votes, and int64 (m,).
-
-    Raises:
-        ValueError: if the temperature is not above 0.
-    """
-    _check_temperature(temperature)
+def _vote(similarities, neighbour_labels, temperature, num_classes):
+    """Returns each class's share of the votes, float32 (m, num_classes), and the winners (m,)."""
     scores = np.empty((len(similarities), num_classes), np.float32)
     labels = np.empty(len(similarities), np.int64)
     # In chunks, because bincount needs float64 votes for all classes at once.
@@ -69,17 +40,10 @@ def knn_accuracy(
     test_labels: np.ndarray,
     k: int = 20,
     temperature: float = 0.07,
-    **search: Any,
 ) -> float:
-    """Measures the share of test images that `knn_vote` classifies correctly.
-
-    Arguments and errors are those of `knn_accuracies`, for one k.
-
-    Returns:
-        Top-1 accuracy, 0 to 1.
-    """
+    """Measures the top-1 accuracy, 0 to 1, for one k; see `knn_accuracies`."""
     data = (train_features, train_labels, test_features, test_labels)
-    return knn_accuracies(*data, (k,), temperature, **search)[k].top1
+    return knn_accuracies(*data, (k,), temperature)[k].top1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +66,16 @@ def knn_accuracies(
     test_labels: np.ndarray,
     ks: Sequence[int] = (20, 200),
     temperature: float = 0.07,
-    **search: Any,
+    progress: bool = False,
 ) -> dict[int, KnnAccuracy]:
-    """Measures accuracies of `knn_vote` for several k with one search for the largest.
+    """Classifies test images by a weighted vote of their k nearest training images.
 
-    A class without votes is not a guess, even if fewer than five classes have votes.
+    With s_i the cosine similarity of neighbor i, class c gets the share of the votes
+
+        p_c = Σ_{i: y_i = c} exp(s_i / T) / Σ_i exp(s_i / T)
+
+    Among equal shares, the lowest class wins. A class without votes is not a guess, even if fewer
+    than five classes have votes. One search, for the largest k, serves all.
 
     Memory besides that of `nearest_neighbours`: with m test features, k the largest of `ks` and c
     classes, at most about `24*m*k + 4*m*c + 3*m*c` bytes: the neighbors with their classes, the
@@ -123,7 +92,7 @@ def knn_accuracies(
         test_labels: integers (m,). A class without training images counts as wrong.
         ks: numbers of neighbors, each 1 to n.
         temperature: T, above 0.
-        **search: chunk sizes and progress of `nearest_neighbours`.
+        progress: whether to show a progress bar, counted in queries.
 
     Returns:
         Accuracies for each k.
@@ -140,15 +109,16 @@ def knn_accuracies(
         )
     num_classes = int(train_labels.max()) + 1
     test_labels = checked_labels(test_labels, len(test_features), "test_labels")
-    _check_temperature(temperature)
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature must be above 0. Received: temperature={temperature}.")
     if not len(ks) or min(ks) < 1:
         raise ValueError(f"ks must be numbers of at least 1. Received: {list(ks)}.")
-    similarities, indices = nearest_neighbours(train_features, test_features, max(ks), **search)
+    similarities, indices = nearest_neighbours(train_features, test_features, max(ks), progress)
     neighbour_labels = train_labels.astype(np.int64)[indices]
     del indices
     accuracies = {}
     for k in ks:
-        scores, predictions = knn_vote(
+        scores, predictions = _vote(
             similarities[:, :k], neighbour_labels[:, :k], temperature, num_classes
         )
         top5 = _top5(scores, test_labels) if num_classes > 5 else None
@@ -161,8 +131,3 @@ def _top5(scores, labels):
     votes = np.take_along_axis(scores, known[:, None], axis=1)[:, 0]
     voted = (labels < scores.shape[1]) & (votes > 0)
     return top_k_accuracy(scores, np.where(voted, labels, -1), 5)
-
-
-def _check_temperature(temperature):
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"temperature must be above 0. Received: temperature={temperature}.")

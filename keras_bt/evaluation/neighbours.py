@@ -17,6 +17,8 @@ from keras_bt.evaluation.progress import progress_bar
 _SPARE_CANDIDATES = 16
 # Similarities that agree to this many decimals tie; the error of float64 is about 1e-16.
 _TIE_DECIMALS = 12
+# Vectors compared at once.
+_QUERIES, _TRAINING = 1024, 4096
 _SELECT_COLUMNS = 512
 _REFINE_BYTES = 64 * 2**20
 # Multiply-adds (about 0.2 s of one core) above which several threads are worth their overhead; on
@@ -28,9 +30,6 @@ def nearest_neighbours(
     train_features: np.ndarray,
     queries: np.ndarray,
     k: int,
-    *,
-    query_chunk_size: int = 1024,
-    train_chunk_size: int = 4096,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k training vectors of highest cosine similarity to each query, exactly.
@@ -38,19 +37,19 @@ def nearest_neighbours(
     A float32 search over chunks keeps the best k + 16 candidates per query, which are then compared
     in float64. Where float32 rounding might have hidden a neighbor (many nearly equal similarities,
     as with collapsed features), the query is searched again in float64. The result is therefore
-    that of a float64 search, whatever the chunk sizes. Similarities equal to 12 decimals tie, and
-    the lowest training index wins. A vector of zeros has similarity 0 to everything.
+    that of a float64 search. Similarities equal to 12 decimals tie, and the lowest training index
+    wins. A vector of zeros has similarity 0 to everything.
 
     >>> training = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> similarities, indices = nearest_neighbours(training, np.array([[3.0, 0.0]]), k=2)
     >>> similarities.round(3), indices
     (array([[1. , 0.707]]), array([[0, 2]]))
 
-    Memory besides the inputs and the result: with q = query_chunk_size, t = train_chunk_size and
-    width d, at most about `8*q*t + 8*d*(q + t) + 80*q*(k + 512)` bytes + 64 MiB, whatever the
-    number of training vectors and queries; 240 MiB for the defaults at d = 2048 and k = 200. The
-    inputs may be memory-mapped (`np.load(..., mmap_mode="r")`): the part that the system keeps in
-    memory then counts as the process's, but is released when needed elsewhere.
+    Memory besides the inputs and the result: with q = 1024 queries and t = 4096 training vectors of
+    width d at once, at most about `8*q*t + 8*d*(q + t) + 80*q*(k + 512)` bytes + 64 MiB; 240 MiB at
+    d = 2048 and k = 200. The inputs may be memory-mapped (`np.load(..., mmap_mode="r")`): the part
+    that the system keeps in memory then counts as the process's, but is released when needed
+    elsewhere.
 
     Time: 2*n*m*d floating-point operations, in NumPy's matrix product.
 
@@ -58,8 +57,6 @@ def nearest_neighbours(
         train_features: floats (n, d), float32 for speed.
         queries: floats (m, d).
         k: number of neighbors, 1 to n.
-        query_chunk_size: queries compared at once.
-        train_chunk_size: training vectors compared at once.
         progress: whether to show a progress bar, counted in queries.
 
     Returns:
@@ -74,30 +71,23 @@ def nearest_neighbours(
         raise ValueError(
             f"k must be between 1 and the number of training features ({n}). Received: k={k}."
         )
-    if query_chunk_size < 1 or train_chunk_size < 1:
-        raise ValueError(
-            "query_chunk_size and train_chunk_size must be at least 1. Received: "
-            f"query_chunk_size={query_chunk_size}, train_chunk_size={train_chunk_size}."
-        )
     similarities, indices = np.empty((m, k)), np.empty((m, k), np.int64)
     threads = 1 if n * m * train_features.shape[1] < _THREADED_WORK else None
     with (
         threadpool_limits(limits=threads),
         progress_bar(shown=progress, total=m, unit="query") as bar,
     ):
-        for start in range(0, m, query_chunk_size):
-            rows = slice(start, start + query_chunk_size)
-            similarities[rows], indices[rows] = _search(
-                train_features, queries[rows], k, train_chunk_size
-            )
+        for start in range(0, m, _QUERIES):
+            rows = slice(start, start + _QUERIES)
+            similarities[rows], indices[rows] = _search(train_features, queries[rows], k)
             bar.update(len(similarities[rows]))
     return similarities, indices
 
 
-def _search(train, queries, k, chunk_size):
+def _search(train, queries, k):
     """Finds exact neighbors of one chunk of queries: float32 search, float64 comparison."""
     kept = min(k + _SPARE_CANDIDATES, len(train))
-    found, candidates = _running_best(train, queries, kept, chunk_size, np.float32)
+    found, candidates = _running_best(train, queries, kept, np.float32)
     similarities, indices = _refine(train, queries, candidates, k)
     if kept == len(train):
         return similarities, indices
@@ -107,20 +97,19 @@ def _search(train, queries, k, chunk_size):
     error = 4 * np.sqrt(train.shape[1] + 1) * np.finfo(np.float32).eps
     unsettled = found.min(axis=1) + error >= similarities[:, -1]
     if unsettled.any():
-        _, candidates = _running_best(train, queries[unsettled], k, chunk_size, np.float64)
-        similarities[unsettled], indices[unsettled] = _refine(
-            train, queries[unsettled], candidates, k
-        )
+        queries = queries[unsettled]
+        _, candidates = _running_best(train, queries, k, np.float64)
+        similarities[unsettled], indices[unsettled] = _refine(train, queries, candidates, k)
     return similarities, indices
 
 
-def _running_best(train, queries, k, chunk_size, dtype):
+def _running_best(train, queries, k, dtype):
     """Searches chunk by chunk, keeping the k best of each query in order of training index."""
     unit_queries = _unit(queries, dtype)
     best = np.full((len(queries), k), -np.inf, dtype)
     best_index = np.zeros((len(queries), k), np.int64)
-    for start in range(0, len(train), chunk_size):
-        similarity = unit_queries @ _unit(train[start : start + chunk_size], dtype).T
+    for start in range(0, len(train), _TRAINING):
+        similarity = unit_queries @ _unit(train[start : start + _TRAINING], dtype).T
         for offset in range(0, similarity.shape[1], _SELECT_COLUMNS):
             columns = similarity[:, offset : offset + _SELECT_COLUMNS]
             if dtype == np.float64:

@@ -42,17 +42,27 @@ def random_data(n=300, m=40, d=24, classes=5, seed=0):
     return train, random.integers(0, classes, n), queries
 
 
-def predict(train, labels, queries, k, temperature=0.07, classes=5, **chunks):
-    similarities, indices = knn.nearest_neighbours(train, queries, k, **chunks)
-    return knn.knn_vote(similarities, np.asarray(labels)[indices], temperature, classes)
+def predict(train, labels, queries, k, temperature=0.07, classes=5):
+    similarities, indices = knn.nearest_neighbours(train, queries, k)
+    return knn._vote(similarities, np.asarray(labels)[indices], temperature, classes)
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """A function that sets how many queries and training vectors are compared at once."""
+
+    def compare(queries, training):
+        monkeypatch.setattr(neighbours, "_QUERIES", queries)
+        monkeypatch.setattr(neighbours, "_TRAINING", training)
+
+    return compare
 
 
 @pytest.mark.parametrize("k", [1, 20, 200, 299, 300])
-def test_scores_and_labels_equal_brute_force(k):
+def test_scores_and_labels_equal_brute_force(k, chunks):
     train, labels, queries = random_data()
-    scores, predictions = predict(
-        train, labels, queries, k, query_chunk_size=16, train_chunk_size=64
-    )
+    chunks(16, 64)
+    scores, predictions = predict(train, labels, queries, k)
     similarities, indices = brute_force(train, queries, k)
     expected = brute_force_vote(similarities, labels[indices], 0.07, 5)
     assert scores.dtype == np.float32
@@ -61,13 +71,12 @@ def test_scores_and_labels_equal_brute_force(k):
     np.testing.assert_array_equal(predictions, expected.argmax(axis=1))
 
 
-@pytest.mark.parametrize("query_chunk_size", [1, 7, 40, 1000])
-@pytest.mark.parametrize("train_chunk_size", [1, 10, 299, 300, 4096])
-def test_neighbours_do_not_depend_on_chunks(query_chunk_size, train_chunk_size):
+@pytest.mark.parametrize("at_once", [1, 7, 40, 1000])
+@pytest.mark.parametrize("training", [1, 10, 299, 300, 4096])
+def test_neighbours_do_not_depend_on_chunks(at_once, training, chunks):
     train, _, queries = random_data()
-    found = knn.nearest_neighbours(
-        train, queries, 10, query_chunk_size=query_chunk_size, train_chunk_size=train_chunk_size
-    )
+    chunks(at_once, training)
+    found = knn.nearest_neighbours(train, queries, 10)
     similarities, indices = brute_force(train, queries, 10)
     np.testing.assert_array_equal(found[1], indices)
     np.testing.assert_allclose(found[0], similarities, rtol=0, atol=2e-12)
@@ -89,21 +98,23 @@ def tied(kind):
     return np.full((400, 7), 0.1, np.float32), np.full((3, 7), 0.3, np.float32)
 
 
-@pytest.mark.parametrize("train_chunk_size", [1, 13, 399, 4096])
+@pytest.mark.parametrize("training", [1, 13, 399, 4096])
 @pytest.mark.parametrize("kind", ["quarters", "copies", "sums", "constant"])
-def test_of_equal_similarities_the_lowest_index_wins(kind, train_chunk_size):
+def test_of_equal_similarities_the_lowest_index_wins(kind, training, chunks):
     train, queries = tied(kind)
+    chunks(1024, training)
     # k ends in the middle of a group of ten copies.
-    found = knn.nearest_neighbours(train, queries, 25, train_chunk_size=train_chunk_size)
+    found = knn.nearest_neighbours(train, queries, 25)
     np.testing.assert_array_equal(found[1], brute_force(train, queries, 25)[1])
 
 
-def test_differences_below_float32_are_seen():
+def test_differences_below_float32_are_seen(chunks):
     # Similarities 1 - O(1e-9): all the same in float32.
     random = np.random.default_rng(3)
     train = 1 + 3e-5 * random.standard_normal((300, 16))
     queries = 1 + 3e-5 * random.standard_normal((6, 16))
-    _, indices = knn.nearest_neighbours(train, queries, 5, train_chunk_size=50)
+    chunks(1024, 50)
+    _, indices = knn.nearest_neighbours(train, queries, 5)
     exact = brute_force(train, queries, 300)
     # Those 1e-11 apart are ordered as the oracle orders them; nearer ones are close to a tie.
     settled = (exact[0][:, 4] - exact[0][:, 5]) > 1e-11
@@ -112,14 +123,13 @@ def test_differences_below_float32_are_seen():
         assert set(indices[row]) == set(exact[1][row, :5])
 
 
-@pytest.mark.parametrize("train_chunk_size", [128, 1300, 4096])
-def test_training_data_sorted_towards_the_queries(train_chunk_size):
+@pytest.mark.parametrize("training", [128, 1300, 4096])
+def test_training_data_sorted_towards_the_queries(training, chunks):
     # Each chunk is nearer than the last, so the running best is replaced over and over.
     angles = np.linspace(3, 0, 2000)
     train = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    similarities, indices = knn.nearest_neighbours(
-        train, np.array([[5.0, 0.0]]), 50, train_chunk_size=train_chunk_size
-    )
+    chunks(1024, training)
+    similarities, indices = knn.nearest_neighbours(train, np.array([[5.0, 0.0]]), 50)
     np.testing.assert_array_equal(indices[0], np.arange(1999, 1949, -1))
     np.testing.assert_allclose(similarities[0], np.cos(angles[indices[0]]), atol=1e-12)
 
@@ -169,14 +179,15 @@ def brute_force_rank(scores, labels):
     return np.array(ranks)
 
 
-@pytest.mark.parametrize("chunks", [{}, {"query_chunk_size": 7, "train_chunk_size": 11}])
-def test_accuracies_of_several_k_equal_brute_force(chunks):
+@pytest.mark.parametrize("sizes", [(1024, 4096), (7, 11)])
+def test_accuracies_of_several_k_equal_brute_force(sizes, chunks):
+    chunks(*sizes)
     train, labels, queries = random_data(m=60, classes=9)
     right = np.random.default_rng(5).integers(0, 10, 60)  # class 9 has no training images
     similarities, indices = brute_force(train, queries, 50)
     search = mock.patch.object(knn, "nearest_neighbours", wraps=knn.nearest_neighbours)
     with search as searched:
-        found = knn.knn_accuracies(train, labels, queries, right, (50, 3, 1), **chunks)
+        found = knn.knn_accuracies(train, labels, queries, right, (50, 3, 1))
     searched.assert_called_once()  # for all k
     assert list(found) == [50, 3, 1]
     for k, accuracy in found.items():
@@ -184,7 +195,7 @@ def test_accuracies_of_several_k_equal_brute_force(chunks):
         rank = brute_force_rank(scores, right)
         assert accuracy.top1 == pytest.approx(np.mean(rank < 1), abs=1e-12)
         assert accuracy.top5 == pytest.approx(np.mean(rank < 5), abs=1e-12)
-        assert accuracy.top1 == knn.knn_accuracy(train, labels, queries, right, k, **chunks)
+        assert accuracy.top1 == knn.knn_accuracy(train, labels, queries, right, k)
 
 
 def test_top5_of_equal_votes():
@@ -202,9 +213,10 @@ def test_top5_is_left_out_where_it_says_nothing():
     assert knn.knn_accuracies(train, labels, queries, np.zeros(40, int), [20])[20].top5 is None
 
 
-def test_progress_bar_counts_queries(capsys):
+def test_progress_bar_counts_queries(capsys, chunks):
     train, _, queries = random_data()
-    knn.nearest_neighbours(train, queries, 3, query_chunk_size=16, progress=True)
+    chunks(16, 4096)
+    knn.nearest_neighbours(train, queries, 3, progress=True)
     output = capsys.readouterr().out
     assert "0/40" in output
     assert "40/40" in output
@@ -215,10 +227,11 @@ def test_progress_bar_counts_queries(capsys):
 @pytest.mark.parametrize(
     "data", ["random", *(pytest.param(x, marks=pytest.mark.slow) for x in ("constant", "sorted"))]
 )
-def test_memory_stays_within_the_formula(data, monkeypatch):
+def test_memory_stays_within_the_formula(data, monkeypatch, chunks):
     # The documented constant is far more than this small search would need.
     monkeypatch.setattr(neighbours, "_REFINE_BYTES", 4 * 2**20)
     n, m, d, k, q, t = 20_000, 600, 256, 200, 300, 1024
+    chunks(q, t)
     random = np.random.default_rng(0)
     train = random.standard_normal((n, d), dtype=np.float32)
     queries = random.standard_normal((m, d), dtype=np.float32)
@@ -228,7 +241,7 @@ def test_memory_stays_within_the_formula(data, monkeypatch):
         train, queries = train[np.argsort(train @ queries[0])], np.repeat(queries[:1], m, axis=0)
     tracemalloc.start()
     try:
-        result = knn.nearest_neighbours(train, queries, k, query_chunk_size=q, train_chunk_size=t)
+        result = knn.nearest_neighbours(train, queries, k)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -265,6 +278,5 @@ def test_mistakes_are_named():
         with pytest.raises(ValueError, match=message) as error:
             knn.knn_accuracies(*arguments)
         assert "\n" not in str(error.value)
-    for wrong, message in (({"k": 0}, "k=0"), ({"k": 5, "query_chunk_size": 0}, "size=0")):
-        with pytest.raises(ValueError, match=message):
-            knn.nearest_neighbours(train, queries, **wrong)
+    with pytest.raises(ValueError, match="k=0"):
+        knn.nearest_neighbours(train, queries, 0)
