@@ -54,8 +54,7 @@ def cached_features(
 
     A file is named by a hash of the backbone (architecture and weights), image_size, resize, the
     normalization and the data (`source.fingerprint()`), and appears under its name once it is
-    complete. A damaged file is extracted anew: whenever a file is opened, all of it is read once
-    and checked, which takes seconds per 10 GB, or as long as the disk needs.
+    complete. Whenever one is opened, all of it is read and checked; if damaged, it is made anew.
 
     Args:
         directory: folder of the cache, created if necessary.
@@ -63,8 +62,7 @@ def cached_features(
         source: the images.
         image_size: side of the images in pixels.
         resize: shorter side before the center crop, see `evaluation_batches`.
-        batch_size: images per batch. It changes features by rounding at most and is therefore not
-            part of the name.
+        batch_size: images per batch; not part of the name, as it changes features by rounding only.
         progress: whether to show a progress bar, counted in batches, if features are extracted; a
             string is printed above it.
 
@@ -100,7 +98,6 @@ def cached_features(
 
 
 def _identity(backbone):
-    """Returns what determines a backbone's output: its configuration and its weights."""
     try:
         architecture = json.loads(backbone.to_json())
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -154,7 +151,7 @@ def _write(file, batches, source):
             free = shutil.disk_usage(os.path.dirname(file.name)).free
             if 4 * source.num_examples * width > free:  # now rather than after hours
                 raise OSError(_no_space(file.name, source, width, f"{free / 1e9:.2f} GB are free"))
-            write(_header(0, width))  # the number is known at the end
+            write(_header(0, width))  # the number is known, and enters the checksum, at the end
         rows = np.ascontiguousarray(features, np.float32)
         write(rows.data)
         checksum = zlib.crc32(rows.data, checksum)
@@ -165,9 +162,8 @@ def _write(file, batches, source):
         raise ValueError(f"At least one image must be readable. Received: {source.name}.")
     rest = io.BytesIO()
     np.save(rest, np.concatenate(labels))
-    # The header comes last, because it is known last.
     checksum = zlib.crc32(_header(n, width), zlib.crc32(rest.getvalue(), checksum))
-    write(rest.getvalue() + _packed(checksum))
+    write(rest.getvalue() + checksum.to_bytes(_CHECKSUM_BYTES, "little"))
     file.seek(0)
     write(_header(n, width))
 
@@ -206,11 +202,7 @@ def _is_whole(file, size):
     while left > 0 and (part := file.read(min(left, _READ_BYTES))):
         checksum = zlib.crc32(part, checksum)
         left -= len(part)
-    return file.read() == _packed(zlib.crc32(header, checksum))
-
-
-def _packed(checksum):
-    return checksum.to_bytes(_CHECKSUM_BYTES, "little")
+    return file.read() == zlib.crc32(header, checksum).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 _HEADER_BYTES = len(_header(0, 1))

@@ -13,8 +13,7 @@ from keras_bt.evaluation.progress import progress_bar
 def inference_function(backbone: keras.Model) -> PolymorphicFunction:
     """Returns the backbone in inference mode as one `tf.function` with float32 output.
 
-    `extract_features` builds one itself. To extract features repeatedly, for example after every
-    epoch, build it once and pass it in place of the backbone: it is traced once.
+    To extract features after every epoch, pass it in place of the backbone: it is traced once.
 
     Args:
         backbone: images (b, h, w, c) → features (b, d).
@@ -79,20 +78,18 @@ def feature_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Runs a frozen backbone over a data set, yielding the batches that `extract_features` joins.
 
+    Arguments and errors are those of `extract_features`, but `batches` may be empty.
+
     Args:
-        backbone: see `extract_features`.
-        batches: see `extract_features`; may be empty.
-        progress: whether to show a progress bar, counted in batches.
+        backbone: see there.
+        batches: see there.
+        progress: see there.
         num_batches: most batches to expect, for the bar, if the data set does not know its size.
 
     Yields:
-        `(features, labels)` of each batch: float32 (b, d) and int64 (b,) or (b, classes); labels
-        is None if the data set has none.
-
-    Raises:
-        ValueError: see `extract_features`.
+        `(features, labels)` of each batch: float32 (b, d) and int64 (b,) or (b, classes), or None.
     """
-    image_spec, labelled = _read_spec(batches)
+    image_spec = _image_spec(batches)
     forward = inference_function(backbone) if isinstance(backbone, keras.Layer) else backbone
     # One trace for every batch size: the short last batch must not compile the network again.
     any_batch = tf.TensorSpec([None, *image_spec.shape[1:]], image_spec.dtype)
@@ -103,13 +100,11 @@ def feature_batches(
             f"Received: output shape {tuple(forward.output_shapes)}."
         )
     for batch in progress_bar(batches, shown=progress, total=num_batches, unit="batch"):
-        images = batch[0] if labelled else _only(batch)
-        labels = batch[1].numpy().astype(np.int64) if labelled else None
-        yield forward(images).numpy(), labels
+        images, *labels = batch if isinstance(batch, tuple) else (batch,)
+        yield forward(images).numpy(), labels[0].numpy().astype(np.int64) if labels else None
 
 
-def _read_spec(batches):
-    """Returns the images' TensorSpec and whether there are labels."""
+def _image_spec(batches):
     rule = "batches must be a finite tf.data.Dataset of (images, labels) or of images. Received: "
     if not isinstance(batches, tf.data.Dataset):
         raise ValueError(f"{rule}{type(batches).__name__}.")
@@ -121,11 +116,7 @@ def _read_spec(batches):
         raise ValueError(f"{rule}elements {spec}.")
     if not parts[0].shape.rank:
         raise ValueError(f"{rule}images of shape {parts[0].shape}.")
-    return parts[0], len(parts) == 2
-
-
-def _only(batch):
-    return batch[0] if isinstance(batch, tuple) else batch
+    return parts[0]
 
 
 def _join(parts):

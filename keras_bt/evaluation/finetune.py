@@ -27,9 +27,7 @@ from keras_bt.strategy import current_replicas
 from keras_bt.typing import Tensor
 
 EPOCHS = 20
-# (backbone, head): the published code's README gives the rates for its cosine, the paper for steps.
-PUBLISHED_RATES = {"cosine": (0.005, 0.5), "step": (0.002, 0.5)}
-SCHEDULES = tuple(PUBLISHED_RATES)
+SCHEDULES = ("cosine", "step")
 _DROPS_AFTER = (12 / 20, 16 / 20)  # of the epochs
 
 
@@ -185,9 +183,8 @@ def rate_schedule(
 class CrossEntropy(keras.losses.Loss):
     """Mean cross-entropy of the global batch, from logits and integer labels.
 
-    Each replica returns the sum over its images divided by the number of all images; so the sum
-    over replicas, which optimizers apply, is the true gradient even if the last batch of an epoch
-    does not divide evenly among replicas. (Keras' own takes the mean of the replicas' means.)
+    Each replica returns its share, which is right even if the last batch of an epoch does not
+    divide evenly among replicas. (Keras' own takes the mean of the replicas' means.)
 
     Args:
         name: the loss's name.
@@ -232,14 +229,12 @@ def classifier(backbone: keras.Model, classes: int, from_scratch: bool = False) 
     """Builds a classifier from a copy of the backbone and a new linear head.
 
     Call it inside `strategy.scope()` if there is a strategy; on several replicas BatchNormalization
-    then uses the statistics of the global batch. Everything is trainable. The given backbone is not
-    changed.
+    then uses the statistics of the global batch. Everything is trainable.
 
     Args:
         backbone: images (b, h, w, c) → features (b, d); a built functional or sequential model.
         classes: number of classes, at least 2.
-        from_scratch: whether to leave the copy randomly initialized instead of giving it the
-            backbone's weights.
+        from_scratch: whether the copy is randomly initialized.
 
     Returns:
         Images (b, h, w, c) → logits float32 (b, classes). The head has a kernel N(0, 0.01) and
@@ -252,8 +247,10 @@ def classifier(backbone: keras.Model, classes: int, from_scratch: bool = False) 
     for layer in copy._flatten_layers():  # one by one: setting the model's own may change nothing
         layer.trainable = True
     images = keras.layers.Input(copy.input_shape[1:], name="images")
-    head = linear_head(classes, _free_name(copy, "head"))
-    model = keras.Model(images, head(copy(images)), name="classifier")
+    name = "head"  # by which the optimizer tells its variables from those of the backbone
+    while any(variable.path.startswith(f"{name}/") for variable in copy.variables):
+        name += "_"
+    model = keras.Model(images, linear_head(classes, name)(copy(images)), name="classifier")
     prepare_batch_normalization(model)
     return model
 
@@ -291,13 +288,6 @@ def linear_head(
     return keras.layers.Dense(
         classes, kernel_initializer=kernel, dtype="float32", name=name, **kwargs
     )
-
-
-def _free_name(model, name):
-    """Returns the name, with underscores added until no path of a variable begins with it."""
-    while any(variable.path.startswith(f"{name}/") for variable in model.variables):
-        name += "_"
-    return name
 
 
 def compile_classifier(

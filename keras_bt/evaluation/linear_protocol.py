@@ -22,7 +22,6 @@ import tensorflow as tf
 from keras_bt.evaluation.finetune import compile_classifier, copy_of, linear_head
 from keras_bt.typing import Tensor
 
-EPOCHS = 100
 RATE = 0.3  # for a batch of 256 or any other size: it is not scaled
 WEIGHT_DECAY = 1e-6
 
@@ -36,15 +35,12 @@ def linear_classifier(
     """Builds a linear classifier of features, or of images through a frozen copy of a backbone.
 
     The copy is always in inference mode: BatchNormalization uses its moving statistics, nothing is
-    dropped, no weight changes. The given backbone is not changed. Only the linear layer learns:
-    kernel N(0, 0.01), zero biases, cross-entropy, SGD
+    dropped. Only the linear layer learns: kernel N(0, 0.01), zero biases, cross-entropy, SGD
 
         g ← ∂L/∂w + β w,   m ← μ m + g,   w ← w − rate · m
 
-    with μ = 0.9, weight decay β on kernel and bias alike, and the rate outside the momentum, as in
-    PyTorch.
-    Here β w is the gradient of an L2 penalty of β/2, because Keras' own weight decay is not part of
-    g.
+    with μ = 0.9 and weight decay β on kernel and bias alike, as in PyTorch. Here β w is the
+    gradient of an L2 penalty of β/2, because Keras' own weight decay is not part of g.
 
     Call it inside `strategy.scope()` if there is a strategy.
 

@@ -8,6 +8,8 @@ import numpy as np
 from keras_bt.evaluation.knn import knn_accuracy
 from keras_bt.evaluation.linear import few_label_probe, logistic_probe
 
+FEW = 5  # labels per class
+
 
 @dataclasses.dataclass(frozen=True)
 class Accuracies:
@@ -47,8 +49,8 @@ def measure(
     """
     data = (train_features, train_labels, test_features, test_labels)
     few = None
-    if np.unique(train_labels, return_counts=True)[1].min() >= 5:
-        few = few_label_probe(*data, labels_per_class=5, seed=seed)
+    if np.unique(train_labels, return_counts=True)[1].min() >= FEW:
+        few = few_label_probe(*data, labels_per_class=FEW, seed=seed)
     return Accuracies(
         knn=knn_accuracy(*data, k=min(20, len(train_features))),
         probe=logistic_probe(*data).top1,

@@ -13,7 +13,7 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from keras_bt.evaluation.average_precision import average_precision, check_labels
+from keras_bt.evaluation.average_precision import INTERPOLATIONS, average_precision, check_labels
 from keras_bt.evaluation.checks import checked_features
 from keras_bt.evaluation.progress import progress_bar
 
@@ -36,8 +36,7 @@ class SvmResult:
     Attributes:
         mean_average_precision: VOC 2007's, 0 to 1, over the classes that are not excluded.
         average_precisions: of each class; None if it is excluded.
-        mean_area: like `mean_average_precision`, but with interpolation="area". The benchmark code
-            behind published numbers prints this one.
+        mean_area: the mean with interpolation="area", which published code prints.
         chosen_c: cost chosen for each class; None if it is excluded.
         excluded: numbers of the classes that cannot be measured.
         converged: whether all chosen machines converged.
@@ -76,8 +75,7 @@ def svm_probe(
     class, where VISSL treats them as negatives.
 
     A class is excluded if it has fewer than three positive or three other training examples, too
-    few for cross-validation, or no positive test example, without which average precision is
-    undefined.
+    few for cross-validation, or no positive test example.
 
     Memory: the features as float64, and for every thread 30 bytes per number of the training
     features. There is one thread per core, at most eight, and fewer if they would need more than
@@ -126,7 +124,9 @@ def svm_probe(
     candidates: list[float] = np.unique(COSTS if costs is None else costs).tolist()
     if not candidates or not all(0 < c < np.inf for c in candidates):
         raise ValueError(f"costs must be numbers above 0. Received: {candidates}.")
-    included = _included(train_labels, test_labels)
+    positives, others = ((train_labels == value).sum(axis=0) for value in (1, 0))
+    enough = (positives >= FOLDS) & (others >= FOLDS) & (test_labels == 1).any(axis=0)
+    included = np.flatnonzero(enough).tolist()
     if not included:
         raise ValueError(
             "At least one class must have three positive and three other training examples and "
@@ -134,12 +134,13 @@ def svm_probe(
         )
 
     def probe(label):
-        scores, c, converged = _fit_class(
-            train_features, train_labels[:, label], test_features, candidates, seed
-        )
-        truth = test_labels[:, label]
-        by_form = [average_precision(scores, truth, form) for form in ("11-point", "area")]
-        return *by_form, c, converged
+        counted = train_labels[:, label] >= 0
+        search = _search(candidates, seed)
+        search.fit(train_features[counted], train_labels[counted, label] == 1)
+        scores, truth = search.decision_function(test_features), test_labels[:, label]
+        precision, area = (average_precision(scores, truth, form) for form in INTERPOLATIONS)
+        converged = search.best_estimator_.n_iter_ < _MAX_ITERATIONS
+        return precision, area, search.best_params_["C"], converged
 
     affordable = _MEMORY // (_BYTES_PER_NUMBER * train_features.size)
     threads = min(os.cpu_count() or 1, _MOST_THREADS, max(affordable, 1), len(included))
@@ -161,23 +162,11 @@ def svm_probe(
     )
 
 
-def _fit_class(features, labels, test_features, costs, seed):
-    """Chooses C and fits; returns the scores of the test features, C and whether it converged."""
-    counted = labels >= 0
+def _search(costs, seed):
     machine = LinearSVC(
         dual=False,
         class_weight={True: _POSITIVE_WEIGHT, False: 1.0},
         max_iter=_MAX_ITERATIONS,
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    search = GridSearchCV(machine, {"C": costs}, scoring="average_precision", cv=folds)
-    search.fit(features[counted], labels[counted] == 1)
-    converged = search.best_estimator_.n_iter_ < _MAX_ITERATIONS
-    return search.decision_function(test_features), search.best_params_["C"], converged
-
-
-def _included(train_labels, test_labels):
-    """Returns the classes that can be measured."""
-    positives, others = ((train_labels == value).sum(axis=0) for value in (1, 0))
-    enough = (positives >= FOLDS) & (others >= FOLDS) & (test_labels == 1).any(axis=0)
-    return np.flatnonzero(enough).tolist()
+    return GridSearchCV(machine, {"C": costs}, scoring="average_precision", cv=folds)
