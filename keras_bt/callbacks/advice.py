@@ -68,9 +68,7 @@ def redundant(
     off, on = health.off_diagonal_rms, health.diagonal_rms
     if num_images < LEAST_IMAGES or dim < 2:
         return None
-    if not (off > REDUNDANT_RMS and off > REDUNDANT_SHARE * on):
-        return None
-    if off < before.off_diagonal_rms:
+    if not off > max(REDUNDANT_RMS, REDUNDANT_SHARE * on) or off < before.off_diagonal_rms:
         return None
     weight = ""
     if redundancy_weight is not None:
@@ -118,9 +116,8 @@ def plateau(excesses: Sequence[float], floor: float, dim: int) -> str | None:
     """Warns if the loss has stopped falling far above the smallest possible value.
 
     Compares the mean of the last six epochs with that of the six before. An embedding whose views
-    have nothing in common has a loss of about d, one per dimension; "far above" means that less
-    than half of the way from there to the floor has been covered. Beyond that point, a loss that
-    levels off is what the end of training looks like.
+    have nothing in common has a loss of about d; "far above" means that less than half of the way
+    from there to the floor has been covered.
 
     Args:
         excesses: `excess` of every epoch so far.

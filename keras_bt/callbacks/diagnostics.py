@@ -14,6 +14,8 @@ from keras_bt.model.barlow_twins import BarlowTwins
 from keras_bt.objectives import cross_correlation
 from keras_bt.typing import Metrics
 
+_BATCH = 256  # images per forward pass
+
 
 @dataclasses.dataclass(frozen=True)
 class Look:
@@ -48,9 +50,7 @@ class Diagnostics(Periodic):
     It measures on fixed views in inference mode, after every `every`-th epoch and the last one.
     Adds the fields of `keras_bt.callbacks.health.Health` to `logs`, so the progress bar, History,
     `MetricsLog` and TensorBoard show them (the latter two must come later in the list of
-    callbacks): `diagonal_mean`, `diagonal_rms`, `off_diagonal_mean`, `off_diagonal_rms`,
-    `fixed_excess`, `embedding_spread`, `feature_rankme`, `embedding_rankme`, `dead_features` and
-    `dead_dimensions`. Epochs without a look lack them.
+    callbacks). Epochs without a look lack them.
 
     Warns once per `fit` about each of: embeddings that are the same for every image, dimensions
     that all say the same, dead dimensions, and a loss that has stopped falling far above the
@@ -77,7 +77,6 @@ class Diagnostics(Periodic):
             augmentation on the device. n ≥ 2; below 32 redundancy cannot be judged. Statistics
             are those of these n images, so numbers are comparable only for the same n.
         every: epochs between looks.
-        batch_size: images per forward pass.
 
     Attributes:
         before: the `Look` taken before training.
@@ -85,21 +84,17 @@ class Diagnostics(Periodic):
         health: the newest `Health`.
 
     Raises:
-        ValueError: if `every` or `batch_size` is less than one; when training begins, if the model
-            is not a `BarlowTwins` or the views do not fit it.
+        ValueError: if `every` is less than one; when training begins, if the model is not a
+            `BarlowTwins` or the views do not fit it.
     """
 
-    def __init__(self, views: Any, every: int = 1, batch_size: int = 256):
+    def __init__(self, views: Any, every: int = 1):
         super().__init__(every)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
         self._batch = views
         self._views: tuple[np.ndarray, ...] = ()
-        self._batch_size = batch_size
-        self._traced: tuple[BarlowTwins, Any] | None = None
 
     def on_train_begin(self, logs: Metrics | None = None) -> None:
-        """Takes the look before training."""
+        """Makes the views, and checks that they fit the model."""
         if not isinstance(self.model, BarlowTwins):
             raise ValueError(
                 f"Diagnostics needs a BarlowTwins model. Received: {type(self.model).__name__}."
@@ -111,15 +106,17 @@ class Diagnostics(Periodic):
                 for view in self.model.two_views(self._batch)
             )
             self._batch = None
+        self._forward = _inference(self.model, self._views[0])
         self._excesses: list[float] = []
         self._said: set[str] = set()
-        self.before = self.latest = self._look(None)
-        self._health_before = self.health = self._measure(self.before)
+        self._looked = False
 
     def on_epoch_begin(self, epoch: int, logs: Metrics | None = None) -> None:
-        """Dates the first look."""
-        if self.before.epochs is None:
-            self.before = self.latest = dataclasses.replace(self.before, epochs=epoch)
+        """Takes the look before training, whose first epoch is known here."""
+        if not self._looked:
+            self._looked = True
+            self.before = self.latest = self._look(epoch)
+            self._health_before = self.health = self._measure(self.before)
 
     def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
         """Looks if a look is due; watches the loss every epoch."""
@@ -147,27 +144,13 @@ class Diagnostics(Periodic):
         self._say("dead", advice.dead(health, self.latest.features.shape[1], d))
 
     def _look(self, epochs):
-        forward = self._forward()
         parts = []
         for view in self._views:
-            starts = range(0, len(view), self._batch_size)
-            outputs = [forward(view[start : start + self._batch_size]) for start in starts]
+            starts = range(0, len(view), _BATCH)
+            outputs = [self._forward(view[start : start + _BATCH]) for start in starts]
             parts += [np.concatenate(part) for part in zip(*outputs, strict=True)]
         features_a, za, features_b, zb = parts
         return Look(epochs, np.concatenate([features_a, features_b]), za, zb)
-
-    def _forward(self):
-        """Returns the model in inference mode, traced once: images → features, embeddings."""
-        if self._traced is None or self._traced[0] is not self.model:
-            model, view = self.model, self._views[0]
-
-            @tf.function(input_signature=[tf.TensorSpec([None, *view.shape[1:]], view.dtype)])
-            def forward(images):
-                features, z = model.represent(images, training=False)
-                return tf.cast(features, tf.float32), tf.cast(z, tf.float32)
-
-            self._traced = model, forward
-        return self._traced[1]
 
     def _statistics_have_settled(self):
         """Tells whether the initial 0 and 1 weigh less than 5% in the moving statistics."""
@@ -191,3 +174,12 @@ class Diagnostics(Periodic):
         # Starts with a new line, as Keras' own callbacks do: the progress bar has not ended its
         # line, and is drawn again below.
         print(f"\nWarning: {text}", flush=True)
+
+
+def _inference(model, view):
+    @tf.function(input_signature=[tf.TensorSpec([None, *view.shape[1:]], view.dtype)])
+    def forward(images):
+        features, z = model.represent(images, training=False)
+        return tf.cast(features, tf.float32), tf.cast(z, tf.float32)
+
+    return forward

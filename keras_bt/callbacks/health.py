@@ -96,8 +96,8 @@ def measure(features: np.ndarray, za: np.ndarray, zb: np.ndarray, objective: Obj
         embedding_spread=spread(z),
         feature_rankme=rankme(features),
         embedding_rankme=rankme(z),
-        dead_features=float(is_dead(features).sum()),
-        dead_dimensions=float(is_dead(z).sum()),
+        dead_features=_dead(features),
+        dead_dimensions=_dead(z),
     )
 
 
@@ -122,16 +122,8 @@ def spread(z: np.ndarray) -> float:
     return float(np.sqrt(unit.shape[1] * np.mean(unit.var(axis=0))))
 
 
-def is_dead(z: np.ndarray) -> np.ndarray:
-    """Marks the dimensions that hardly change from row to row, see `Health.dead_features`.
-
-    Args:
-        z: floats (n, d).
-
-    Returns:
-        bool (d,). All dimensions are dead if all rows are equal.
-    """
-    return z.std(axis=0) <= DEAD_BELOW * np.sqrt(np.mean(z**2))
+def _dead(z):
+    return float(np.sum(z.std(axis=0) <= DEAD_BELOW * np.sqrt(np.mean(z**2))))
 
 
 def _standardize(z):

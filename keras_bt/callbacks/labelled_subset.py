@@ -11,8 +11,7 @@ from keras_bt.data.sources import Source
 from keras_bt.data.subsets import subset_indices
 from keras_bt.evaluation.features import extract_features, inference_function
 
-# Features and labels to fit on, and to measure on: float32 (n, d), int64 (n,), float32 (m, d),
-# int64 (m,).
+# To fit on, features float32 (n, d) and labels int64 (n,); to measure on, (m, d) and (m,).
 Features = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 _CACHE_BYTES = 512 * 2**20
@@ -50,11 +49,9 @@ class LabelledSubset:
         train: Source,
         test: Source,
         image_size: int,
-        resize: int | None = None,
         max_train: int = 5000,
         max_test: int = 2000,
         seed: int = 0,
-        batch_size: int = 256,
     ) -> "LabelledSubset":
         """Draws class-balanced subsets of labeled sources.
 
@@ -68,11 +65,9 @@ class LabelledSubset:
             train: images to fit on, one label each.
             test: images to measure on, one label each.
             image_size: side of the images that the backbone takes, in pixels.
-            resize: see `keras_bt.data.evaluation_batches`.
             max_train: most images to fit on; the same number of each class, or all it has.
             max_test: most images to measure on.
             seed: seed of the draw.
-            batch_size: images per forward pass.
 
         Returns:
             The subsets, not yet read.
@@ -90,14 +85,17 @@ class LabelledSubset:
                     "Accuracy needs images with one label each. "
                     f"Received: {source.name}, with several."
                 )
-            source = _draw(source, limit, seed)
+            if not source.random_access:
+                source = source.sample(limit, seed)
+            elif limit < source.num_examples:
+                source = source.subset(subset_indices(source.labels(), str(limit), seed))
             labels = source.labels()
             if not parts and len(np.unique(labels)) < 2:
                 raise ValueError(
                     "Accuracy needs training images of at least two classes. "
                     f"Received: {source.name}, one class in {source.num_examples:,} images."
                 )
-            batches = data.evaluation_batches(source, image_size, batch_size, resize)
+            batches = data.evaluation_batches(source, image_size, 256)
             if source.num_examples * image_size**2 * 3 * 4 <= _CACHE_BYTES:
                 batches = batches.cache()
             parts.append(batches)
@@ -112,10 +110,6 @@ class LabelledSubset:
 
         Args:
             backbone: images (b, h, w, c) → features (b, d).
-
-        Returns:
-            `(train_features, train_labels, test_features, test_labels)`: float32 (n, d), int64
-            (n,), float32 (m, d), int64 (m,).
         """
         if self._traced is None or self._traced[0] is not backbone:
             self._traced = backbone, inference_function(backbone)
@@ -124,12 +118,3 @@ class LabelledSubset:
             train, test = (extract_features(self._traced[1], part) for part in self._batches)
             self._features = *train, *test
         return self._features
-
-
-def _draw(source, limit, seed):
-    """Returns a source of at most `limit` images, balanced by class where that is cheap."""
-    if not source.random_access:
-        return source.sample(limit, seed)
-    if limit < source.num_examples:
-        source = source.subset(subset_indices(source.labels(), str(limit), seed))
-    return source

@@ -17,27 +17,24 @@ class MetricsLog(keras.callbacks.Callback):
     """Appends the metrics of training to a JSON lines file.
 
     A line is written at the first step at or after each multiple of `every`, and at the end of an
-    epoch for the steps since the last line. It holds
+    epoch. It holds
 
     - `step`: training steps done (one step takes one batch), including earlier `fit` calls;
     - `epoch`: number of the epoch, from 1 as in the progress bar;
     - `time`: seconds since 1970 (UTC);
     - every single number in Keras' `logs`: `loss`, `on_diagonal`, `off_diagonal`, `excess`, ...;
-    - `learning_rate`: as the optimizer reports it after the step; under a schedule this is the
-      rate of the next step;
+    - `learning_rate`: as the optimizer reports it after the step (a schedule's of the next step);
     - `images_per_second`: source images per second since the previous line, if `batch_size` is
       given.
 
     A value that is not finite is written as null, because JSON has no NaN.
 
-    **Means.** Keras' logs hold means over the epoch so far, which say little about the present once
-    an epoch is long. A line holds the mean over the steps *since the previous line* (or since the
-    epoch began): with m_j and m_k the epoch's means after j and k steps, (k m_k - j m_j)/(k - j).
-    This applies to the model's `keras.metrics.Mean` metrics and assumes that every step has the
-    same weight, as with batches of one size; steps skipped by
+    **Means.** Keras' logs hold means over the epoch so far. A line holds the mean over the steps
+    *since the previous line* (or since the epoch began): with m_j and m_k the epoch's means after j
+    and k steps, (k m_k - j m_j)/(k - j), to about k/(k - j) * 1e-7. This applies to the model's
+    `keras.metrics.Mean` metrics and assumes batches of one size; steps skipped by
     `keras_bt.BarlowTwins(on_nonfinite="skip")` do not count. Everything else is written as it is in
-    the logs, for example `skipped_steps`, which counts from the start of the epoch. As logs are
-    float32, the difference has an error of about k/(k - j) * 1e-7 of the mean.
+    the logs.
 
     **Measurements at the end of an epoch**, validation results (`val_...`) and what callbacks
     earlier in the list have added to `logs`, go on the line of the epoch's last step, or on a line
@@ -45,17 +42,14 @@ class MetricsLog(keras.callbacks.Callback):
 
     **Images per second.** `batch_size` source images per step (over all replicas; each gives two
     views), divided by the time between the lines. Only training counts: neither the first execution
-    of every `fit`, which compiles, nor the time from the end of an epoch to the beginning of the
-    next (validation, checkpoints). null until something has been measured. The latest value is
-    also added to `logs` for the callbacks that follow. Keras appends its progress bar after the
-    user's callbacks, hands all of them the same dict and shows the latest value of each entry, so
-    the bar shows it, too (a `ProgbarLogger` made by the user must come after this callback).
+    of every `fit`, which compiles, nor the time between epochs (validation, checkpoints). null
+    until something has been measured. The latest value is also added to `logs` for the callbacks
+    that follow, of which Keras' progress bar is one.
 
     **Resuming.** When training begins, lines beyond the step it starts from are removed from an
-    existing file, as is an incomplete last line: the file of a resumed run reads like that of an
-    uninterrupted one, except that the first line after resuming within an epoch is the mean over
-    the steps since then. A new run (step 0) empties the file. An instance belongs to one model; of
-    several workers, give it to one.
+    existing file, as is an incomplete last line. The first line after resuming within an epoch is
+    the mean over the steps since then. A new run (step 0) empties the file. An instance belongs to
+    one model; of several workers, give it to one.
 
     >>> network = keras.Sequential([keras.Input((16,)), keras.layers.Dense(1)])
     >>> network.compile("sgd", loss="mse")
@@ -160,18 +154,14 @@ class MetricsLog(keras.callbacks.Callback):
     def _start_clock(self):
         self._clock, self._clock_step = self._now, self._step
 
-    def _measure_speed(self):
-        steps = self._step - self._clock_step
-        if steps > 0 and self.batch_size is not None:
-            self._images_per_second = steps * self.batch_size / (self._now - self._clock)
-        self._start_clock()
-
     def _write_training(self, logs, measured=None):
-        self._measure_speed()
         entries = self._interval_means(_numbers(logs))
         entries["learning_rate"] = self.model.optimizer.learning_rate
         if self.batch_size is not None:
+            if steps := self._step - self._clock_step:
+                self._images_per_second = steps * self.batch_size / (self._now - self._clock)
             entries["images_per_second"] = self._images_per_second
+        self._start_clock()
         self._write({**entries, **(measured or {})})
 
     def _interval_means(self, logs):
@@ -223,8 +213,7 @@ def read_metrics(path: Path) -> list[Metrics]:
 def _append(path, line):
     """Appends a whole line, or raises OSError and leaves the file as it was.
 
-    Unbuffered, so that a line reaches the file in one write; closed at once, so that no file stays
-    open when training ends with an error.
+    Unbuffered, so that a line reaches the file in one write.
     """
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
