@@ -22,6 +22,7 @@ from keras_bt.files import flush
 from keras_bt.typing import Metrics, Path
 
 VARIABLES, CONTENTS = "variables", "contents.json"
+_KEPT = 3  # checkpoints
 # What TensorFlow raises for a file that is missing, truncated or altered.
 _UNREADABLE = (OSError, tf.errors.OpError, AssertionError, IndexError, RuntimeError)
 
@@ -33,10 +34,8 @@ class RunCheckpoint(keras.callbacks.Callback):
     model and its optimizer. Because a run's input is a function of the step, there is nothing else
     to save.
 
-    A folder appears under its name once all of it is on the disk: a run that is killed while it
-    saves, or finds the disk full, still has the previous checkpoint. TensorFlow keeps a checksum of
-    every tensor, which is verified on reading; a checkpoint that cannot be read is passed over for
-    the previous one.
+    A folder appears under its name once all of it is on the disk. Checksums are verified on
+    reading; a checkpoint that cannot be read is passed over for the previous one.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
@@ -57,7 +56,6 @@ class RunCheckpoint(keras.callbacks.Callback):
         every: epochs between checkpoints. The last epoch is always saved.
         minutes: minutes after which a checkpoint is also written within an epoch; None for never,
             for runs that cannot be continued within an epoch.
-        keep: how many checkpoints to keep.
         writes: whether this process writes; of several workers one does.
         interruption: signals to check for after each step.
         agree: function from 1 or 0 (this worker is to leave or not) to the sum over all workers,
@@ -74,16 +72,15 @@ class RunCheckpoint(keras.callbacks.Callback):
         steps_per_epoch: int,
         every: int = 1,
         minutes: float | None = None,
-        keep: int = 3,
         writes: bool = True,
         interruption: "Interruption | None" = None,
         agree: Callable[[int], int] | None = None,
     ):
         super().__init__()
-        if every < 1 or keep < 1 or steps_per_epoch < 1:
+        if every < 1 or steps_per_epoch < 1:
             raise ValueError(
-                "every, keep and steps_per_epoch must be at least 1. "
-                f"Received: {every}, {keep} and {steps_per_epoch}."
+                "every and steps_per_epoch must be at least 1. "
+                f"Received: {every} and {steps_per_epoch}."
             )
         if not model.optimizer.built:  # its variables must exist to be restored
             model.optimizer.build(model.trainable_variables)
@@ -91,7 +88,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         self._variables = _variables(model)
         self._checkpoint = tf.train.Checkpoint(variables=[v.value for v in self._variables])
         self._steps_per_epoch = steps_per_epoch
-        self._every, self._keep, self._writes = every, keep, writes
+        self._every, self._writes = every, writes
         self._seconds = math.inf if minutes is None else 60 * minutes
         self._interruption, self._agree = interruption, agree
         self._step = self._saved_step = 0
@@ -124,7 +121,6 @@ class RunCheckpoint(keras.callbacks.Callback):
         )
 
     def _check_contents(self, path):
-        """Raises ValueError unless a checkpoint is of this model, OSError if it cannot be read."""
         try:
             found = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
             theirs = found["variables"]
@@ -132,14 +128,12 @@ class RunCheckpoint(keras.callbacks.Callback):
                 raise ValueError("checksum")
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{CONTENTS} is damaged") from error
-        ours = _contents(self._variables)
-        if theirs != ours:
-            pairs = itertools.zip_longest(ours, theirs)
-            ours, theirs = next((a, b) for a, b in pairs if a != b)
-            raise ValueError(
-                f"The checkpoint must hold the variables of this model, such as {ours}. "
-                f"Received: {path} with {theirs}."
-            )
+        for one, other in itertools.zip_longest(_contents(self._variables), theirs):
+            if one != other:
+                raise ValueError(
+                    f"The checkpoint must hold the variables of this model, such as {one}. "
+                    f"Received: {path} with {other}."
+                )
 
     def on_train_begin(self, logs: Metrics | None = None) -> None:
         """Starts the clock."""
@@ -190,7 +184,7 @@ class RunCheckpoint(keras.callbacks.Callback):
                 "To continue, run the same command again.",
                 flush=True,
             )
-        raise Interrupted(number)
+        raise SystemExit(128 + number)  # the status that shells expect
 
     def save(self) -> None:
         """Writes a checkpoint, and removes those that are no longer kept.
@@ -230,23 +224,9 @@ class RunCheckpoint(keras.callbacks.Callback):
         """Removes old checkpoints, and those ahead of the run, which could not be read."""
         paths = checkpoints(self._directory)
         ahead = [path for path in paths if int(path.name) > self._step]
-        for path in ahead + paths[len(ahead) + self._keep :]:
+        old = paths[len(ahead) + _KEPT :]
+        for path in (*ahead, *old, *self._directory.glob("*.partial")):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self._directory.glob("*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-class Interrupted(SystemExit):
-    """The exit of a training run that a signal has stopped, its work saved.
-
-    Uncaught, it ends the program with the status that shells expect, 128 plus the signal.
-
-    Args:
-        number: the signal.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(128 + number)
 
 
 class Interruption:

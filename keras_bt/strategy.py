@@ -171,18 +171,11 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_number(strategy: tf.distribute.Strategy) -> int:
-    """Returns this process' number among the workers; the chief has number 0."""
-    if worker_count(strategy) == 1:
-        return 0
+    """Returns this process' number among the workers; number 0, the chief, writes files."""
     resolver = strategy.cluster_resolver
-    if resolver.task_type == "chief":
+    if worker_count(strategy) == 1 or resolver.task_type == "chief":
         return 0
     return resolver.task_id + ("chief" in resolver.cluster_spec().as_dict())
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process is the one that writes files; a single worker is."""
-    return worker_number(strategy) == 0
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
@@ -193,9 +186,9 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     if replicas == 1:
         return f"one device ({kind})"
-    each = replicas // workers
     if workers == 1:
         return f"{replicas} replicas ({kind}s of this machine)"
+    each = replicas // workers
     return f"{replicas} replicas ({workers} workers with {each} {kind}{'s'[: each > 1]} each)"
 
 
@@ -217,8 +210,6 @@ def sum_over_workers(strategy: tf.distribute.Strategy, number: int) -> int:
 
 @functools.cache
 def _total(strategy):
-    """Returns a function, compiled once, that sums a worker's number over all replicas."""
-
     def on_replica(number):
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(number))  # placed here
@@ -285,8 +276,8 @@ def distribute_batches(
 class Replicas:
     """The collectives of one replica among several.
 
-    The members are those of `keras_bt.objectives.OneReplica`. `sum` is differentiable: its gradient
-    is the sum of the upstream gradients over replicas.
+    The members are those of `keras_bt.objectives.OneReplica`. The gradient of `sum` is the sum of
+    the upstream gradients over replicas.
 
     Args:
         context: the replica's context, from `tf.distribute.get_replica_context`.

@@ -63,7 +63,7 @@ class Workdir:
         """
         check_writable("workdir", self.path, folder=True)
         if not self.config.exists():
-            # What another worker, or a killed process, leaves behind before `config` exists.
+            # What another worker, or a killed process, leaves behind.
             ours = {self._lock.name, f"{self.config.stem}.partial{self.config.suffix}"}
             if self.path.exists() and any(p.name not in ours for p in self.path.iterdir()):
                 raise ValueError(
@@ -99,7 +99,7 @@ class Workdir:
         The operating system releases the lock when the process ends, however it ends.
 
         Args:
-            settings: everything that determines the run, as JSON values.
+            settings: see `check`.
 
         Raises:
             ValueError: as `check`, or if another process has claimed the folder.

@@ -164,9 +164,11 @@ def main():
     for task in tasks or ["compare"]:
         found |= globals()[task](where)
     found["replicas"] = where.num_replicas_in_sync
-    print(json.dumps({"chief": strategy.is_chief(where), "where": strategy.describe(where)}))
+    print(
+        json.dumps({"chief": strategy.worker_number(where) == 0, "where": strategy.describe(where)})
+    )
     strategy.sum_over_workers(where, 1)  # nobody leaves before all are done
-    if strategy.is_chief(where):
+    if strategy.worker_number(where) == 0:
         np.savez(out, **found)
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from full_disk import file_size_limit
 
-from keras_bt.checkpoint import Interrupted, Interruption, RunCheckpoint, checkpoints
+from keras_bt.checkpoint import Interruption, RunCheckpoint, checkpoints
 
 STEPS = 4  # per epoch
 
@@ -94,18 +94,23 @@ def test_everything_is_restored_and_training_goes_on_exactly(trained, tmp_path):
 
 def test_few_are_kept_and_not_every_epoch_is_saved(tmp_path):
     model = small_model()
-    fit(model, RunCheckpoint(tmp_path / "c", model, STEPS, every=2, keep=2), epochs=7)
-    assert names(tmp_path / "c") == ["00000028", "00000024"]  # the last epoch in any case
+    fit(model, RunCheckpoint(tmp_path / "c", model, STEPS, every=2), epochs=9)
+    assert names(tmp_path / "c") == [
+        "00000036",
+        "00000032",
+        "00000024",
+    ]  # the last epoch in any case
 
 
 def test_the_clock_saves_within_an_epoch(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("keras_bt.checkpoint._KEPT", 9)
     model = small_model()
     tick = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: now.__setitem__(0, now[0] + 60)
     )
-    checkpoint = RunCheckpoint(tmp_path / "c", model, STEPS, every=9, minutes=3, keep=9)
+    checkpoint = RunCheckpoint(tmp_path / "c", model, STEPS, every=9, minutes=3)
     fit(model, checkpoint, epochs=3, callbacks=[tick])
     # Every three minutes, a minute a step; not at step 3 + 3 + 3 + 3 = 12 twice.
     assert names(tmp_path / "c") == ["00000012", "00000009", "00000006", "00000003"]
@@ -217,7 +222,7 @@ def test_a_signal_saves_and_leaves(number, step, minutes, saved, tmp_path, capfd
     checkpoint = RunCheckpoint(tmp_path, model, STEPS, interruption=interruption, **how)
     kill = AtStep(step, lambda: os.kill(os.getpid(), number))
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with interruption.watched(), pytest.raises(Interrupted) as left:
+    with interruption.watched(), pytest.raises(SystemExit) as left:
         fit(model, checkpoint, epochs=9, callbacks=[kill])
     assert left.value.code == 128 + number
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -271,7 +276,7 @@ def test_workers_leave_together_when_one_has_had_a_signal(tmp_path):
     model = small_model()
     how = {"minutes": 60, "interruption": Interruption(), "agree": agree}
     checkpoint = RunCheckpoint(tmp_path / "c", model, 100, **how)
-    with pytest.raises(Interrupted):
+    with pytest.raises(SystemExit):
         model.fit(batches(), steps_per_epoch=100, shuffle=False, verbose=0, callbacks=[checkpoint])
     assert asked == [0, 0]  # after steps 10 and 20
     assert names(tmp_path / "c") == ["00000020"]
@@ -283,7 +288,7 @@ def test_only_one_worker_writes(tmp_path):
     assert names(tmp_path / "c") == []
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": 0}, {"steps_per_epoch": 0}])
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"steps_per_epoch": 0}])
 def test_numbers_are_checked(wrong, tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         RunCheckpoint(tmp_path, small_model(), **({"steps_per_epoch": STEPS} | wrong))

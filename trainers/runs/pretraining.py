@@ -19,7 +19,6 @@ from keras_bt.strategy import (
     choose_strategy,
     describe,
     distribute_batches,
-    is_chief,
     lost_workers_reported,
     sum_over_workers,
     worker_count,
@@ -110,7 +109,7 @@ class Pretraining:
         self.train, self.test = train, test
         self.sources = [source for source in (train, test) if source is not None]
         self.strategy = strategy
-        self.leads = is_chief(strategy)  # of several workers, only one writes and prints
+        self.leads = worker_number(strategy) == 0  # of several workers, only one writes and prints
         self.run = run
         self.objective = objective or BarlowTwinsObjective(
             settings.redundancy_weight, settings.form
