@@ -72,11 +72,17 @@ class Workdir:
                 )
             return
         earlier = self.read_settings()
-        for name in sorted(earlier.keys() | settings.keys()):
-            if earlier.get(name) != settings.get(name):
+        for name in sorted(earlier.keys() ^ settings.keys()):
+            known = "lacks" if name in settings else "has"
+            raise ValueError(
+                f"{self.path} holds a run of another command or version, which {known} the setting "
+                f"{name}. Choose another --workdir."
+            )
+        for name in sorted(settings):
+            if earlier[name] != settings[name]:
                 raise ValueError(
-                    f"{self.path} holds a run with {name}={earlier.get(name)}. Received: "
-                    f"{name}={settings.get(name)}. Continue with the settings in {self.config}, "
+                    f"{self.path} holds a run with {name}={earlier[name]}. Received: "
+                    f"{name}={settings[name]}. Continue with the settings in {self.config}, "
                     "or choose another --workdir."
                 )
 
