@@ -1,4 +1,4 @@
-"""Accuracy while a backbone trains, of nearest neighbors and of a linear probe."""
+"""Base class of callbacks that measure accuracy while a backbone trains."""
 
 import math
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from keras_bt.callbacks.labelled_subset import Features, LabelledSubset
 from keras_bt.callbacks.periodic import Periodic
-from keras_bt.evaluation.knn import knn_accuracy
-from keras_bt.evaluation.linear import logistic_probe
 from keras_bt.typing import Metrics
 
 
 class OnlineAccuracy(Periodic):
-    """Base class that adds an accuracy, measured on the backbone's features, to `logs`.
+    """Adds an accuracy, measured on the backbone's features, to `logs`.
 
+    >>> from keras_bt.callbacks.online_knn import OnlineKNN
+    >>> from keras_bt.callbacks.online_linear import OnlineLinear
     >>> layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(16)]
     >>> twins = keras_bt.BarlowTwins(keras.Sequential(layers), projector)
     >>> twins.compile("sgd")
@@ -25,7 +25,7 @@ class OnlineAccuracy(Periodic):
 
     Args:
         subset: the labeled images; may be shared with other callbacks.
-        every: epochs between looks; there is always one after the last epoch.
+        every: epochs between looks.
 
     Raises:
         ValueError: if `every` is less than one.
@@ -60,63 +60,3 @@ class OnlineAccuracy(Periodic):
             features: as `LabelledSubset.features` returns them.
         """
         raise NotImplementedError
-
-
-class OnlineKNN(OnlineAccuracy):
-    """Adds `knn_accuracy` to `logs`: weighted nearest neighbors by cosine similarity.
-
-    Nothing is fitted, so the accuracy depends on the features alone.
-
-    Args:
-        subset: see `OnlineAccuracy`.
-        every: see `OnlineAccuracy`.
-        k: number of neighbors; at most all training images are used.
-
-    Raises:
-        ValueError: if `every` or `k` is less than one.
-    """
-
-    name = "knn_accuracy"
-
-    def __init__(self, subset: LabelledSubset, every: int = 1, k: int = 20):
-        super().__init__(subset, every)
-        if k < 1:
-            raise ValueError(f"k must be at least 1. Received: k={k}.")
-        self.k = k
-
-    def accuracy(self, features: Features) -> float:
-        """Returns `keras_bt.evaluation.knn.knn_accuracy`."""
-        return knn_accuracy(*features, min(self.k, len(features[0])))
-
-
-class OnlineLinear(OnlineAccuracy):
-    """Adds `linear_accuracy` to `logs`: a logistic regression on the backbone's features.
-
-    At every look it is fitted from scratch to convergence, on standardized features copied to
-    memory. Unlike a classifier trained alongside the backbone, it has no learning rate to choose,
-    does not lag behind, and cannot send gradients into the backbone.
-
-    Args:
-        subset: see `OnlineAccuracy`.
-        every: see `OnlineAccuracy`.
-        regularization: scikit-learn's C, the *inverse* L2 penalty, above 0. It is not searched, so
-            that epochs can be compared and a look takes little time.
-
-    Raises:
-        ValueError: if `every` or `regularization` is out of range.
-    """
-
-    name = "linear_accuracy"
-
-    def __init__(self, subset: LabelledSubset, every: int = 1, regularization: float = 0.01):
-        super().__init__(subset, every)
-        if not 0 < regularization < math.inf:
-            raise ValueError(
-                "regularization must be a number above 0. "
-                f"Received: regularization={regularization}."
-            )
-        self.regularization = float(regularization)
-
-    def accuracy(self, features: Features) -> float:
-        """Returns the top-1 accuracy of `keras_bt.evaluation.linear.logistic_probe`."""
-        return logistic_probe(*features, regularization=self.regularization).top1

@@ -2,7 +2,8 @@
 
 from keras_bt.callbacks.diagnostics import Diagnostics
 from keras_bt.callbacks.labelled_subset import LabelledSubset
-from keras_bt.callbacks.online_accuracy import OnlineKNN, OnlineLinear
+from keras_bt.callbacks.online_knn import OnlineKNN
+from keras_bt.callbacks.online_linear import OnlineLinear
 from keras_bt.callbacks.pictures import Pictures
 from trainers.runs.labelled import labelled_halves
 

@@ -9,7 +9,8 @@ from keras_bt import data
 from keras_bt.callbacks.diagnostics import Diagnostics
 from keras_bt.callbacks.labelled_subset import LabelledSubset
 from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
-from keras_bt.callbacks.online_accuracy import OnlineKNN, OnlineLinear
+from keras_bt.callbacks.online_knn import OnlineKNN
+from keras_bt.callbacks.online_linear import OnlineLinear
 from keras_bt.evaluation.features import extract_features
 from keras_bt.evaluation.knn import knn_accuracy
 from keras_bt.evaluation.linear import logistic_probe
@@ -169,6 +170,7 @@ def test_mistakes_are_named(digits):
     for make, words in (
         (lambda: OnlineKNN(subset, every=0), "every must be at least 1"),
         (lambda: OnlineKNN(subset, k=0), "k must be at least 1"),
+        (lambda: OnlineKNN(subset, temperature=0), "temperature above 0"),
         (lambda: OnlineLinear(subset, regularization=0), "must be a number above 0"),
     ):
         with pytest.raises(ValueError, match=words):
