@@ -67,9 +67,9 @@ class ArraySource(MapSource):
                     f"labels of shape {labels.shape} for {len(class_names)} class names in {name}."
                 )
         super().__init__(
-            name,
             len(images),
             labels,
+            name,
             class_names=class_names,
             image_shape=(*images.shape[1:3], 3),
             unreadable=unreadable,
@@ -104,20 +104,16 @@ class DecodedSource(MapSource):
     Args:
         pixels: uint8 (total,), those of all images one after the other.
         shapes: (h, w, 3) of each image; (0, 0, 3) if it could not be read.
-        labels: one integer from 0 per image, or None.
-        name: name of the source in messages.
-        **attributes: see `FileSource`.
+        **attributes: see `MapSource`.
     """
 
     def __init__(
         self,
         pixels: np.ndarray,
         shapes: Sequence[tuple[int, ...]] | np.ndarray,
-        labels: Integers | None = None,
-        name: str = "images",
         **attributes: Any,
     ):
-        super().__init__(name, len(shapes), labels, **attributes)
+        super().__init__(len(shapes), **attributes)
         shapes = np.array(shapes, np.int64)
         # One long tensor, because a tensor cannot have rows of different lengths, and slicing a
         # RaggedTensor takes longer the longer it is.

@@ -16,17 +16,16 @@ CACHE_BYTES = 2**30  # decoded images up to this size are kept in memory
 
 
 class EncodedSource(MapSource):
-    """Encoded images, decoded on demand."""
+    """Encoded images, decoded on demand.
 
-    def __init__(
-        self,
-        name: str,
-        num_examples: int,
-        labels: Integers | None = None,
-        cache_bytes: int = CACHE_BYTES,
-        **attributes: Any,
-    ):
-        super().__init__(name, num_examples, labels, **attributes)
+    Args:
+        num_examples: number of images.
+        cache_bytes: decoded images up to this size are kept in memory.
+        **attributes: see `MapSource`.
+    """
+
+    def __init__(self, num_examples: int, cache_bytes: int = CACHE_BYTES, **attributes: Any):
+        super().__init__(num_examples, **attributes)
         self.cache_bytes = cache_bytes
         self._cached: MapSource | None = None
 
@@ -51,22 +50,11 @@ class FileSource(EncodedSource):
     Args:
         paths: the files.
         root: the folder that contains them; messages name files relative to it.
-        labels: one integer from 0 per file, or None.
-        name: name of the source in messages.
-        **attributes: `class_names`, one name per class, or None; `cache_bytes`, decoded images up
-            to this size are kept in memory; `unreadable`, the record to continue, by default a
-            new one.
+        **attributes: see `EncodedSource`.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        root: str,
-        labels: Integers | None = None,
-        name: str = "files",
-        **attributes: Any,
-    ):
-        super().__init__(name, len(paths), labels, **attributes)
+    def __init__(self, paths: Sequence[str], root: str, **attributes: Any):
+        super().__init__(len(paths), **attributes)
         self.paths = tuple(paths)
         self.root = root
         with tf.device("CPU:0"):
@@ -94,10 +82,7 @@ class FileSource(EncodedSource):
         """See `EncodedSource.encoded_bytes`."""
         total = 0
         for path in self.paths:
-            try:
-                total += os.stat(path).st_size
-            except OSError:
-                continue  # e.g. a broken link: decoding will record it as unreadable
+            total += _size_and_time(path)[0] or 0
             if total > enough:
                 break
         return total
@@ -109,20 +94,16 @@ class BytesSource(EncodedSource):
     Args:
         encoded: one byte string per image.
         keys: one name per image.
-        labels: one integer from 0 per image, or None.
-        name: name of the source in messages.
-        **attributes: see `FileSource`.
+        **attributes: see `EncodedSource`.
     """
 
     def __init__(
         self,
         encoded: Sequence[bytes] | Tensor,
         keys: Sequence[bytes] | Tensor,
-        labels: Integers | None = None,
-        name: str = "bytes",
         **attributes: Any,
     ):
-        super().__init__(name, len(encoded), labels, **attributes)
+        super().__init__(len(encoded), **attributes)
         with tf.device("CPU:0"):
             self._encoded = tf.constant(encoded, tf.string)
             self._keys = tf.constant(keys, tf.string)
@@ -153,7 +134,7 @@ def _size_and_time(path):
     try:
         status = os.stat(path)
     except OSError:
-        return None, None  # e.g. a broken link
+        return None, None  # e.g. a broken link: decoding will record it as unreadable
     return status.st_size, status.st_mtime_ns
 
 

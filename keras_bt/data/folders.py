@@ -50,16 +50,17 @@ def open_folder(
 
 
 def _open_part(folder, name, cache_bytes, class_names=None, min_classes=2):
-    classes = class_names or _classes_in(folder)
+    found_classes = _classes_in(folder)
+    classes = class_names or found_classes
+    if unknown := set(found_classes) - set(classes):
+        raise DataError(
+            "The test set must have the classes of the training set. Received: "
+            f"{printable(min(unknown))} in {name}, which is not one of them."
+        )
     if len(classes) < min_classes:
         paths, labels, classes = list(_images_under(folder)), None, None
     else:
         labels, paths = [], []
-        if unknown := set(_classes_in(folder)) - set(classes):
-            raise DataError(
-                "The test set must have the classes of the training set. Received: "
-                f"{printable(min(unknown))} in {name}, which is not one of them."
-            )
         for label, class_name in enumerate(classes):
             class_folder = os.path.join(folder, class_name)
             found = list(_images_under(class_folder)) if os.path.isdir(class_folder) else []
@@ -72,7 +73,7 @@ def _open_part(folder, name, cache_bytes, class_names=None, min_classes=2):
             f"Received: {printable(folder)}, which has none."
         )
     options = {"class_names": classes, "name": name, "cache_bytes": cache_bytes}
-    return FileSource(paths, folder, labels, **options)
+    return FileSource(paths, folder, labels=labels, **options)
 
 
 def _classes_in(folder):
@@ -92,23 +93,15 @@ def _images_under(folder, above=None):
 
     A link to a folder that contains the link, listed in `above`, is not followed.
     """
-    if above is None:
-        above = {_identity(parent) for parent in Path(folder).resolve().parents}
-    if _identity(folder) in above:
+    real = Path(folder).resolve()
+    above = set(real.parents) if above is None else above
+    if real in above:
         return
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _images_under(entry.path, above | {_identity(folder)})
+            yield from _images_under(entry.path, above | {real})
         elif _is_image(entry):
             yield entry.path
-
-
-def _identity(folder):
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None  # _entries says why
-    return status.st_dev, status.st_ino
 
 
 def _is_image(entry):

@@ -1,8 +1,4 @@
-"""What a source of images is: the interface that every kind of source fills.
-
-A source knows how many images it has, their labels if there are any, and how to read them inside a
-`tf.data` function. Others decide in which order images are taken.
-"""
+"""What a source of images is: the interface that every kind of source fills."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -141,12 +137,23 @@ class Source:
 
 
 class MapSource(Source):
-    """Images that can be read by number; a kind adds `image`, `_content` and `subset`."""
+    """Images that can be read by number; a kind adds `image`, `_content` and `subset`.
+
+    Args:
+        num_examples: number of images.
+        labels: (n,) integers from 0; or (n, classes) of 1, 0 and -1, see `Source.labels`; or None.
+        name: name of the source in messages.
+        **attributes: `class_names`, `image_shape` and `unreadable` of `Source`.
+    """
 
     random_access = True
 
     def __init__(
-        self, name: str, num_examples: int, labels: Integers | None = None, **attributes: Any
+        self,
+        num_examples: int,
+        labels: Integers | None = None,
+        name: str = "images",
+        **attributes: Any,
     ):
         labels = np.full(num_examples, -1) if labels is None else labels
         self._label_array = np.asarray(labels, np.int64)
@@ -187,16 +194,7 @@ class MapSource(Source):
         return tf.gather(self._label_tensor, numbers)
 
     def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
-        """Returns image `number`, inside a `tf.data` function.
-
-        Args:
-            number: int64 scalar.
-            stop: whether too many unreadable images end the data set with an error.
-
-        Returns:
-            image: uint8 (h, w, 3).
-            readable: bool scalar.
-        """
+        """Returns image and readable as `Source.decode` does; `number` is an int64 scalar."""
         raise NotImplementedError
 
     def _part(self, indices):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds  # takes seconds: only `kinds` imports this file, if asked for it
 
 from keras_bt.data.decoding import DataError, decode_bytes
 from keras_bt.data.encoded import CACHE_BYTES, BytesSource
@@ -62,9 +63,6 @@ def open_tfds(
 
 
 def _prepared_builder(name, data_dir):
-    # Imported here because it takes seconds, which other sources should not cost.
-    import tensorflow_datasets as tfds
-
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -88,8 +86,6 @@ def _prepared_builder(name, data_dir):
 
 
 def _image_features(builder):
-    import tensorflow_datasets as tfds
-
     features = builder.info.features
     images = [name for name in features if isinstance(features[name], tfds.features.Image)]
     if not images:
@@ -127,9 +123,8 @@ def _open_split(builder, split, cache_bytes):
     return source.subset(range(source.num_examples)) if small else source
 
 
-@dataclasses.dataclass(frozen=True)
-class _Labels:
-    """The features of a data set that hold its labels, by name, and how to read them.
+def _labels_among(features):
+    """Finds the features that hold labels, by name, and the names of the classes, or None.
 
     - `label`, a class: one label per image.
     - `labels`, a list of classes: several labels per image. If there is `labels_no_difficult`
@@ -137,41 +132,14 @@ class _Labels:
       marked as difficult. Classes in the first list alone do not count: finding them is neither
       right nor wrong (VOC2007 devkit, "difficult" in the image sets).
     """
-
-    features: dict[str, Any]
-    class_names: tuple[str, ...]
-    multilabel: bool
-
-    @classmethod
-    def of(cls, features):
-        """Finds the labels of a data set with these features; returns None if it has none."""
-        import tensorflow_datasets as tfds
-
-        one, several = features.get("label"), features.get("labels")
-        if isinstance(one, tfds.features.ClassLabel):
-            return cls({"label": one}, tuple(one.names), multilabel=False)
-        if isinstance(several, tfds.features.Sequence) and isinstance(
-            several.feature, tfds.features.ClassLabel
-        ):
-            names = [name for name in ("labels", "labels_no_difficult") if name in features]
-            used = {name: features[name] for name in names}
-            return cls(used, tuple(several.feature.names), multilabel=True)
-        return None
-
-    def read(self, example):
-        """Returns the label of an example as in `Source.decode`, inside a `tf.data` function."""
-        if not self.multilabel:
-            return example["label"]
-        present, *counted = (self._among(example[name]) for name in self.features)
-        label = tf.cast(present, tf.int64)
-        if not counted:
-            return label
-        return tf.where(present & ~counted[0], tf.constant(-1, tf.int64), label)
-
-    def _among(self, listed):
-        """Marks the listed classes: int64 (k,) → bool (classes,)."""
-        each = tf.one_hot(listed, len(self.class_names), True, False, dtype=tf.bool)
-        return tf.reduce_any(each, axis=0)
+    one, several = features.get("label"), features.get("labels")
+    if isinstance(one, tfds.features.ClassLabel):
+        return {"label": one}, one.names
+    classes = several.feature if isinstance(several, tfds.features.Sequence) else None
+    if isinstance(classes, tfds.features.ClassLabel):
+        names = [name for name in ("labels", "labels_no_difficult") if name in features]
+        return {name: features[name] for name in names}, classes.names
+    return {}, None
 
 
 class RecordSource(Source):
@@ -191,8 +159,6 @@ class RecordSource(Source):
     def __init__(
         self, builder: Any, split: Any, name: str, cache_bytes: int, labelled: bool = True
     ):
-        import tensorflow_datasets as tfds
-
         if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
             raise DataError(
                 "The data set must be prepared as tfrecord files. Received: "
@@ -201,11 +167,10 @@ class RecordSource(Source):
         features = dict(builder.info.features)
         images = _image_features(builder)
         self._image = "image" if "image" in images else images[0]
-        self._label: Any = _Labels.of(features) if labelled else None
+        labels, class_names = _labels_among(features) if labelled else ({}, None)
         texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
         keys = ("file_name", "filename", "image/filename", "id")
         self._key = next((name for name in keys if name in texts), None)
-        labels = self._label.features if self._label else {}
         # Only what we use: masks and captions need not be decoded.
         wanted = {name: features[name] for name in (self._image, self._key) if name} | labels
         self._examples = tfds.features.FeaturesDict(wanted)
@@ -217,9 +182,9 @@ class RecordSource(Source):
         super().__init__(
             name,
             split.num_examples,
-            self._label.class_names if self._label else None,
+            class_names,
             None if None in shape else (*shape, 3),
-            multilabel=self._label is not None and self._label.multilabel,
+            multilabel="labels" in labels,
         )
 
     def num_bytes(self) -> float:
@@ -236,7 +201,7 @@ class RecordSource(Source):
         """See `Source.fingerprint`; from the name of the data set and the sizes of its files."""
         names = [os.path.basename(str(file.filename)) for file in self.files]
         skip, take = [file.skip for file in self.files], [file.take for file in self.files]
-        labelled = self._label is not None
+        labelled = self.class_names is not None
         return fingerprint(self.name, names, self._sizes(), skip, take, self._image, labelled)
 
     def in_order(self) -> tf.data.Dataset:
@@ -251,9 +216,8 @@ class RecordSource(Source):
         """Returns an endless stream of one shard's records, each with its place.
 
         The files are taken in a random order, the same for all shards. Each shard reads every
-        num_shards-th file, or every num_shards-th record if there are too few files. Sixteen
-        files are read at a time, through a shuffle buffer. When all are read, they are read
-        again: shards may differ by some records, but their epochs must not.
+        num_shards-th file, or every num_shards-th record if there are too few files. When all are
+        read, they are read again: shards may differ by some records, but their epochs must not.
         """
         order = tf.argsort(tf.random.stateless_uniform([len(self.files)], seed))
         files = self._files(order)
@@ -289,20 +253,30 @@ class RecordSource(Source):
 
     def parse(self, record: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Parses a record to an encoded image, its name and its label (-1 without labels)."""
-        import tensorflow_datasets as tfds
-
         decoders = {self._image: tfds.decode.SkipDecoding()}
         example = self._examples.deserialize_example(record, decoders=decoders)
-        label = self._label.read(example) if self._label else tf.constant(-1, tf.int64)
-        return example[self._image], example[self._key] if self._key else place, label
+        key = example[self._key] if self._key else place
+        return example[self._image], key, self._label(example)
+
+    def _label(self, example):
+        if self.class_names is None:
+            return tf.constant(-1, tf.int64)
+        if not self.multilabel:
+            return example["label"]
+        present, *counted = (
+            tf.reduce_any(tf.one_hot(example[name], len(self.class_names), True, False), axis=0)
+            for name in self._only_labels
+        )
+        label = tf.cast(present, tf.int64)
+        uncounted = present & ~counted[0] if counted else False
+        return tf.where(uncounted, tf.constant(-1, tf.int64), label)
 
     def _labels(self):
         if self._label_array is None:
-
-            def label(record, place):
-                return self._label.read(self._only_labels.deserialize_example(record))
-
-            labels = self.in_order().map(label, tf.data.AUTOTUNE)
+            labels = self.in_order().map(
+                lambda record, _: self._label(self._only_labels.deserialize_example(record)),
+                tf.data.AUTOTUNE,
+            )
             self._label_array = np.array(list(labels.as_numpy_iterator()), np.int64)
         return self._label_array
 
@@ -335,7 +309,7 @@ class RecordSource(Source):
         return BytesSource(
             encoded,
             keys,
-            labels if self.class_names else None,
+            labels=labels if self.class_names else None,
             name=self.name,
             image_shape=self.image_shape,
             cache_bytes=self.cache_bytes,
