@@ -106,16 +106,9 @@ def decode_file(
 def decode_bytes(
     encoded: Tensor, name: Tensor, unreadable: Unreadable, stop: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Decodes one image given as a byte string; otherwise like `decode_file`.
+    """Decodes one image like `decode_file`, from the contents of its file, a string scalar.
 
-    Args:
-        encoded: string scalar, the contents of an image file.
-        name: string scalar, the image's name in `unreadable`.
-        unreadable: records a failure.
-        stop: whether too many failures end the data set with an error.
-
-    Returns:
-        As `decode_file`.
+    In `unreadable` it has the name `name`, a string scalar.
     """
 
     def fallback(encoded, name):

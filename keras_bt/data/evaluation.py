@@ -128,15 +128,8 @@ def reading(*sources: Source) -> Iterator[None]:
         DataError: if more than 1% of a source was unreadable.
 
     Example:
-        >>> for name in ("a.png", "b.png"):
-        ...     open(name, "w").close()   # empty, so not an image
-        >>> broken, _ = keras_bt.data.open_source("folder:.", cache_bytes=0)
-        >>> with reading(broken):
-        ...     list(evaluation_batches(broken, image_size=32, batch_size=2))
-        Traceback (most recent call last):
-            ...
-        keras_bt.data.decoding.DataError: At most 1% of the images may be unreadable: remove or
-        repair them. Received: 2 unreadable of 2 in folder:.: a.png, b.png.
+        >>> with reading(test):
+        ...     images, labels = next(iter(evaluation_batches(test, image_size=32, batch_size=2)))
     """
     try:
         yield

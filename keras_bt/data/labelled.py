@@ -1,8 +1,4 @@
-"""Batches of views or of features, with labels, to train a classifier on.
-
-They come in the order of `keras_bt.data.sampler`: a pure function of (seed, epoch, place in the
-epoch).
-"""
+"""Labeled views or features to train a classifier on, in the order of `keras_bt.data.sampler`."""
 
 import dataclasses
 
@@ -26,11 +22,10 @@ def labelled_views(
 ) -> tf.data.Dataset:
     """Makes an endless stream of batches of one view of each image, with labels.
 
-    An epoch holds every image once and always takes ⌈num_examples / batch_size⌉ steps. Its last
-    batch may be shorter, and so may batches with unreadable images: these are left out and
-    recorded in `source.unreadable`. (A batch with no other images is itself left out.) If more
-    than 1% are unreadable, the data set fails: read it inside `with keras_bt.data.reading(source)`
-    to get the DataError that names them.
+    An epoch holds every image once and takes ⌈num_examples / batch_size⌉ steps. Its last batch may
+    be shorter, and so may batches with unreadable images: these are left out and recorded in
+    `source.unreadable`. (A batch of nothing else is itself left out.) If more than 1% are
+    unreadable, the data set fails: read it inside `with keras_bt.data.reading(source)`.
 
     Every epoch is a new permutation of all images; tfds records that do not fit in memory go
     through a shuffle buffer instead.
@@ -40,8 +35,7 @@ def labelled_views(
         view: the view to make of each image.
         batch_size: images per batch.
         seed: seed of the order and the views, 0 to 2³¹ − 1.
-        first_epoch: number of epochs to skip, at no cost. What follows is what the whole run sees
-            from there on.
+        first_epoch: number of epochs to skip, at no cost.
         image_size: as in `pretraining_views`.
         compile_views: as in `pretraining_views`.
 
@@ -49,8 +43,8 @@ def labelled_views(
         Batches (images float32 (b, s, s, 3), labels int64 (b,)), b ≤ batch_size.
 
     Raises:
-        DataError: as `check_labelled`; or images have different sizes, but there is neither random
-            crop nor image_size.
+        DataError: if batch_size < 1; as `check_labelled`; or images have different sizes, but
+            there is neither random crop nor image_size.
         ValueError: if seed or first_epoch is out of range.
 
     Example:
@@ -60,8 +54,8 @@ def labelled_views(
         >>> [tuple(images.shape) for images, _ in batches.take(3)]   # one epoch
         [(5, 8, 8, 3), (5, 8, 8, 3), (2, 8, 8, 3)]
     """
-    check_labelled(source, batch_size)
     order = _order(source.num_examples, batch_size, seed, first_epoch)
+    check_labelled(source)
     rest = rest_of_views((view,), compile_views)
 
     def finish(crops, labels, there, seed):
@@ -71,14 +65,13 @@ def labelled_views(
     return batches.filter(lambda images, labels: tf.size(labels) > 0).prefetch(2)
 
 
-def check_labelled(source: Source, batch_size: int) -> None:
-    """Checks what `labelled_views` is given, and decodes what fits in memory.
+def check_labelled(source: Source) -> None:
+    """Checks the images that `labelled_views` is given, and decodes what fits in memory.
 
     Raises:
-        DataError: if batch_size < 1, there are no labels or several per image, or more than 1% of
-            the images that fit in memory are unreadable.
+        DataError: if there are no labels or several per image, or more than 1% of the images that
+            fit in memory are unreadable.
     """
-    _check_batch_size(batch_size)
     if source.class_names is None or source.multilabel:
         number = "no labels" if source.class_names is None else "several labels per image"
         raise DataError(
@@ -106,12 +99,6 @@ def labelled_features(
     Raises:
         DataError: if batch_size < 1, or there is not one label per feature.
         ValueError: if seed or first_epoch is out of range.
-
-    Example:
-        >>> for batch in labelled_features(features, labels, batch_size=8, seed=0).take(2):
-        ...     print(batch[0].shape, batch[1].numpy())   # of 12 features
-        (8, 16) [1 1 1 0 1 0 2 0]
-        (4, 16) [2 2 0 2]
     """
     n, d = features.shape
     if np.shape(labels) != (n,):
@@ -119,7 +106,6 @@ def labelled_features(
             "There must be one label per feature. "
             f"Received: labels of shape {np.shape(labels)} for {n} features."
         )
-    _check_batch_size(batch_size)
     order = _order(n, batch_size, seed, first_epoch)
     label_array = np.asarray(labels, np.int64)
 
@@ -145,14 +131,9 @@ def _order(num_examples, batch_size, seed, first_epoch):
 
 
 def _only_those_there(images, labels, there):
-    def without_the_others():
-        kept = tf.where(there)[:, 0]
-        return tf.gather(images, kept), tf.gather(labels, kept)
-
-    images, labels = tf.cond(tf.reduce_all(there), lambda: (images, labels), without_the_others)
+    images, labels = tf.cond(
+        tf.reduce_all(there),
+        lambda: (images, labels),
+        lambda: (tf.boolean_mask(images, there), tf.boolean_mask(labels, there)),
+    )
     return tf.ensure_shape(images, [None, *images.shape[1:]]), labels
-
-
-def _check_batch_size(batch_size):
-    if batch_size < 1:
-        raise DataError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")

@@ -1,8 +1,4 @@
-"""From a source to batches of views: what pretraining and classifiers share.
-
-Order, shard, block, decode, crop, views, batch. Whether two views are made or one, and what becomes
-of images that cannot be read, `pretraining` and `labelled` decide.
-"""
+"""From a source to batches of views: what pretraining and classifiers share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -74,15 +70,12 @@ def view_batches(
     """
     source = source.cached()
 
-    def block_size(side):
-        return order.local_batch_size if on_device else _block_size(order, side)
-
     if source.is_small:
-        block = block_size(source.images.shape[1:3])
+        block = _block_size(order, source.images.shape[1:3], on_device)
         examples, crop = order.numbers(block), _crops_of_batches(source, views, order)
     else:
         crops = _crops(source, views, order, image_size, whole_levels=on_device)
-        block = block_size(crops.element_spec[0][0].shape[:2])
+        block = _block_size(order, crops.element_spec[0][0].shape[:2], on_device)
         examples = crops.batch(block, drop_remainder=True, num_parallel_calls=_PARALLEL)
 
         def crop(seed, *examples):
@@ -95,7 +88,13 @@ def view_batches(
     options.deterministic = True
     if order.num_shards > 1:  # already done: each worker's batches are its own
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return _join_blocks(blocks, order.local_batch_size // block).with_options(options)
+    count = order.local_batch_size // block
+    if count > 1:
+        # As `rebatch`, which takes 57 instead of 40 ms for 256 pairs of 224 × 224 pixels.
+        blocks = blocks.batch(count, drop_remainder=True).map(
+            lambda *parts: tuple(tf.reshape(part, (-1, *part.shape[2:])) for part in parts)
+        )
+    return blocks.with_options(options)
 
 
 def _crops_of_batches(source, views, order):
@@ -159,34 +158,22 @@ def _crop_function(view, source, image_size):
     )
 
 
-def _block_size(order, side):
+def _block_size(order, side, whole):
     """Returns images per block: the largest divisor of the batch size within `_BLOCK` pixels."""
+    if whole:
+        return order.local_batch_size
     most = max(1, _BLOCK // int(np.prod(side)))
     sizes = range(min(most, order.local_batch_size), 0, -1)
     return next(size for size in sizes if order.local_batch_size % size == 0)
 
 
-def _join_blocks(blocks, count):
-    """Joins every `count` blocks into one batch."""
-    if count == 1:
-        return blocks
-    return blocks.batch(count, drop_remainder=True).map(
-        lambda *parts: tuple(tf.reshape(part, (-1, *part.shape[2:])) for part in parts)
-    )
-
-
 def rest_of_views(
     views: Sequence[SplitView], compile_views: bool | None = None
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """Returns the function that makes views from crops.
+    """Returns the function that makes views from crops; `compile_views` as in `pretraining_views`.
 
-    Args:
-        views: one or two views.
-        compile_views: see `pretraining_views`.
-
-    Returns:
-        A function: crops of each view, (tensor (b, h, w, 3), …); seed of a block → tuple of views,
-        float32 (b, s, s, 3).
+    It takes the crops of each view, (tensor (b, h, w, 3), …), and the seed of a block, and returns
+    the views, each float32 (b, s, s, 3).
     """
 
     def rest(all_crops, seed):

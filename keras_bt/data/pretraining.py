@@ -11,8 +11,6 @@ from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Source
 from keras_bt.randomness import fold_in
 
-PLACEMENTS = ("host", "device")
-
 
 def pretraining_views(
     source: Source,
@@ -49,8 +47,7 @@ def pretraining_views(
         view_b: the second view.
         batch_size: images per batch, all shards together.
         seed: seed of the run, 0 to 2³¹ − 1.
-        first_step: number of steps to skip. This is free, except that part of an epoch is read if
-            tfds records do not fit in memory.
+        first_step: number of steps to skip; free, but for tfds records that do not fit in memory.
         image_size: side to which images of different sizes are resized and center-cropped if a
             view has no random crop to give them one size.
         shard_index: which part of each batch to make, 0 to num_shards − 1.
@@ -81,17 +78,20 @@ def pretraining_views(
         >>> first.shape, bool(tf.reduce_all(first == second))   # separate draws
         (TensorShape([4, 8, 8, 3]), False)
     """
-    if augment_on not in PLACEMENTS:
-        raise ValueError(
-            f"augment_on must be one of {', '.join(PLACEMENTS)}. Received: {augment_on!r}."
-        )
+    if augment_on not in ("host", "device"):
+        raise ValueError(f"augment_on must be one of host, device. Received: {augment_on!r}.")
     check_pretraining(source, batch_size)
     views, on_device = (view_a, view_b), augment_on == "device"
     order = Order(source.num_examples, batch_size, seed, first_step, shard_index, num_shards)
     rest: Callable[..., Any] = _for_device if on_device else rest_of_views(views, compile_views)
 
     def finish(crops, labels, readable, seed):
-        return rest(_without_unreadable(crops, readable), seed)
+        filled = tf.cond(
+            tf.reduce_all(readable),
+            lambda: crops,
+            lambda: tuple(tf.gather(c, _next_readable(readable)) for c in crops),
+        )
+        return rest(filled, seed)
 
     batches = view_batches(source, views, order, finish, image_size, on_device)
     # Two batches ahead: more would only take memory, as a whole batch is made in parallel.
@@ -116,15 +116,6 @@ def check_pretraining(source: Source, batch_size: int) -> None:
             f"batch_size={batch_size} for {source.num_examples} images in {source.name}."
         )
     source.cached()
-
-
-def _without_unreadable(crops, readable):
-    """Gives the places of unreadable images to their neighbors, in both views."""
-    return tf.cond(
-        tf.reduce_all(readable),
-        lambda: crops,
-        lambda: tuple(tf.gather(c, _next_readable(readable)) for c in crops),
-    )
 
 
 def _next_readable(readable):

@@ -32,7 +32,7 @@ class Order:
             filled up with numbers that no image has, see `exists`. (With one shard only.)
 
     Raises:
-        DataError: if the batch size is not divisible by the number of shards.
+        DataError: if the batch size is below 1 or not divisible by the number of shards.
         ValueError: if seed, first_step or shard is out of range.
 
     Example:
@@ -141,6 +141,10 @@ class Order:
         return tf.maximum(self.first_step - epoch * self.steps_per_epoch, 0)
 
     def __post_init__(self):
+        if self.batch_size < 1:
+            raise DataError(
+                f"batch_size must be at least 1. Received: batch_size={self.batch_size}."
+            )
         if self.num_shards < 1 or self.batch_size % self.num_shards:
             raise DataError(
                 "batch_size must be divisible by the number of workers. "

@@ -29,7 +29,7 @@ class Finetuning(classifying.ClassifierRun):
             min(EVALUATION_BATCH, self.test.num_examples), "The number of test images"
         )
         self.steps_per_epoch = math.ceil(train.num_examples / self.batch_size)
-        data.check_labelled(train, self.batch_size)  # before anything is made
+        data.check_labelled(train)  # before anything is made
         s = settings
         keras.utils.set_random_seed(s.seed)
         with self.strategy.scope():

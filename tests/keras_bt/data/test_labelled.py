@@ -83,8 +83,8 @@ def test_one_label_per_image_is_needed():
     unlabelled = ArraySource(images, name="photos")
     several = ArraySource(images, np.zeros((4, 3)), CLASSES)
     for source, what in ((unlabelled, "photos, which has no labels"), (several, "several labels")):
-        for refuse in (check_labelled, lambda s, size: labelled_views(s, Look(), size, seed=5)):
+        for refuse in (check_labelled, lambda s: labelled_views(s, Look(), 2, seed=5)):
             with pytest.raises(DataError, match=f"one label each. Received: .*{what}"):
-                refuse(source, 2)
+                refuse(source)
     with pytest.raises(DataError, match=r"one label per feature. Received: labels of shape \(5,\)"):
         labelled_features(np.zeros((4, 2), np.float32), np.arange(5), 2, 0)
