@@ -31,13 +31,11 @@ def open_idx(directory: str, name: str) -> tuple[ArraySource, ArraySource | None
         DataError: if a file is missing or malformed.
     """
     folder = pathlib.Path(directory)
-    if not folder.is_dir():
-        raise DataError(f"idx: needs a folder of MNIST-style files. Received: {directory}.")
     train = _open_part(folder, "train", f"{name} train")
     if train is None:
         raise DataError(
-            "An idx: folder must hold train-images-idx3-ubyte, with or without .gz. "
-            f"Received: {directory}, which does not."
+            "idx: needs a folder that holds train-images-idx3-ubyte, with or without .gz. "
+            f"Received: {directory}."
         )
     test = _open_part(folder, "t10k", f"{name} test")
     if train.class_names and test is not None and test.class_names:
@@ -57,22 +55,14 @@ def _open_part(folder, part, name):
     if label_file is None:
         return ArraySource(images, name=name)
     labels = read_idx(label_file, dimensions=1)
-    if len(labels) != len(images):
-        raise DataError(
-            "There must be one label per image. "
-            f"Received: {len(labels)} in {label_file}, but {len(images)} images."
-        )
-    class_names = [str(label) for label in range(int(labels.max()) + 1)]
+    class_names = [str(label) for label in range(int(labels.max(initial=0)) + 1)]
     return ArraySource(images, labels, class_names, name=name)
 
 
 def _find(folder, stem, dimensions):
-    for separator in "-.":  # some copies are named train-images.idx3-ubyte
-        for suffix in ("", ".gz"):
-            path = folder / f"{stem}{separator}idx{dimensions}-ubyte{suffix}"
-            if path.is_file():
-                return path
-    return None
+    stems = (f"{stem}-", f"{stem}.")  # some copies are named train-images.idx3-ubyte
+    names = [f"{s}idx{dimensions}-ubyte{suffix}" for s in stems for suffix in ("", ".gz")]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -87,11 +77,6 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
     Raises:
         DataError: if the file is unreadable, of another kind, truncated or too long.
-
-    Example:
-        >>> _ = pathlib.Path("labels").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
-        >>> read_idx("labels", dimensions=1)
-        array([7, 2, 1], dtype=uint8)
     """
     path = pathlib.Path(path)
     try:

@@ -34,7 +34,6 @@ def open_source(
         >>> train.num_examples, test.num_examples, train.image_shape
         (1297, 500, (8, 8, 3))
     """
-    spec = str(spec)
     name, colon, where = spec.partition(":")
     kind = KINDS.get(name)
     needed = kind is not None and ":" in kind.usage
