@@ -72,19 +72,19 @@ class Workdir:
                 )
             return
         earlier = self.read_settings()
-        for name in sorted(earlier.keys() ^ settings.keys()):
-            known = "lacks" if name in settings else "has"
-            raise ValueError(
-                f"{self.path} holds a run of another command or version, which {known} the setting "
-                f"{name}. Choose another --workdir."
-            )
-        for name in sorted(settings):
+        for name in sorted(earlier.keys() & settings.keys()):
             if earlier[name] != settings[name]:
                 raise ValueError(
                     f"{self.path} holds a run with {name}={earlier[name]}. Received: "
                     f"{name}={settings[name]}. Continue with the settings in {self.config}, "
                     "or choose another --workdir."
                 )
+        for name in sorted(earlier.keys() ^ settings.keys()):
+            known = "lacks" if name in settings else "has"
+            raise ValueError(
+                f"{self.path} holds a run of another command or version, which {known} the setting "
+                f"{name}. Choose another --workdir."
+            )
 
     def read_settings(self) -> dict[str, Any]:
         """Returns the settings that `claimed` recorded.
