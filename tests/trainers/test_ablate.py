@@ -544,6 +544,14 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(write, tmp_path, capsys)
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_run_that_cannot_begin_ends_the_sweep_and_keeps_no_one_waiting(write, tmp_path):
+    sweep = read(write("a", runs=[{"at": i, "flags": {"width": i}} for i in (1, 2, 3)]), tmp_path)
+    sweep.runs[0].beside("log").mkdir(parents=True)  # where its log should go
+    with pytest.raises(IsADirectoryError):
+        make(sweep.runs)
+
+
+@pytest.mark.usefixtures("fake")
 def test_runs_wait_for_the_backbone_they_take_and_fail_with_it(write, tmp_path, capsys):
     def taking(at, name):
         return {"at": at, "flags": {"width": at, "backbone": f"{{runs}}/digits,{name}-seed0"}}

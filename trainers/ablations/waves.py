@@ -45,8 +45,15 @@ class Waves:
         if run.lacks_backbone:
             self._fail(run, f"skipped, as {run.needs.name} has no backbone")
             return
+        cores = self._shares.get()
+        try:
+            self._make_on(run, cores)
+        finally:  # whatever happens, or a run that waits for them waits for ever
+            self._shares.put(cores)
+
+    def _make_on(self, run, cores):
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        cores, log, record = self._shares.get(), run.beside("log"), run.record()
+        log, record = run.beside("log"), run.record()
         workdir.write_json(run.beside("json"), record)
         with open(log, "a", encoding="utf-8") as output, self._lock:
             if self._stopping:
@@ -67,7 +74,6 @@ class Waves:
         process.wait()
         record["seconds"] = round(record["seconds"] + time.time() - started, 2)
         workdir.write_json(run.beside("json"), record)
-        self._shares.put(cores)
         measures = run.measures() if process.returncode == 0 else None
         if self._stopping:
             _say(run, "stopped")

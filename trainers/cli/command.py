@@ -6,10 +6,11 @@ import pathlib
 import sys
 import tempfile
 import textwrap
-import typing
 from dataclasses import fields
 
 from absl import flags, logging
+
+from trainers.runs.settings import kinds_of
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 
@@ -64,10 +65,8 @@ def flags_of(settings_class):
         if choices:
             flags.DEFINE_enum(field.name, field.default, choices, help, flag_values=values)
         else:
-            kinds = (field.type, *typing.get_args(field.type))  # X, or of X | None: X
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            define_one = next(define[kind] for kind in kinds if kind in define)
-            define_one(field.name, default, help, flag_values=values)
+            define[kinds_of(field)[0]](field.name, default, help, flag_values=values)
     return values
 
 

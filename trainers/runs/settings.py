@@ -64,10 +64,9 @@ class Settings:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            union = isinstance(field.type, types.UnionType)
-            kinds = typing.get_args(field.type) if union else (field.type,)
+            kinds = kinds_of(field)
             if not any(_is_a(value, kind) for kind in kinds):
-                wanted = field.type if union else field.type.__name__
+                wanted = field.type if len(kinds) > 1 else field.type.__name__
                 raise ValueError(
                     f"--{field.name} must be of type {wanted}. Received: --{field.name}={value!r}"
                 )
@@ -103,6 +102,13 @@ class Settings:
         """Replaces defaults that depend on other settings; for `__post_init__`."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def kinds_of(field: dataclasses.Field) -> tuple[Any, ...]:
+    """Returns the types that a field may have: X, or of X | None both."""
+    if isinstance(field.type, types.UnionType):
+        return typing.get_args(field.type)
+    return (field.type,)
 
 
 def _is_a(value, kind):
