@@ -19,6 +19,11 @@ class SavedModelSettings(subject.ExportSettings):
     out: str | None = setting(
         None, "Folder of the SavedModel's versions. Default: saved_model/ beside the backbone."
     )
+    background: str | None = setting(
+        None,
+        "Color that serve_jpeg shows transparent images on: white, black or #rrggbb. Default: the "
+        "run's, or white.",
+    )
 
 
 def export_saved_model(flags):
@@ -33,7 +38,12 @@ def export_saved_model(flags):
         it = subject.read(flags)
         out = pathlib.Path(flags.out or it.file.parent / "saved_model")
         path = saved_model.export_saved_model(
-            it.backbone, out, it.image_size, it.resize, card=it.card
+            it.backbone,
+            out,
+            it.image_size,
+            it.resize,
+            card=it.card,
+            background=flags.background or it.background,
         )
         print(description(path, tf.saved_model.load(path).signatures))
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 
-from trainers.runs.settings import DataSettings, setting
+from trainers.runs.settings import OF_A_NEW_RUN, DataSettings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class Subject:
         image_size: Side of the images that it sees, in pixels.
         resize: See `keras_bt.preprocessing.center_crop`.
         card: JSON values, empty if it belongs to no run.
+        background: Color that the run showed transparent images on.
     """
 
     backbone: object
@@ -48,6 +49,7 @@ class Subject:
     image_size: int
     resize: int | None
     card: dict
+    background: str
 
 
 def read(flags):
@@ -64,25 +66,29 @@ def read(flags):
     if not image_size:
         raise ValueError(f"--image_size is needed, as {file} does not belong to a run.")
     backbone = backbones.load(file, image_size)
-    resize = flags.resize or _resize_of_evaluation(settings, image_size, flags.data_dir)
+    resize = (
+        flags.resize or settings.get("resize") or _resize_of_evaluation(settings, image_size, flags)
+    )
     summary = file.parent / "summary.json"
     figures = json.loads(summary.read_text()) if settings and summary.is_file() else {}
     card = saved_model.run_card(settings, figures) if settings else {}
-    return Subject(backbone, file, image_size, resize, card)
+    background = settings.get("background", OF_A_NEW_RUN["background"])
+    return Subject(backbone, file, image_size, resize, card, background)
 
 
-def _resize_of_evaluation(settings, image_size, data_dir):
+def _resize_of_evaluation(settings, image_size, flags):
     """Returns the shorter side to which evaluation resizes the run's images; None for the default.
 
     Raises:
         ValueError: the data, which it depends on, cannot be opened.
     """
     from keras_bt import data
+    from trainers.runs.opening import open_data
 
     if "data" not in settings:
         return None
     try:
-        source, _ = data.open_source(settings["data"], data_dir)
+        source, _ = open_data(settings["data"], flags, settings)
     except (ValueError, OSError) as error:
         raise ValueError(f"--resize is needed, as the data cannot be opened. {error}") from error
     return data.evaluation_resize(source, image_size)

@@ -37,17 +37,18 @@ def preview_views(settings):
         # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import data, errors
-            from trainers.runs import pretraining, preview_grid
+            from trainers.runs import opening, pretraining, preview_grid
 
         out = errors.check_writable("--out", s.out)
         views = pretraining.make_views(settings)
-        train, test = data.open_source(s.data, s.data_dir)
+        train, test = opening.open_data(s.data, s)
         print(about(train, "train on"))
         if test is not None:
             print(about(test, "measure on"))
         with data.reading(train):
             shown, sizes = look(train, s.images, max(s.sample, s.images), s.seed)
-        print(about_sizes(train, sizes, s.image_size))
+        print(about_sizes(train, sizes))
+        print(opening.remarks(train, test, image_size=s.image_size), end="")
         print(about_unreadable(train.unreadable), end="")
         if not shown:
             raise data.DataError(
@@ -106,25 +107,20 @@ def class_of(label, source):
     return ", ".join(source.class_names[one] for one in labels)
 
 
-def about_sizes(source, sizes, image_size):
-    """Describes the sizes of the images, and how many are smaller than the views."""
+def about_sizes(source, sizes):
+    """Describes the sizes of the images."""
     if not sizes:
         return "No image could be read"
     heights, widths = np.array(sizes).T
     all_of_them = len(sizes) + len(source.unreadable) == source.num_examples
     which = f"all {len(sizes):,}" if all_of_them else f"{len(sizes):,} of them"
     if len(set(sizes)) == 1:
-        text = f"Sizes of {which}: {widths[0]} × {heights[0]}"
-    else:
-        text = (
-            f"Sizes of {which}: width {widths.min()} to {widths.max()}, median "
-            f"{np.median(widths):.0f}; height {heights.min()} to {heights.max()}, median "
-            f"{np.median(heights):.0f}"
-        )
-    smaller = np.mean(np.minimum(heights, widths) < image_size)
-    if smaller:
-        text += f"; {100 * smaller:.0f}% are smaller than the views and get enlarged"
-    return text
+        return f"Sizes of {which}: {widths[0]} × {heights[0]}"
+    return (
+        f"Sizes of {which}: width {widths.min()} to {widths.max()}, median "
+        f"{np.median(widths):.0f}; height {heights.min()} to {heights.max()}, median "
+        f"{np.median(heights):.0f}"
+    )
 
 
 def about_unreadable(unreadable):
@@ -133,7 +129,11 @@ def about_unreadable(unreadable):
         return ""
     lines = [
         f"{len(unreadable):,} could not be read; training would "
-        + ("skip them:" if len(unreadable) <= unreadable.limit else "stop, as these are over 1%:")
+        + (
+            "skip them:"
+            if len(unreadable) <= unreadable.limit
+            else f"stop, as these are over {100 * unreadable.share:g}%:"
+        )
     ]
     lines += [f"  {name}: {reason}" for name, reason in sorted(unreadable.reasons.items())]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """Sources of images, and batches of them: views for training, center crops for evaluation."""
 
 from keras_bt.data.arrays import ArraySource
-from keras_bt.data.decoding import DataError
+from keras_bt.data.decoding import DataError, Decoding
 from keras_bt.data.evaluation import (
     evaluation_batches,
     evaluation_resize,
@@ -9,6 +9,7 @@ from keras_bt.data.evaluation import (
     reading,
 )
 from keras_bt.data.labelled import check_labelled, labelled_features, labelled_views
+from keras_bt.data.looking import remarks
 from keras_bt.data.pretraining import check_pretraining, pretraining_views
 from keras_bt.data.sources import Source
 from keras_bt.data.specs import open_source
@@ -20,6 +21,7 @@ __all__ = [
     "IMAGENET_STD",
     "ArraySource",
     "DataError",
+    "Decoding",
     "Source",
     "balanced_indices",
     "center_crop",
@@ -35,5 +37,6 @@ __all__ = [
     "pretraining_views",
     "raw_pixels",
     "reading",
+    "remarks",
     "subset_indices",
 ]

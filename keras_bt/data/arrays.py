@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bt.data.decoding import DataError, Unreadable
+from keras_bt.data.decoding import DataError, Decoder
 from keras_bt.data.sources import Integers, MapSource
 from keras_bt.typing import Tensor
 
@@ -22,7 +22,7 @@ class ArraySource(MapSource):
             None.
         class_names: one name per class, or None.
         name: name of the source in messages.
-        unreadable: the record to continue; a new one by default.
+        decoder: the one that decoded them, if they come from files.
 
     Raises:
         DataError: if images, labels and class names do not fit together.
@@ -41,7 +41,7 @@ class ArraySource(MapSource):
         labels: Integers | None = None,
         class_names: Sequence[str] | None = None,
         name: str = "arrays",
-        unreadable: Unreadable | None = None,
+        decoder: Decoder | None = None,
     ):
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
@@ -72,7 +72,7 @@ class ArraySource(MapSource):
             name,
             class_names=class_names,
             image_shape=(*images.shape[1:3], 3),
-            unreadable=unreadable,
+            decoder=decoder,
         )
         self.is_small = images.shape[1] * images.shape[2] <= _SMALL_IMAGE
         with tf.device("CPU:0"):
@@ -85,7 +85,7 @@ class ArraySource(MapSource):
         images = tf.cast(tf.gather(self._tensor, numbers), tf.float32)
         return images if images.shape[-1] == 3 else tf.image.grayscale_to_rgb(images)
 
-    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
+    def image(self, number: Tensor, stop: bool = True, look: bool = False) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
         image = self._tensor[number]
         return image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image), True
@@ -122,7 +122,7 @@ class DecodedSource(MapSource):
             self._shapes = tf.constant(shapes)
             self._ends = tf.constant(np.append(0, np.cumsum(shapes.prod(axis=1))))
 
-    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
+    def image(self, number: Tensor, stop: bool = True, look: bool = False) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
         pixels = self._pixels[self._ends[number] : self._ends[number + 1]]
         readable = tf.size(pixels) > 0

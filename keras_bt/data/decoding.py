@@ -1,27 +1,31 @@
-"""Decoding of image files to RGB pixels, with a record of the files that cannot be read.
+"""Decoding of image files to RGB pixels, with a record of what was noticed.
 
 JPEG and PNG are decoded by TensorFlow, whose accurate inverse DCT gives the pixels of Pillow's
 `convert("RGB")` to the last bit, for progressive, gray, CMYK and Adobe-marked JPEG, and for PNG
-with a palette, with alpha or with 16 bits. The fast inverse DCT, TensorFlow's default, is off by
-one level on average and is no faster. Everything else (GIF, BMP, WebP) and everything that
-TensorFlow rejects goes to Pillow, which also says why a file cannot be read.
+with a palette or 16 bits. The fast inverse DCT, TensorFlow's default, is off by one level on
+average and is no faster. Everything else (GIF, BMP, WebP, TIFF) and everything that TensorFlow
+rejects goes to Pillow, which also says why a file cannot be read: `keras_bt.data.image_files`.
 
-As in torchvision, alpha is dropped, not blended; only the first frame of an animation is used;
-EXIF orientation is ignored. Unlike Pillow, which clips 16-bit gray to white, both paths keep the
-high byte.
+Transparent images are shown on a color. As in torchvision, only the first frame of an animation is
+used, and the EXIF orientation is ignored unless it is asked for. Unlike Pillow, which clips 16-bit
+gray to white, both paths keep the high byte.
 """
 
+import dataclasses
 import io
 import os
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
+from keras_bt.data import image_files
+from keras_bt.data.image_files import MAX_PIXELS
 from keras_bt.typing import Tensor
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG"
+_EXIF_WITHIN = 4096  # bytes from the beginning of a file
 _NAMES_SHOWN = 50  # in an error message; `Unreadable.names` has all
 
 
@@ -29,21 +33,65 @@ class DataError(ValueError):
     """A user's mistake about the data, stated in one line."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How image files become pixels.
+
+    Args:
+        background: color that transparent images are shown on: `white`, `black` or `#rrggbb`.
+        exif: what becomes of the EXIF orientation: "ignore" (the published behavior) or "apply".
+        max_pixels: images with more pixels count as unreadable; decoded, a pixel takes 3 bytes.
+        max_unreadable: the largest share of unreadable images that is tolerated, 0 to 1.
+
+    Raises:
+        DataError: if a value is none of these.
+
+    Example:
+        >>> Decoding(background="#ff8000").color
+        (255, 128, 0)
+    """
+
+    background: str = "white"
+    exif: str = "ignore"
+    max_pixels: int = MAX_PIXELS
+    max_unreadable: float = 0.01
+
+    def __post_init__(self):
+        try:
+            image_files.color(self.background)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        if self.exif not in ("ignore", "apply"):
+            raise DataError(f"exif must be ignore or apply. Received: {self.exif}.")
+        if self.max_pixels < 1 or not 0 <= self.max_unreadable <= 1:
+            raise DataError(
+                "max_pixels must be at least 1, and max_unreadable from 0 to 1. "
+                f"Received: {self.max_pixels}, {self.max_unreadable}."
+            )
+
+    @property
+    def color(self) -> tuple[int, int, int]:
+        """The background's red, green and blue, 0 to 255."""
+        return image_files.color(self.background)
+
+
 class Unreadable:
     """The images of one data set that could not be read; thread-safe.
 
-    At most 1% of the data set may be unreadable, and one image in any case, so that a single
-    broken file does not stop a run on fewer than 100 images. One more, and `check` raises.
+    At most a share of the data set may be unreadable, and one image in any case, so that a single
+    broken file does not stop a run on a few images. One more, and `check` raises.
 
     Args:
         where: name of the data set, for messages.
         total: number of its images, readable or not.
+        share: the share, 0 to 1.
     """
 
-    def __init__(self, where: str, total: int):
+    def __init__(self, where: str, total: int, share: float = 0.01):
         self.where = where
         self.total = total
-        self.limit = max(1, total // 100)
+        self.share = share
+        self.limit = max(1, int(total * share + 1e-9))
         self._reasons: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -73,48 +121,137 @@ class Unreadable:
         names = self.names
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         raise DataError(
-            "At most 1% of the images may be unreadable: remove or repair them. Received: "
-            f"{len(names)} unreadable of {self.total} in {self.where}: "
+            f"At most {100 * self.share:g}% of the images may be unreadable: remove or repair "
+            f"them. Received: {len(names)} unreadable of {self.total} in {self.where}: "
             f"{', '.join(names[:_NAMES_SHOWN])}{more}."
         )
 
 
-def decode_file(
-    path: Tensor, unreadable: Unreadable, root: str, stop: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Reads and decodes one image file inside a `tf.data` function.
+class Noticed:
+    """What is odd about the images looked at so far; thread-safe."""
+
+    def __init__(self) -> None:
+        self._oddities: dict[str, image_files.Oddities] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self._oddities)
+
+    def add(self, name: str, oddities: image_files.Oddities) -> None:
+        """Records what was noticed about an image; one recorded again counts once."""
+        with self._lock:
+            self._oddities[name] = oddities
+
+    def all(self) -> list[image_files.Oddities]:
+        """Returns what was noticed about each image."""
+        with self._lock:
+            return list(self._oddities.values())
+
+
+class Decoder:
+    """Decodes the images of one data set, and remembers what it could not read or found odd.
 
     Args:
-        path: string scalar.
-        unreadable: records a failure, under the path relative to `root`.
-        root: the folder that contains `path`.
-        stop: whether too many failures end the data set with an error.
+        where: name of the data set, for messages.
+        total: number of its images.
+        decoding: how.
 
-    Returns:
-        image: uint8 (h, w, 3); one black pixel if the file cannot be read.
-        readable: bool scalar.
+    Attributes:
+        unreadable: the images that could not be read so far.
+        noticed: what is odd about those decoded with `look=True`.
     """
 
-    def fallback(path):
-        name = printable(os.path.relpath(path, os.fsencode(root)))
-        return _with_pillow(os.fsdecode(path), name, unreadable, stop)
+    def __init__(self, where: str, total: int, decoding: Decoding | None = None):
+        self.decoding = decoding or Decoding()
+        self.unreadable = Unreadable(where, total, self.decoding.max_unreadable)
+        self.noticed = Noticed()
 
-    image = _without_errors(lambda path: decode_native(tf.io.read_file(path)), path)
-    return _or_else(image, fallback, [path])
+    def file(
+        self, path: Tensor, root: str, stop: bool = True, look: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Reads and decodes one image file inside a `tf.data` function.
 
+        Args:
+            path: string scalar.
+            root: the folder that contains it; messages name it relative to that.
+            stop: whether too many failures end the data set with an error.
+            look: whether to note what is odd about the image.
 
-def decode_bytes(
-    encoded: Tensor, name: Tensor, unreadable: Unreadable, stop: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Decodes one image like `decode_file`, from the contents of its file, a string scalar.
+        Returns:
+            image: uint8 (h, w, 3); one black pixel if the file cannot be read.
+            readable: bool scalar.
+        """
 
-    In `unreadable` it has the name `name`, a string scalar.
-    """
+        def opened(path):
+            return os.fsdecode(path), printable(os.path.relpath(path, os.fsencode(root)))
 
-    def fallback(encoded, name):
-        return _with_pillow(io.BytesIO(encoded), printable(name), unreadable, stop)
+        native = _without_errors(lambda path: self._native(tf.io.read_file(path)), path)
+        return self._finished(native, [path], opened, stop, look)
 
-    return _or_else(_without_errors(decode_native, encoded), fallback, [encoded, name])
+    def bytes(
+        self, encoded: Tensor, name: Tensor, stop: bool = True, look: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Decodes one image like `file`, from the contents of its file, a string scalar.
+
+        In `unreadable` it has the name `name`, a string scalar.
+        """
+
+        def opened(encoded, name):
+            return io.BytesIO(encoded), printable(name)
+
+        native = _without_errors(self._native, encoded)
+        return self._finished(native, [encoded, name], opened, stop, look)
+
+    def _native(self, encoded):
+        decoding = self.decoding
+        image = decode_native(encoded, decoding.color, decoding.max_pixels)
+        if decoding.exif == "ignore":
+            return image
+        # Only Pillow knows how an image is to be turned.
+        start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
+        has_exif = tf.strings.regex_full_match(start, r"(?s)\C*(Exif|eXIf)\C*")
+        return tf.cond(has_exif, lambda: image[:0, :0], lambda: image)
+
+    def _finished(self, native, arguments, opened, stop, look):
+        """Lets Pillow decode what TensorFlow did not, and look at what is odd."""
+
+        def fallback(*arguments):
+            file, name = opened(*arguments)
+            return self._with_pillow(file, name, stop)
+
+        def looked(*arguments):
+            file, name = opened(*arguments)
+            found = image_files.oddities(file, self.decoding.max_pixels)
+            if found is not None:
+                self.noticed.add(name, found)
+            return np.True_
+
+        # stateful=False: with op determinism on, TensorFlow runs a map with a stateful function one
+        # example at a time.
+        image, readable = tf.cond(
+            tf.size(native) > 0,
+            lambda: (native, True),
+            lambda: tuple(
+                tf.numpy_function(fallback, arguments, (tf.uint8, tf.bool), stateful=False)
+            ),
+        )
+        if look:  # its result is used, or TensorFlow would not call a function without state
+            readable &= tf.numpy_function(looked, arguments, tf.bool, stateful=False)
+        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(readable, [])
+
+    def _with_pillow(self, file, name, stop):
+        decoding = self.decoding
+        try:
+            pixels = image_files.pixels(
+                file, decoding.color, decoding.exif == "apply", decoding.max_pixels
+            )
+            return pixels, np.True_
+        # Pillow's decoders raise errors of many kinds: OSError, SyntaxError, struct.error…
+        except Exception as error:
+            self.unreadable.add(name, image_files.reason(error))
+            if stop:
+                self.unreadable.check()
+            return np.zeros([1, 1, 3], np.uint8), np.False_
 
 
 def printable(path: bytes | str) -> str:
@@ -127,14 +264,71 @@ def printable(path: bytes | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def decode_native(encoded: Tensor) -> Tensor:
-    """Decodes JPEG and PNG to uint8 (h, w, 3); returns an empty image for any other format."""
-    return tf.cond(
-        (tf.strings.substr(encoded, 0, 3) == _JPEG) | (tf.strings.substr(encoded, 0, 4) == _PNG),
-        # decode_jpeg reads PNG as well, and it alone lets us choose the accurate inverse DCT.
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.zeros([0, 0, 3], tf.uint8),
-    )
+def decode_native(
+    encoded: Tensor, color: Sequence[int] = (255, 255, 255), max_pixels: int = MAX_PIXELS
+) -> Tensor:
+    """Decodes JPEG and PNG by TensorFlow alone.
+
+    Args:
+        encoded: the contents of a file, a string scalar.
+        color: red, green and blue, 0 to 255, that transparent images are shown on.
+        max_pixels: the largest size.
+
+    Returns:
+        uint8 (h, w, 3); an empty image for any other format, or if it is larger. What is damaged
+        raises InvalidArgumentError at run time.
+    """
+    empty = tf.zeros([0, 0, 3], tf.uint8)
+
+    def jpeg():
+        # Its header, and no pixels yet.
+        small = tf.reduce_prod(_as_int64(tf.io.extract_jpeg_shape(encoded)[:2])) <= max_pixels
+        return tf.cond(
+            small,
+            lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: empty,
+        )
+
+    def png():
+        sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+        small = tf.reduce_prod(_as_int64(sides)) <= max_pixels
+        return tf.case(
+            [(~small, lambda: empty), (_has_alpha(encoded), lambda: _on_color(encoded, color))],
+            lambda: tf.io.decode_png(encoded, channels=3),
+        )
+
+    is_jpeg = tf.strings.substr(encoded, 0, 3) == _JPEG
+    is_png = tf.strings.substr(encoded, 0, 4) == _PNG
+    return tf.case([(is_jpeg, jpeg), (is_png, png)], lambda: empty)
+
+
+def _has_alpha(encoded):
+    """Tells from the header of a PNG whether it can be transparent.
+
+    Asked for alpha that a PNG of fewer than 8 bits lacks, TensorFlow gives it a wrong one.
+    """
+    kind = tf.strings.substr(encoded, 25, 1)
+    # A color, or entries of the palette, that are transparent: a chunk before those of the pixels.
+    header = tf.strings.split([encoded], b"IDAT", 1).values[0]
+    some = tf.strings.regex_full_match(header, r"(?s)\C*tRNS\C*")
+    return (kind == b"\x04") | (kind == b"\x06") | some
+
+
+def _on_color(encoded, color):
+    """Decodes a PNG with transparency; `keras_bt.data.image_files.on_background` in TensorFlow."""
+    image = tf.io.decode_png(encoded, channels=4)
+    alpha = tf.cast(image[..., 3:], tf.uint16)
+    background = tf.constant(color, tf.uint16)
+    shown = alpha * tf.cast(image[..., :3], tf.uint16) + (255 - alpha) * background
+    # (shown + 127) // 255, ten times faster.
+    shown += 128
+    shift = tf.constant(8, tf.uint16)
+    shown += tf.bitwise.right_shift(shown, shift)
+    return tf.cast(tf.bitwise.right_shift(shown, shift), tf.uint8)
+
+
+def _as_int64(sides):
+    return tf.cast(sides, tf.int64)
 
 
 def _without_errors(function, argument):
@@ -146,37 +340,3 @@ def _without_errors(function, argument):
     attempt = tf.data.Dataset.from_tensors(argument).map(function).ignore_errors()
     empty = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))
     return attempt.concatenate(empty).take(1).get_single_element()
-
-
-def _or_else(image, fallback, arguments):
-    """Returns a non-empty image as it is, otherwise what the Python function `fallback` returns."""
-
-    def call_fallback():
-        # stateful=False: with op determinism on, TensorFlow runs a map with a stateful
-        # function one example at a time.
-        types = (tf.uint8, tf.bool)
-        return tuple(tf.numpy_function(fallback, arguments, types, stateful=False))
-
-    image, readable = tf.cond(tf.size(image) > 0, lambda: (image, True), call_fallback)
-    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(readable, [])
-
-
-def _with_pillow(file, name: str, unreadable: Unreadable, stop: bool):
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I;16"):
-                pixels = np.asarray(image) >> 8
-                return np.repeat(pixels[..., None], 3, axis=-1).astype(np.uint8), np.True_
-            return np.asarray(image.convert("RGB")), np.True_
-    # Pillow's decoders raise errors of many kinds: OSError, SyntaxError, struct.error…
-    except Exception as error:
-        unreadable.add(name, _reason(error))
-        if stop:
-            unreadable.check()
-        return np.zeros([1, 1, 3], np.uint8), np.False_
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image"  # Pillow's own text shows the address of a buffer
-    return " ".join((getattr(error, "strerror", None) or str(error) or repr(error)).split())

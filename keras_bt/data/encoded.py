@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.arrays import ArraySource, DecodedSource
-from keras_bt.data.decoding import decode_bytes, decode_file
 from keras_bt.data.sources import Integers, MapSource, Source
 from keras_bt.typing import Tensor
 
@@ -61,9 +60,9 @@ class FileSource(EncodedSource):
             # As bytes, which need not be UTF-8.
             self._path_tensor = tf.constant([os.fsencode(path) for path in paths], tf.string)
 
-    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
+    def image(self, number: Tensor, stop: bool = True, look: bool = False) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
-        return decode_file(self._path_tensor[number], self.unreadable, self.root, stop)
+        return self.decoder.file(self._path_tensor[number], self.root, stop, look)
 
     def _content(self):
         # Not the bytes: reading a million files takes as long as using them.
@@ -108,9 +107,9 @@ class BytesSource(EncodedSource):
             self._encoded = tf.constant(encoded, tf.string)
             self._keys = tf.constant(keys, tf.string)
 
-    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
+    def image(self, number: Tensor, stop: bool = True, look: bool = False) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
-        return decode_bytes(self._encoded[number], self._keys[number], self.unreadable, stop)
+        return self.decoder.bytes(self._encoded[number], self._keys[number], stop, look)
 
     def _content(self):
         return list(self._encoded.numpy())
@@ -142,7 +141,11 @@ def _decode_all(source: EncodedSource) -> MapSource | None:
     """Decodes a whole source into memory; returns None if it exceeds `cache_bytes`."""
     decoded = (
         tf.data.Dataset.range(source.num_examples)
-        .map(lambda index: source.image(index, stop=False), tf.data.AUTOTUNE, deterministic=True)
+        .map(
+            lambda index: source.image(index, stop=False, look=True),
+            tf.data.AUTOTUNE,
+            deterministic=True,
+        )
         .prefetch(tf.data.AUTOTUNE)
     )
     parts, shapes, size = [], [], 0

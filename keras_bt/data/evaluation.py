@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.decoding import DataError
+from keras_bt.data.looking import sizes
 from keras_bt.data.sources import Source
 from keras_bt.preprocessing import (
     IMAGENET_MEAN,
@@ -27,12 +28,15 @@ def evaluation_resize(source: Source, image_size: int) -> int:
     Returns:
         image_size · 256/224, but image_size for data sets whose images all have one size, no
         larger than image_size (digits, MNIST, CIFAR): a crop would lose part of their content.
+        Where files do not fit in memory, a sample of them is looked at.
 
     Example:
         >>> evaluation_resize(test, 14), evaluation_resize(test, 16)   # images of 16 × 16
         (16, 16)
     """
-    small = source.image_shape is not None and min(source.image_shape[:2]) <= image_size
+    # Of files, it takes a look to know.
+    shapes = {source.image_shape[:2]} if source.image_shape else sizes(source)
+    small = len(shapes) == 1 and min(*shapes.pop()) <= image_size
     return image_size if small else default_resize(image_size)
 
 

@@ -3,14 +3,17 @@
 import os
 from pathlib import Path
 
-from keras_bt.data.decoding import DataError, printable
+from keras_bt.data.decoding import DataError, Decoder, Decoding, printable
 from keras_bt.data.encoded import CACHE_BYTES, FileSource
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 def open_folder(
-    directory: str, name: str, cache_bytes: int = CACHE_BYTES
+    directory: str,
+    name: str,
+    cache_bytes: int = CACHE_BYTES,
+    decoding: Decoding | None = None,
 ) -> tuple[FileSource, FileSource | None]:
     """Opens a folder of images.
 
@@ -27,6 +30,7 @@ def open_folder(
         directory: the folder.
         name: its name in messages.
         cache_bytes: decoded images up to this size are kept in memory.
+        decoding: how image files become pixels; by default `Decoding()`.
 
     Returns:
         The training source, and the test source or None.
@@ -36,20 +40,20 @@ def open_folder(
     """
     train_folder = os.path.join(directory, "train")
     if not os.path.isdir(train_folder):
-        return _open_part(directory, name, cache_bytes), None
+        return _open_part(directory, name, cache_bytes, decoding), None
     # One class is enough where the layout says that folders are classes.
-    train = _open_part(train_folder, f"{name}/train", cache_bytes, min_classes=1)
+    train = _open_part(train_folder, f"{name}/train", cache_bytes, decoding, min_classes=1)
     if train.class_names is None:
         return train, None
     for part in ("test", "val"):
         folder = os.path.join(directory, part)
         if os.path.isdir(folder) and _classes_in(folder):
-            test = _open_part(folder, f"{name}/{part}", cache_bytes, train.class_names)
+            test = _open_part(folder, f"{name}/{part}", cache_bytes, decoding, train.class_names)
             return train, test
     return train, None
 
 
-def _open_part(folder, name, cache_bytes, class_names=None, min_classes=2):
+def _open_part(folder, name, cache_bytes, decoding, class_names=None, min_classes=2):
     found_classes = _classes_in(folder)
     classes = class_names or found_classes
     if unknown := set(found_classes) - set(classes):
@@ -72,8 +76,15 @@ def _open_part(folder, name, cache_bytes, class_names=None, min_classes=2):
             f"A folder of images must hold files ending in {', '.join(EXTENSIONS)}. "
             f"Received: {printable(folder)}, which has none."
         )
-    options = {"class_names": classes, "name": name, "cache_bytes": cache_bytes}
-    return FileSource(paths, folder, labels=labels, **options)
+    return FileSource(
+        paths,
+        folder,
+        labels=labels,
+        class_names=classes,
+        name=name,
+        cache_bytes=cache_bytes,
+        decoder=Decoder(name, len(paths), decoding),
+    )
 
 
 def _classes_in(folder):

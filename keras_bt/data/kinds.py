@@ -16,6 +16,9 @@ class Wanted(NamedTuple):
     spec: str  # all of it, a name for messages
     data_dir: str | None
     cache_bytes: int
+    decoding: Any
+    image_feature: str | None
+    label_feature: str | None
 
 
 class Kind(NamedTuple):
@@ -44,12 +47,12 @@ KINDS = {
     "folder": Kind(
         "folder:DIR",
         "image files",
-        lambda w: _module("folders").open_folder(w.where, w.spec, w.cache_bytes),
+        lambda w: _module("folders").open_folder(w.where, w.spec, w.cache_bytes, w.decoding),
     ),
     "tfds": Kind(
         "tfds:NAME[:SPLIT]",
         "a TensorFlow data set",
-        lambda w: _module("tfds").open_tfds(w.where, w.data_dir, w.cache_bytes),
+        lambda w: _module("tfds").open_tfds(w.where, *w[2:]),
     ),
     "heldout": Kind(
         "heldout:SOURCE",

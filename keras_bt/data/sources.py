@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from keras_bt.data.decoding import DataError, Unreadable
+from keras_bt.data.decoding import DataError, Decoder, Unreadable
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sampler import Order
 from keras_bt.typing import Tensor
@@ -27,9 +27,10 @@ class Source:
         num_examples: number of images, including those that turn out to be unreadable.
         class_names: one name per class, or None if the images have no labels.
         image_shape: (h, w, 3) if all images are known to have one size, else None.
-        unreadable: the images that could not be read so far.
+        decoder: how its image files become pixels, and what was noticed about them.
         multilabel: whether an image may belong to several classes at once, or to none.
         role: its name where accuracies are measured on it.
+        remarks: lines of text that the user should know, such as how many files were left out.
         random_access: whether some of the images can be had without reading all others.
         is_small: whether all images are in memory, of one size, and so small that whole images
             are batched before anything else is done to them. Only then are there `images`, uint8
@@ -37,6 +38,7 @@ class Source:
     """
 
     role = "the test set"
+    remarks: tuple[str, ...] = ()
     random_access = False
     is_small = False
     images: np.ndarray
@@ -47,15 +49,20 @@ class Source:
         num_examples: int,
         class_names: Sequence[str] | None = None,
         image_shape: tuple[int, int, int] | None = None,
-        unreadable: Unreadable | None = None,
+        decoder: Decoder | None = None,
         multilabel: bool = False,
     ):
         self.name = name
         self.num_examples = int(num_examples)
         self.class_names = None if class_names is None else tuple(class_names)
         self.image_shape = image_shape
-        self.unreadable = Unreadable(name, num_examples) if unreadable is None else unreadable
+        self.decoder = decoder or Decoder(name, num_examples)
         self.multilabel = multilabel
+
+    @property
+    def unreadable(self) -> Unreadable:
+        """The images that could not be read so far."""
+        return self.decoder.unreadable
 
     def labels(self) -> np.ndarray:
         """Returns the class of every image, in the order of the source.
@@ -94,12 +101,15 @@ class Source:
         """
         raise NotImplementedError
 
-    def decode(self, *reference: Tensor, stop: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self, *reference: Tensor, stop: bool = True, look: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decodes the image that an element of a data set refers to, inside a `tf.data` function.
 
         Args:
             *reference: what elements of `in_order` consist of.
             stop: whether too many unreadable images end the data set with an error.
+            look: whether `decoder.noticed` notes what is odd about the image.
 
         Returns:
             image: uint8 (h, w, 3); one black pixel if it cannot be read.
@@ -143,7 +153,7 @@ class MapSource(Source):
         num_examples: number of images.
         labels: (n,) integers from 0; or (n, classes) of 1, 0 and -1, see `Source.labels`; or None.
         name: name of the source in messages.
-        **attributes: `class_names`, `image_shape` and `unreadable` of `Source`.
+        **attributes: `class_names`, `image_shape` and `decoder` of `Source`.
     """
 
     random_access = True
@@ -184,16 +194,18 @@ class MapSource(Source):
         batches = order.numbers(order.local_batch_size)
         return batches.map(lambda epochs, numbers: (epochs, numbers, numbers)).unbatch()
 
-    def decode(self, *reference: Tensor, stop: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self, *reference: Tensor, stop: bool = True, look: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Source.decode`; takes the number of an image."""
         (number,) = reference
-        return *self.image(number, stop), self.label(number)
+        return *self.image(number, stop, look), self.label(number)
 
     def label(self, numbers: Tensor) -> Tensor:
         """See `Source.label`."""
         return tf.gather(self._label_tensor, numbers)
 
-    def image(self, number: Tensor, stop: bool = True) -> tuple[Tensor, Tensor]:
+    def image(self, number: Tensor, stop: bool = True, look: bool = False) -> tuple[Tensor, Tensor]:
         """Returns image and readable as `Source.decode` does; `number` is an int64 scalar."""
         raise NotImplementedError
 
@@ -203,5 +215,5 @@ class MapSource(Source):
             "labels": None if self.class_names is None else self._label_array[indices],
             "class_names": self.class_names,
             "name": self.name,
-            "unreadable": self.unreadable,
+            "decoder": self.decoder,
         }

@@ -4,7 +4,7 @@ import difflib
 
 import numpy as np
 
-from keras_bt.data.decoding import DataError
+from keras_bt.data.decoding import DataError, Decoding
 from keras_bt.data.encoded import CACHE_BYTES
 from keras_bt.data.kinds import KINDS, Wanted, usages
 from keras_bt.data.sources import Source
@@ -13,7 +13,12 @@ HELD_OUT = 6  # one training image in this many
 
 
 def open_source(
-    spec: str, data_dir: str | None = None, cache_bytes: int = CACHE_BYTES
+    spec: str,
+    data_dir: str | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    decoding: Decoding | None = None,
+    image_feature: str | None = None,
+    label_feature: str | None = None,
 ) -> tuple[Source, Source | None]:
     """Opens the images that a specification names.
 
@@ -22,6 +27,9 @@ def open_source(
         data_dir: for `tfds:`, the folder of the prepared data sets.
         cache_bytes: decoded images up to this size are kept in memory (1 GiB by default; up to
             four times as much while the cache is filled); 0 keeps none.
+        decoding: how image files become pixels; by default `Decoding()`.
+        image_feature: for `tfds:`, the feature that holds the images.
+        label_feature: for `tfds:`, the feature that holds the labels.
 
     Returns:
         The training source, and the test source or None.
@@ -39,7 +47,10 @@ def open_source(
     needed = kind is not None and ":" in kind.usage
     if kind is None or needed != bool(colon) or needed != bool(where):
         raise DataError(f"Data must be one of {usages()}. Received: {spec!r}{_hint(spec)}")
-    return kind.open(Wanted(where, spec, data_dir, cache_bytes))
+    decoding = decoding or Decoding()
+    return kind.open(
+        Wanted(where, spec, data_dir, cache_bytes, decoding, image_feature, label_feature)
+    )
 
 
 def _hint(spec):
@@ -71,7 +82,7 @@ def open_held_out(wanted: Wanted) -> tuple[Source, Source]:
     number, colon, inner = wanted.where.partition(":")
     if not (colon and number.isdecimal()):
         number, inner = "", wanted.where
-    train, _ = open_source(inner, wanted.data_dir, wanted.cache_bytes)
+    train, _ = open_source(inner, *wanted[2:])
     order = np.random.RandomState(0).permutation(train.num_examples)
     held_out, rest = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
     count = int(number) if number else len(rest)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds  # takes seconds: only `kinds` imports this file, if asked for it
 
-from keras_bt.data.decoding import DataError, decode_bytes
+from keras_bt.data.decoding import DataError, Decoder, Decoding
 from keras_bt.data.encoded import CACHE_BYTES, BytesSource
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sampler import Order
@@ -27,7 +27,12 @@ _SPEC = re.compile(r"(?P<name>[^:\[\]]+(:[\d*]+\.[\d*]+\.[\d*]+)?)(:(?P<split>[^
 
 
 def open_tfds(
-    spec: str, data_dir: str | None, cache_bytes: int = CACHE_BYTES
+    spec: str,
+    data_dir: str | None,
+    cache_bytes: int = CACHE_BYTES,
+    decoding: Decoding | None = None,
+    image_feature: str | None = None,
+    label_feature: str | None = None,
 ) -> tuple[Source, Source | None]:
     """Opens a data set of TensorFlow Datasets, preparing it first if necessary.
 
@@ -37,6 +42,9 @@ def open_tfds(
         data_dir: folder of the prepared data sets; by default that of tfds. Archives that must
             be downloaded by hand go into its `downloads/manual`.
         cache_bytes: decoded images up to this size are kept in memory.
+        decoding: how image files become pixels; by default `Decoding()`.
+        image_feature: the feature that holds the images.
+        label_feature: the feature that holds the labels.
 
     Returns:
         The training source and the test source. The latter is the split `test` or, if that is
@@ -52,11 +60,11 @@ def open_tfds(
         raise DataError(f"A tfds data set is named tfds:NAME[:SPLIT]. Received: tfds:{spec}.")
     split = match["split"] or "train"
     builder = _prepared_builder(match["name"], data_dir)
-    train = _open_split(builder, split, cache_bytes)
+    train = _open_split(builder, split, cache_bytes, decoding)
     for test_split in ("test", "validation"):
         trained_on = re.search(rf"\b({test_split}|all)\b", split)  # as in train+validation[:50%]
         if test_split in builder.info.splits and not trained_on:
-            test = _open_split(builder, test_split, cache_bytes)
+            test = _open_split(builder, test_split, cache_bytes, decoding)
             if train.class_names is None or test.class_names is not None:
                 return train, test
     return train, None
@@ -101,7 +109,7 @@ def _one_line(error):
     return " ".join(lines)[:500] or type(error).__name__
 
 
-def _open_split(builder, split, cache_bytes):
+def _open_split(builder, split, cache_bytes, decoding):
     name = f"tfds:{builder.info.full_name}:{split}"
     try:
         info = builder.info.splits[split]
@@ -112,12 +120,12 @@ def _open_split(builder, split, cache_bytes):
         ) from error
     if not info.num_examples:
         raise DataError(f"There must be at least one image. Received: {name}, which has none.")
-    source = RecordSource(builder, info, name, cache_bytes)
+    source = RecordSource(builder, info, name, cache_bytes, decoding)
     if source.class_names is not None:
         some = source.sample(_LABELS_LOOKED_AT, 0).labels()
         # Labels that are kept secret, as in the test sets of challenges, are -1 or empty lists.
         if not some.any() if source.multilabel else some[0] < 0:
-            source = RecordSource(builder, info, name, cache_bytes, labelled=False)
+            source = RecordSource(builder, info, name, cache_bytes, decoding, labelled=False)
     # Decoded, images take at least about three times the space: see `EncodedSource.cached`.
     small = source.num_bytes() <= cache_bytes // 3
     return source.subset(range(source.num_examples)) if small else source
@@ -150,6 +158,7 @@ class RecordSource(Source):
         split: `tfds.core.SplitInfo` of the images.
         name: name of the source in messages.
         cache_bytes: decoded images up to this size are kept in memory.
+        decoding: how image files become pixels; by default `Decoding()`.
         labelled: whether to read the labels, if there are any.
 
     Raises:
@@ -157,7 +166,13 @@ class RecordSource(Source):
     """
 
     def __init__(
-        self, builder: Any, split: Any, name: str, cache_bytes: int, labelled: bool = True
+        self,
+        builder: Any,
+        split: Any,
+        name: str,
+        cache_bytes: int,
+        decoding: Decoding | None = None,
+        labelled: bool = True,
     ):
         if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
             raise DataError(
@@ -184,6 +199,7 @@ class RecordSource(Source):
             split.num_examples,
             class_names,
             None if None in shape else (*shape, 3),
+            Decoder(name, split.num_examples, decoding),
             multilabel="labels" in labels,
         )
 
@@ -246,10 +262,12 @@ class RecordSource(Source):
             tuple(c if order is None else tf.gather(c, order) for c in map(np.array, columns))
         )
 
-    def decode(self, *reference: Tensor, stop: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(
+        self, *reference: Tensor, stop: bool = True, look: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Source.decode`; takes a record and its place."""
         encoded, key, label = self.parse(*reference)
-        return *decode_bytes(encoded, key, self.unreadable, stop), label
+        return *self.decoder.bytes(encoded, key, stop, look), label
 
     def parse(self, record: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Parses a record to an encoded image, its name and its label (-1 without labels)."""
@@ -314,7 +332,7 @@ class RecordSource(Source):
             image_shape=self.image_shape,
             cache_bytes=self.cache_bytes,
             class_names=self.class_names,
-            unreadable=self.unreadable,
+            decoder=self.decoder,
         )
 
 

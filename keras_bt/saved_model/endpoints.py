@@ -9,6 +9,7 @@
 | `train`      | `images`: float32, preprocessed                | `features`, as in training     |
 
 `preprocess` does to images what evaluation does, and `serve` is `preprocess` followed by `infer`.
+`serve_jpeg` shows transparent images on the color that training showed them on.
 `train` normalizes with the batch statistics and updates the moving ones.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_bt.data import decoding
+from keras_bt.data import decoding, image_files
 from keras_bt.preprocessing import center_crop, normalize
 
 
@@ -27,6 +28,7 @@ def with_endpoints(
     resize: int,
     mean: Sequence[float],
     std: Sequence[float],
+    background: str = "white",
 ) -> tuple[tf.train.Checkpoint, dict[str, tf.types.experimental.ConcreteFunction]]:
     """Traces the endpoints of a backbone.
 
@@ -36,6 +38,7 @@ def with_endpoints(
         resize: See `keras_bt.preprocessing.center_crop`.
         mean: Per channel, see `keras_bt.preprocessing.normalize`.
         std: Per channel, likewise.
+        background: What `serve_jpeg` shows transparent images on, see `keras_bt.data.Decoding`.
 
     Returns:
         exported: Object to save, with the endpoints, `variables`, `trainable_variables` and
@@ -45,6 +48,7 @@ def with_endpoints(
     Raises:
         ValueError: the backbone does not take such images, or does not return vectors.
     """
+    color = image_files.color(background)
 
     def cropped(images):
         return normalize(center_crop(images, image_size, resize), mean, std)
@@ -69,7 +73,9 @@ def with_endpoints(
         side = tf.TensorSpec([image_size, image_size, 3], tf.float32)
         files = (tf.range(tf.size(encoded)), _not_empty(encoded))
         # Image by image, because sizes differ; map_fn keeps ten in flight.
-        images = tf.map_fn(lambda file: cropped(_decoded(*file)), files, fn_output_signature=side)
+        images = tf.map_fn(
+            lambda file: cropped(_decoded(file[0], file[1], color)), files, fn_output_signature=side
+        )
         return infer(images)
 
     pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
@@ -114,10 +120,13 @@ def _not_empty(batch):
         return tf.identity(batch)
 
 
-def _decoded(position, encoded):
+def _decoded(position, encoded, color):
     """Returns uint8 (h, w, 3); raises InvalidArgumentError at run time unless JPEG or PNG."""
-    image = decoding.decode_native(encoded)
-    message = "serve_jpeg takes JPEG and PNG files. Received something else at position"
+    image = decoding.decode_native(encoded, color)
+    limit = f"{image_files.MAX_PIXELS // 10**6} million pixels"
+    message = (
+        f"serve_jpeg takes JPEG and PNG files of up to {limit}. Received something else at position"
+    )
     check = tf.debugging.Assert(tf.size(image) > 0, [message, position])
     with tf.control_dependencies([check]):
         return tf.identity(image)

@@ -54,6 +54,7 @@ def export_saved_model(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     card: dict[str, Any] | None = None,
+    background: str = "white",
 ) -> pathlib.Path:
     """Writes a backbone as the next version of a SavedModel.
 
@@ -80,21 +81,26 @@ def export_saved_model(
         mean: Per channel, see `keras_bt.preprocessing.normalize`.
         std: Per channel, likewise.
         card: Further entries for the card, as JSON values: `data`, `settings`, `metrics`, ….
+        background: Color that `serve_jpeg` shows transparent images on: `white`, `black` or
+            `#rrggbb`.
 
     Returns:
         Path of the version.
 
     Raises:
         ValueError: the backbone cannot be rebuilt, does not take such images or does not return
-            vectors; resize is too small; card is not JSON; directory cannot be written to; or a
-            strategy's scope is open.
+            vectors; resize is too small; card is not JSON; background is no color; directory
+            cannot be written to; or a strategy's scope is open.
         OSError: the disk is full.
     """
     check_writable("directory", directory, folder=True)
     if tf.distribute.has_strategy():
         raise ValueError("export_saved_model must be called outside strategy.scope().")
-    plain, steps, exported, functions = prepared(backbone, image_size, resize, mean, std)
+    plain, steps, exported, functions = prepared(
+        backbone, image_size, resize, mean, std, background
+    )
     steps["by"] = "serve, serve_jpeg and preprocess"
+    steps["background"] = f"serve_jpeg shows transparent images on {background}"
     text = whole_card(plain, functions, steps, _INTERFACE, card)
     signatures = {name: functions[name] for name in SIGNATURES}
     signatures["serving_default"] = functions["serve"]
@@ -118,6 +124,7 @@ def prepared(
     resize: int | None,
     mean: Sequence[float],
     std: Sequence[float],
+    background: str = "white",
 ) -> tuple[keras.Model, dict[str, Any], tf.train.Checkpoint, dict[str, Any]]:
     """Does what all exports begin with; arguments and errors as in `export_saved_model`.
 
@@ -130,7 +137,7 @@ def prepared(
     mean, std = [float(m) for m in mean], [float(s) for s in std]
     steps: dict[str, Any] = dict(image_size=image_size, resize=resize, mean=mean, std=std)
     plain = plain_copy(backbone)
-    return plain, steps, *with_endpoints(plain, **steps)
+    return plain, steps, *with_endpoints(plain, **steps, background=background)
 
 
 def whole_card(
@@ -164,8 +171,10 @@ def whole_card(
         },
         "preprocessing": {
             **steps,
-            "in words": f"The shorter side is resized to {steps['resize']} pixels (bilinear, "
-            f"antialiased, as Pillow does), the central {size} × {size} pixels are cut out, "
+            "in words": f"The shorter side is resized to {steps['resize']} pixels and the longer "
+            "one in proportion, rounded down (bilinear, antialiased, as Pillow does). The central "
+            f"{size} × {size} pixels are cut out: above and to the left, half of the pixels left "
+            "over are cut off, rounded, halves to the even number (2 of 3, 2 of 5). They are "
             "divided by 255, the mean is subtracted and the result divided by std, per channel.",
         },
         **own,

@@ -52,7 +52,8 @@ def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
     run.append("--flagfile=trainers/recipes/small_images.flags")
     monkeypatch.chdir(ROOT)
     output = preview(capsys, *run, f"--out={tmp_path / 'a.png'}", "--images=5")
-    assert "width 30 to 60, median 45; height 20 to 40, median 30; 100% are smaller" in output
+    assert "width 30 to 60, median 45; height 20 to 40, median 30" in output
+    assert "All images are smaller than the views (32 pixels) and get enlarged." in output
     assert "1 could not be read; training would skip them:\n  größe/broken.png: not" in output
     ((shown, drawn),) = seen
     # Every image is readable, and all draws of the two views differ.

@@ -48,11 +48,11 @@ def run(settings):
     with command.quiet_start():
         from keras_bt import data, workdir
         from trainers.ablations.variants import made
-        from trainers.runs import pretraining
+        from trainers.runs import opening, pretraining
         from trainers.runs.labelled import labelled_halves
 
     with command.mistakes:
-        train, test = data.open_source(s.data, s.data_dir)
+        train, test = opening.open_data(s.data, s)
         # The same images for all seeds, or their spread would include that of the images.
         train, test, where = labelled_halves(train, test, seed=0)
         if train is None or train.multilabel:

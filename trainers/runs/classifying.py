@@ -46,7 +46,7 @@ def classify(kind, settings, folder):
         return
     running.make_deterministic(settings.deterministic, settings.strategy)
     strategy = choose_strategy(settings.strategy, one_process=True)
-    train = labelled_part(what, settings.labels, settings.seed, settings.data_dir)
+    train = labelled_part(what, settings)
     job = kind(settings, what, train, strategy, run)
     with run.claimed(identity):
         first_epoch = job.restore()

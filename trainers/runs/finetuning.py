@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_bt import data, workdir
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.report import percent
-from trainers.runs import classifying
+from trainers.runs import classifying, opening
 
 EVALUATION_BATCH = 256
 _FROM_SCRATCH = "_from_scratch"
@@ -64,6 +64,7 @@ class Finetuning(classifying.ClassifierRun):
             f"Data: {self.subject.data}, {self.train.num_examples:,} labeled images to train on "
             f"(--labels={s.labels}), {len(self.train.class_names):,} classes; measured on "
             f"{self.subject.where}",
+            *opening.remarks(self.train, self.test).splitlines(),
             f"Network: {self.subject.backbone.name} and a linear head, from {start}",
             f"Training: {s.epochs} epochs of {self.steps_per_epoch} steps, batch size "
             f"{self.batch_size}, {rates}, {s.schedule} schedule, on {devices} ({kind})",

@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from keras_bt import data
+from trainers.runs.opening import open_data
 
 
 def labelled_halves(train, test, seed):
@@ -31,10 +32,8 @@ def labelled_halves(train, test, seed):
     return train.subset(rest), train.subset(held_out), where
 
 
-def labelled_part(subject, labels, seed, data_dir):
+def labelled_part(subject, settings):
     """Chooses the images to train a classifier on.
-
-    `labels` is a share such as "1%" or a number of images.
 
     Returns:
         A `keras_bt.data.Source`: the official subset for 1% and 10% of ImageNet, otherwise the same
@@ -43,7 +42,7 @@ def labelled_part(subject, labels, seed, data_dir):
     Raises:
         ValueError: if there is no such part.
     """
-    official = {"1%": "1pct", "10%": "10pct"}.get(labels)
+    official = {"1%": "1pct", "10%": "10pct"}.get(settings.labels)
     if official and re.fullmatch(r"tfds:imagenet2012(:[\d.*]+)?(:train)?", subject.data):
-        return data.open_source(f"tfds:imagenet2012_subset/{official}", data_dir)[0]
-    return data.labelled_subset(subject.train, labels, seed)
+        return open_data(f"tfds:imagenet2012_subset/{official}", settings, subject.reading)[0]
+    return data.labelled_subset(subject.train, settings.labels, settings.seed)

@@ -24,7 +24,14 @@ from keras_bt.strategy import (
     worker_count,
     worker_number,
 )
-from trainers.runs import backbones, monitors, pretraining_report, running, skipped_images
+from trainers.runs import (
+    backbones,
+    monitors,
+    opening,
+    pretraining_report,
+    running,
+    skipped_images,
+)
 
 # Largest number of view pairs examined before, during and after training, out of one batch. In 8192
 # dimensions the singular values for the monitors then take about a second.
@@ -65,7 +72,7 @@ def pretrain(settings, objective=None, projector=projector):
     with contextlib.ExitStack() as held:
         strategy = choose_strategy(s.strategy)
         held.enter_context(lost_workers_reported(strategy))
-        train, test = data.open_source(s.data, s.data_dir)
+        train, test = opening.open_data(s.data, s)
         held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         keras.config.set_dtype_policy(s.policy)
         job = Pretraining(s, train, test, strategy, run, objective, projector)
@@ -210,6 +217,7 @@ class Pretraining:
         parameters = sum(math.prod(v.shape) for v in self.model.backbone.trainable_variables)
         return (
             f"Data: {s.data}, {self.train.num_examples:,} images to train on\n"
+            f"{opening.remarks(*self.sources, image_size=s.image_size)}"
             f"Backbone: {self.model.backbone.name}, {parameters / 1e6:.2f} million parameters; "
             f"projector {s.projector}\n"
             f"Training: {s.epochs} epochs of {self.steps_per_epoch} steps, batch size {n}, on "

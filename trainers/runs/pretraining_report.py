@@ -65,8 +65,9 @@ def export(job, backbone, summary):
         backbone,
         job.run.saved_model,
         image_size,
-        data.evaluation_resize(job.train, image_size),
+        job.settings.resize or data.evaluation_resize(job.train, image_size),
         card=saved_model.run_card(job.settings.identity(), summary),
+        background=job.settings.background,
     )
 
 
@@ -92,7 +93,9 @@ def measure(job, untrained, trained):
             if backbone is None:
                 parts += data.raw_pixels(source)
             else:
-                batches = data.evaluation_batches(source, image_size, EVALUATION_BATCH)
+                batches = data.evaluation_batches(
+                    source, image_size, EVALUATION_BATCH, job.settings.resize
+                )
                 parts += extract_features(backbone, batches)
         rows[name] = report.measure(*parts, seed=job.settings.seed)
         mapped = parts[2:]

@@ -51,9 +51,8 @@ def rebuild(run, settings):
     """
     import keras
 
-    from keras_bt import data
     from keras_bt.strategy import choose_strategy
-    from trainers.runs import pretraining
+    from trainers.runs import opening, pretraining
 
     if newest_checkpoint(run) is None:
         raise ValueError(
@@ -61,7 +60,7 @@ def rebuild(run, settings):
             "Received: none."
         )
     keras.config.set_dtype_policy(settings.policy)
-    train, test = data.open_source(settings.data, settings.data_dir)
+    train, test = opening.open_data(settings.data, settings)
     job = pretraining.Pretraining(settings, train, test, choose_strategy("one"), run)
     return job, job.restore() // job.steps_per_epoch
 

@@ -122,6 +122,8 @@ def _is_a(value, kind):
 
 def _check(name, value, least, most, above, choices, **_):
     rules = []
+    if value is None:
+        return
     if choices:
         rules = [(value in choices, f"one of {', '.join(choices)}")]
     elif isinstance(value, tuple):
@@ -147,7 +149,63 @@ class DataSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingSettings(DataSettings):
+class ReadingSettings(DataSettings):
+    """How images are read: the run's own settings, or where they are None those of an earlier one.
+
+    `OF_A_NEW_RUN` has what a new run takes for None.
+    """
+
+    background: str | None = setting(
+        None,
+        "Color that transparent images are shown on: white, black or #rrggbb. Default: white, or "
+        "that of the backbone's run.",
+    )
+    exif: str | None = setting(
+        None,
+        "Whether the EXIF orientation of images is ignored, as in the published code, or applied. "
+        "Default: ignore, or that of the backbone's run.",
+        choices=("ignore", "apply"),
+    )
+    max_pixels: int | None = setting(
+        None,
+        "Images with more pixels count as unreadable. Default: 64 million, or that of the "
+        "backbone's run.",
+        least=1,
+    )
+    max_unreadable: str = free(
+        "1%", "Share of unreadable images that is tolerated; they are left out, and listed."
+    )
+    image_feature: str | None = setting(
+        None, "Feature of a tfds data set that holds the images. Default: image, or the only one."
+    )
+    label_feature: str | None = setting(
+        None, "Feature of a tfds data set that holds the labels. Default: label or labels."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not re.fullmatch(r"white|black|#[0-9a-fA-F]{6}", self.background or "white"):
+            raise ValueError(
+                "--background must be white, black or #rrggbb. "
+                f"Received: --background={self.background}"
+            )
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)%", self.max_unreadable)
+        if not share or float(share[1]) > 100:
+            raise ValueError(
+                "--max_unreadable must be a share of the images such as 1%. "
+                f"Received: --max_unreadable={self.max_unreadable}"
+            )
+
+
+RESIZE = (
+    "Shorter side in pixels to which evaluation resizes images before the center crop. Default: "
+    "256/224 of --image_size, or --image_size if all images have the same size and are no larger."
+)
+OF_A_NEW_RUN = {"background": "white", "exif": "ignore", "max_pixels": 64_000_000}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings(ReadingSettings):
     """What all runs that train on random crops have in common."""
 
     min_area: float = fraction(0.08, "Smallest fraction of an image's area that a crop takes.")
@@ -192,6 +250,7 @@ class PretrainingSettings(TrainingSettings):
     width: int = setting(16, "Channels of the ResNet's first stage.", least=1)
     projector: str = setting("512-512-512", "Widths of the projector's layers, joined by hyphens.")
     image_size: int = setting(32, "Side of the square views in pixels.", least=1)
+    resize: int | None = setting(None, RESIZE, least=1)
 
     epochs: int = setting(100, "Total number of training epochs.", least=1)
     batch_size: int = setting(256, "Images per step, over all replicas together.", least=2)
@@ -291,6 +350,12 @@ class PretrainingSettings(TrainingSettings):
                 "--projector must be layer widths such as 8192-8192-8192. "
                 f"Received: --projector={self.projector}"
             )
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                "--resize must be at least --image_size. "
+                f"Received: --resize={self.resize}, --image_size={self.image_size}"
+            )
+        self._resolve(**{n: v for n, v in OF_A_NEW_RUN.items() if getattr(self, n) is None})
         if self.warmup_epochs is None:
             self._resolve(warmup_epochs=min(10.0, self.epochs / 10))
         if self.warmup_epochs >= self.epochs:
@@ -314,7 +379,7 @@ class PretrainingSettings(TrainingSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubjectSettings(DataSettings):
+class SubjectSettings(ReadingSettings):
     """A backbone and labeled images to measure it with, as all measuring commands have them."""
 
     backbone: str | None = free(
@@ -326,13 +391,7 @@ class SubjectSettings(DataSettings):
     image_size: int | None = setting(
         None, "Side of the square images in pixels. Default: that of the backbone's run.", least=1
     )
-    resize: int | None = setting(
-        None,
-        "Shorter side in pixels to which images are resized before the center crop. Default: "
-        "256/224 of --image_size, or --image_size if all images have the same size and are no "
-        "larger.",
-        least=1,
-    )
+    resize: int | None = setting(None, RESIZE + " An earlier run's --resize holds for it.", least=1)
     seed: int = setting(
         0,
         "Seed for all random choices: held-out images, labels, weights, data order and crops.",

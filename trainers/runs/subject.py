@@ -10,9 +10,8 @@ import pathlib
 
 import numpy as np
 
-from keras_bt import data
 from keras_bt.evaluation.feature_cache import cached_features
-from trainers.runs import backbones
+from trainers.runs import backbones, opening
 from trainers.runs.labelled import labelled_halves
 
 
@@ -32,6 +31,7 @@ class Subject:
         resize: shorter side in pixels before the center crop, or None for the default of
             `keras_bt.data.evaluation_batches`.
         cache: folder that caches features.
+        reading: dict, how the images are read, see `trainers.runs.opening.reading`.
     """
 
     backbone: object
@@ -44,13 +44,14 @@ class Subject:
     image_size: int
     resize: int | None
     cache: pathlib.Path
+    reading: dict
 
     def __str__(self):
         """Describes backbone and data for the terminal."""
         return (
             f"Backbone: {self.file}, {self.backbone.output_shape[-1]:,} features\n"
             f"Data: {self.data}, {self.train.num_examples:,} images to fit on; measured on "
-            f"{self.where}"
+            f"{self.where}\n{opening.remarks(self.train, self.test)}".rstrip("\n")
         )
 
     def identity(self):
@@ -60,6 +61,7 @@ class Subject:
             "data": self.data,
             "image_size": self.image_size,
             "resize": self.resize,
+            **self.reading,
         }
 
     def features(self, source, name, batch_size=256):
@@ -91,9 +93,9 @@ def read(settings):
     for name, value in {"data": spec, "image_size": image_size}.items():
         if not value:
             raise ValueError(f"--{name} is needed, as {file} does not belong to a run.")
-    backbones.check_resize(settings.resize, image_size)
+    backbones.check_resize(settings.resize or of_run.get("resize"), image_size)
     backbone = backbones.load(file, image_size)
-    train, test = data.open_source(spec, settings.data_dir)
+    train, test = opening.open_data(spec, settings, of_run)
     halves = labelled_halves(train, test, settings.seed)
     if halves[0] is None:
         raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}")
@@ -104,4 +106,6 @@ def read(settings):
             f"Received: {spec}, whose images are all of one class."
         )
     cache = pathlib.Path(settings.cache_dir) if settings.cache_dir else file.parent / "features"
-    return Subject(backbone, file, file.parent, spec, *halves, image_size, settings.resize, cache)
+    resize = settings.resize or of_run.get("resize")
+    reading = opening.reading(settings, of_run)
+    return Subject(backbone, file, file.parent, spec, *halves, image_size, resize, cache, reading)

@@ -6,22 +6,25 @@ import tensorflow as tf
 from image_files import BROKEN, ENCODED, encoded, photo, png_16_bits
 from PIL import Image
 
-from keras_bt.data.decoding import DataError, Unreadable, decode_bytes, decode_file
+from keras_bt.data.decoding import DataError, Decoder, Unreadable
 
 
-def decode(contents, unreadable, stop=True):
+def decode(contents, decoder, stop=True):
     """Decodes named contents inside `tf.data`."""
     names = tf.data.Dataset.from_tensor_slices((list(contents.values()), list(contents)))
-    images = names.map(lambda data, name: decode_bytes(data, name, unreadable, stop))
+    images = names.map(lambda data, name: decoder.bytes(data, name, stop))
     return dict(zip(contents, images.as_numpy_iterator(), strict=True))
 
 
 def test_every_format_gives_the_pixels_of_pillow():
-    unreadable = Unreadable("test", len(ENCODED))
-    decoded = decode(ENCODED, unreadable)
+    decoder = Decoder("test", len(ENCODED))
+    decoded = decode(ENCODED, decoder)
     for name, data in ENCODED.items():
+        with Image.open(io.BytesIO(data)) as image:
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        on_white = Image.new("RGBA", image.size, "white")
+        expected = np.asarray(Image.alpha_composite(on_white, image.convert("RGBA")).convert("RGB"))
         image, readable = decoded[name]
-        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         assert readable
         assert image.dtype == np.uint8
         # JPEG, too: the same library decodes it, with the same inverse DCT. A level is granted
@@ -29,23 +32,23 @@ def test_every_format_gives_the_pixels_of_pillow():
         difference = np.abs(image.astype(int) - expected)
         assert difference.max() <= ("jpeg" in name), name
         assert difference.mean() < 0.1, name
-    assert unreadable.names == ()
+    assert decoder.unreadable.names == ()
 
 
 def test_what_pillow_would_clip_or_fade_keeps_its_high_byte():
     gray = np.array([[0, 255, 256, 1000, 40_000, 65_535]], np.uint16)[..., None]
-    image, _ = decode({"a": png_16_bits(gray)}, Unreadable("test", 1))["a"]
+    image, _ = decode({"a": png_16_bits(gray)}, Decoder("test", 1))["a"]
     np.testing.assert_array_equal(image, np.repeat(gray >> 8, 3, axis=-1))
     # TensorFlow refuses a PNG without its end, Pillow reads it: it must do the same.
-    image, readable = decode({"a": png_16_bits(gray)[:-12]}, Unreadable("test", 1))["a"]
+    image, readable = decode({"a": png_16_bits(gray)[:-12]}, Decoder("test", 1))["a"]
     assert readable
     np.testing.assert_array_equal(image, np.repeat(gray >> 8, 3, axis=-1))
 
 
 def test_broken_images_are_noted_with_a_reason_and_the_others_are_not():
     contents = {f"good {n}": ENCODED["png"] for n in range(3)} | BROKEN
-    unreadable = Unreadable("test", 10_000)
-    decoded = decode(contents, unreadable)
+    decoder = Decoder("test", 10_000)
+    decoded, unreadable = decode(contents, decoder), decoder.unreadable
     assert unreadable.names == tuple(sorted(BROKEN))
     for name, (image, readable) in decoded.items():
         assert readable == (name not in BROKEN)
@@ -61,13 +64,13 @@ def test_files_that_cannot_be_opened_are_noted_by_their_relative_path(tmp_path):
     (tmp_path / "größe.png").write_bytes(ENCODED["png"])
     (tmp_path / "a" / "leer.png").write_bytes(b"")
     paths = ["a/leads nowhere.png", "größe.png", "a/leer.png"]
-    unreadable = Unreadable("test", 1000)
+    decoder = Decoder("test", 1000)
     decoded = tf.data.Dataset.from_tensor_slices([str(tmp_path / path) for path in paths]).map(
-        lambda path: decode_file(path, unreadable, str(tmp_path))
+        lambda path: decoder.file(path, str(tmp_path))
     )
     readable = [bool(readable) for _, readable in decoded.as_numpy_iterator()]
     assert readable == [False, True, False]
-    assert unreadable.reasons == {
+    assert decoder.unreadable.reasons == {
         "a/leads nowhere.png": "No such file or directory",
         "a/leer.png": "not an image",
     }
@@ -75,7 +78,7 @@ def test_files_that_cannot_be_opened_are_noted_by_their_relative_path(tmp_path):
 
 def test_a_large_photograph_is_read():
     data = encoded(np.tile(photo(600, 800), (10, 10, 1)), "JPEG")
-    image, _ = decode({"a": data}, Unreadable("test", 1))["a"]
+    image, _ = decode({"a": data}, Decoder("test", 1))["a"]
     assert image.shape == (6000, 8000, 3)
 
 
@@ -98,7 +101,7 @@ def test_one_per_cent_but_at_least_one_image_is_tolerated(total, tolerated):
 
 def test_too_many_unreadable_images_stop_the_data_set():
     with pytest.raises(tf.errors.OpError, match="2 unreadable of 20 in test: a, b"):
-        decode({"a": b"", "b": b""}, Unreadable("test", 20))
-    unreadable = Unreadable("test", 20)
-    decode({"a": b"", "b": b""}, unreadable, stop=False)
-    assert len(unreadable) == 2
+        decode({"a": b"", "b": b""}, Decoder("test", 20))
+    decoder = Decoder("test", 20)
+    decode({"a": b"", "b": b""}, decoder, stop=False)
+    assert len(decoder.unreadable) == 2

@@ -150,7 +150,10 @@ def test_requests_as_the_server_answers_them(path, evaluated):
 
 PNG = encoded(PHOTOS[0], "PNG")
 EMPTY = r"The batch and its images must not be empty. Received a batch of shape\] \[{}\]"
-OTHER = r"serve_jpeg takes JPEG and PNG files. Received something else at position\] \[{}\]"
+OTHER = (
+    r"serve_jpeg takes JPEG and PNG files of up to 64 million pixels. "
+    r"Received something else at position\] \[{}\]"
+)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,7 @@ def test_the_card_says_what_it_is(path):
     found = [card["backbone"][name] for name in ("name", "parameters", "features")]
     assert found == ["resnet18", 44292, 32]
     assert "resized to 18 pixels" in card["preprocessing"]["in words"]
-    assert "the central 16 × 16" in card["preprocessing"]["in words"]
+    assert "The central 16 × 16" in card["preprocessing"]["in words"]
     assert len(card["inputs"]) == 5
     assert card["versions"]["tensorflow"] == tf.__version__
     assert card["versions"]["keras_bt"] == "0.1.0"
