@@ -25,7 +25,7 @@ from keras_bt.data.image_files import MAX_PIXELS
 from keras_bt.typing import Tensor
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG"
-_EXIF_WITHIN = 4096  # bytes from the beginning of a file
+_EXIF_WITHIN = 2**17  # bytes from the beginning of a file
 _NAMES_SHOWN = 50  # in an error message; `Unreadable.names` has all
 
 

@@ -5,6 +5,7 @@ some of Pillow's others start programs (Ghostscript for EPS).
 """
 
 import io
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ _BEGINNINGS = (
 )
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 MAX_PIXELS = 64_000_000
+_OPENING = threading.Lock()
 
 
 class UnfitError(Exception):
@@ -108,8 +110,9 @@ def oddities(file: str | io.BytesIO, max_pixels: int) -> Oddities | None:
     try:
         with _opened(file, max_pixels) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            transparent = dark = False
+            transparent = turned = dark = False
+            if image.format != "PNG" or "exif" in image.info:  # Pillow would decode all of a PNG
+                turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
             if ";16" in str(image.tile):
                 dark = 0 < np.asarray(image).max() < (4096 if image.mode.startswith("I") else 16)
             if image.has_transparency_data:
@@ -127,7 +130,12 @@ def reason(error: Exception) -> str:
 
 
 def _opened(file, max_pixels):
-    image = Image.open(file, formats=FORMATS)
+    with _OPENING:  # without Pillow's own limit, which is another and warns
+        pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillows
     width, height = image.size
     if width * height > max_pixels:
         image.close()

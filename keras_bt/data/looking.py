@@ -34,37 +34,35 @@ def remarks(source: Source, image_size: int | None = None) -> list[str]:
     if not looked:
         shape = source.image_shape
         if shape and image_size and min(shape[:2]) < image_size:
-            lines.append(_enlarged("All images are", image_size))
+            lines.append(f"All images are {_smaller(image_size)}")
         return lines
 
-    def say(count, one, many):
+    def say(count, one, many, rest):
         """Says of how many images something holds."""
         if not count:
             return
         if looked + len(source.unreadable) >= source.num_examples:
-            images = "1 image " if count == 1 else f"{count:,} images "
-            lines.append(images + (one if count == 1 else many))
+            which = f"1 image {one}" if count == 1 else f"{count:,} images {many}"
         else:
-            share = f"{max(1, round(100 * count / looked))}%"
-            lines.append(f"About {share} of the images ({looked:,} were looked at) {many}")
+            share = max(1, round(100 * count / looked))
+            which = f"About {share}% of the images ({looked:,} were looked at) {many}"
+        lines.append(f"{which} {rest}")
 
     on = f"transparent: shown on {decoding.background} (--background)."
-    say(sum(image.transparent for image in found), f"is {on}", f"are {on}")
-    turned = "are turned upright by" if decoding.exif == "apply" else "would be turned by"
-    turned += " their EXIF orientation"
-    turned += "." if decoding.exif == "apply" else ", which is ignored (--exif=apply turns them)."
-    say(sum(image.turned for image in found), turned.replace("are ", "is ", 1), turned)
-    bits = (
-        "of 16 bits per value use the lower 12 or fewer, and come out nearly black: multiply their "
-        "values by 16 or more."
+    say(sum(image.transparent for image in found), "is", "are", on)
+    ignored = "which is ignored (--exif=apply follows it)."
+    turned = "an EXIF orientation, " + (
+        "which is applied." if decoding.exif == "apply" else ignored
     )
-    say(sum(image.dark for image in found), bits.replace("use", "uses", 1), bits)
+    say(sum(image.turned for image in found), "has", "have", turned)
+    bits = "16 bits per value of which 12 at most are used: nearly black, unless multiplied by 16."
+    say(sum(image.dark for image in found), "has", "have", bits)
     if image_size:
         small = sum(min(image.height, image.width) < image_size for image in found)
         if small == looked:
-            lines.append(_enlarged("All images are", image_size))
+            lines.append(f"All images are {_smaller(image_size)}")
         else:
-            say(small, _enlarged("is", image_size), _enlarged("are", image_size))
+            say(small, "is", "are", _smaller(image_size))
     return lines
 
 
@@ -90,5 +88,5 @@ def sizes(source: Source) -> set[tuple[int, int]]:
     return {(image.height, image.width) for image in look(source)}
 
 
-def _enlarged(which, image_size):
-    return f"{which} smaller than the views ({image_size} pixels) and get enlarged."
+def _smaller(image_size):
+    return f"smaller than the views ({image_size} pixels) and get enlarged."

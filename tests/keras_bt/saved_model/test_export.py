@@ -92,6 +92,38 @@ def test_files_of_all_kinds_and_sizes_in_one_batch_are_as_in_evaluation(loaded, 
     assert difference(found, expected) < EXACT
 
 
+def test_transparent_files_are_shown_on_the_color_of_training(backbone, tmp_path):
+    """In training's evaluation, `serve_jpeg` and the features of the Keras model alike."""
+    images = [Image.fromarray(image).resize((19, 30)).convert("RGBA") for image in PHOTOS]
+    for number, image in enumerate(images):
+        image.putalpha(Image.linear_gradient("L").rotate(90 * number).resize(image.size))
+    images = [*images, images[0].convert("LA"), images[1].quantize(16)]
+    files = [encoded(image, "PNG") for image in images]
+    (tmp_path / "images").mkdir()
+    for number, content in enumerate(files):
+        (tmp_path / "images" / f"{number}.png").write_bytes(content)
+    path = saved_model.export_saved_model(
+        backbone, tmp_path / "saved_model", IMAGE_SIZE, background="#ff8000"
+    )
+    ground = Image.new("RGBA", images[0].size, "#ff8000")
+    shown = [Image.alpha_composite(ground, image.convert("RGBA")) for image in images]
+    pixels = np.array([np.asarray(image.convert("RGB")) for image in shown])
+    expected = backbone(normalize(center_crop(pixels, IMAGE_SIZE)), training=False)
+
+    source, _ = data.open_source(
+        f"folder:{tmp_path / 'images'}", decoding=data.Decoding(background="#ff8000")
+    )
+    batches = data.evaluation_batches(source, IMAGE_SIZE, 4, resize=18)
+    served = tf.saved_model.load(path)
+    found = served.serve_jpeg(tf.constant(files))["features"]
+    assert_exact({"evaluation": extract_features(backbone, batches)[0], "served": found}, expected)
+    on_white = data.open_source(f"folder:{tmp_path / 'images'}")[0]
+    batches = data.evaluation_batches(on_white, IMAGE_SIZE, 4, resize=18)
+    assert difference(extract_features(backbone, batches)[0], expected) > 0.1
+    card = json.loads((path / "assets.extra" / "card.json").read_text())
+    assert card["preprocessing"]["background"] == "serve_jpeg shows transparent images on #ff8000"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (IMAGE_SIZE, IMAGE_SIZE), (333, 16), (64, 65)])
 @pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_images_of_any_size_in_batches_of_any_size(loaded, backbone, batch, size):
