@@ -239,7 +239,12 @@ class BarlowTwins(FitsOnSeveralWorkers):
         return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Takes a step on (view_a, view_b): two forward passes, the objective, one update."""
+        """Takes a step on (view_a, view_b): two forward passes, the objective, one update.
+
+        Raises:
+            ValueError: if there are fewer than two images, or none on one of several replicas; an
+                InvalidArgumentError where that is known only when the step runs.
+        """
         replicas = current_replicas()
         view_a, view_b = self.two_views(data)
         statistics = [(v, tf.identity(v)) for v in self._statistics] if self._skips else []
@@ -261,7 +266,7 @@ class BarlowTwins(FitsOnSeveralWorkers):
         return self._logs(parts, finite, replicas)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Computes the objective on (view_a, view_b) in inference mode."""
+        """Computes the objective on (view_a, view_b) in inference mode; errors as `train_step`."""
         replicas = current_replicas()
         view_a, view_b = self.two_views(data)
         _, parts = self._share(view_a, view_b, replicas, training=False)
@@ -301,6 +306,7 @@ class BarlowTwins(FitsOnSeveralWorkers):
             The share of the loss, and [*terms, regularizers, rows]: float32 scalars whose sums over
             replicas are those of the global batch.
         """
+        view_a, view_b = (_enough(view, replicas) for view in (view_a, view_b))
         # Two passes: each view has its own batch statistics.
         encode = self._rematerialized or self.backbone
         features_a, features_b = (encode(view, training=training) for view in (view_a, view_b))
@@ -404,3 +410,22 @@ def _all_finite(tensors):
     # a sum with a non-finite number never is. It takes one pass and no array of bools.
     sums = [ops.sum(ops.cast(t, "float32")) for t in tensors if t is not None]
     return ops.cast(ops.all(ops.isfinite(ops.stack(sums))), "float32")
+
+
+def _enough(images, replicas):
+    """Returns a replica's images, or raises an error where the last batch has too few.
+
+    The loss of a single image would be NaN; what layers do without images differs.
+    """
+    least = 2 if replicas.count == 1 else 1
+    message = (
+        "A batch must hold at least two images, and at least one for each replica: batch with "
+        "drop_remainder=True. Received fewer in the last batch."
+    )
+    if images.shape[0] is None:
+        check = tf.debugging.Assert(tf.shape(images)[0] >= least, [message])
+        with tf.control_dependencies([check]):
+            return tf.identity(images)
+    if images.shape[0] < least:
+        raise ValueError(message)
+    return images

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -421,3 +423,35 @@ def test_single_images_instead_of_pairs():
     model.compile("adam")
     with pytest.raises(ValueError, match=r"batches \(view_a, view_b\).*Received: 1"):
         model.fit(pairs(16)[0], verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_a_last_batch_of_one_image_is_refused(method):
+    """Its loss would be NaN."""
+    model = BarlowTwins(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), projector((4, 4), 3)
+    )
+    model.compile(LARS(0.1))
+    run = functools.partial(model.fit, shuffle=False) if method == "fit" else model.evaluate
+    views = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices(tuple(views)).batch(4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must hold at least two images"):
+        run(batches, verbose=0)
+    with pytest.raises(ValueError, match="batch with drop_remainder=True"):
+        model.train_step(tuple(views[:, :1]))
+    weights = model.get_weights()
+    assert all(np.isfinite(weight).all() for weight in weights)
+    run(batches.take(1), verbose=0)
+
+
+def test_a_replica_without_images_says_so():
+    strategy = choose_strategy("mirrored")
+    with strategy.scope():
+        model = BarlowTwins(
+            keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), projector((4, 4), 3)
+        )
+        model.compile(LARS(0.1))
+    views = np.random.default_rng(0).normal(size=(2, 1, 4)).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices(tuple(views)).batch(4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one for each replica"):
+        model.evaluate(batches, verbose=0)
