@@ -5,8 +5,11 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_bt.resnet import STAGES, resnet
 from keras_bt.workdir import Workdir, load_model
+
+_UNDONE = "to_0_255"  # name of the layer that undoes the normalization
 
 
 def build(name, stem, width, image_size):
@@ -59,7 +62,7 @@ def find(name):
 
 
 def load(path, image_size):
-    """Loads a backbone from a `.keras` file and tries it on one image.
+    """Loads a backbone from a `.keras` file, to be given normalized images, and tries it on one.
 
     Raises:
         ValueError: if it is not a Keras model from images of this size to vectors.
@@ -79,7 +82,33 @@ def load(path, image_size):
             f"backbone must take images of {image_size}×{image_size}×3. Received: {path}, which "
             f"takes {backbone.input_shape}."
         ) from error
-    return backbone
+    return fed_what_it_expects(backbone)
+
+
+def fed_what_it_expects(backbone):
+    """Undoes the normalization of images for a backbone that begins with its own.
+
+    Many of `keras.applications` begin with a `Rescaling` or `Normalization` of 0..255. Given images
+    that are normalized already, they would see next to nothing of them.
+
+    Returns:
+        The same backbone, or a model from normalized images to what it gives for those in 0..255.
+    """
+    layers = (layer for layer in backbone._flatten_layers(include_self=False))
+    first = next(
+        layer for layer in layers if not isinstance(layer, (keras.layers.InputLayer, keras.Model))
+    )
+    own = isinstance(first, (keras.layers.Rescaling, keras.layers.Normalization))
+    if not own or first.name == _UNDONE:
+        return backbone
+    print(
+        f"{backbone.name} begins with a {type(first).__name__} of its own, so it is given pixels "
+        "from 0 to 255."
+    )
+    scale, offset = 255 * np.array(IMAGENET_STD), 255 * np.array(IMAGENET_MEAN)
+    undo = keras.layers.Rescaling(scale.tolist(), offset.tolist(), name=_UNDONE)
+    images = keras.Input(backbone.input_shape[1:])
+    return keras.Model(images, backbone(undo(images)), name=backbone.name)
 
 
 def check_resize(resize, image_size):
