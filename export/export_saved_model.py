@@ -9,20 +9,15 @@ import pathlib
 
 from export import subject
 from trainers.cli import command
-from trainers.runs.settings import setting
+from trainers.runs.settings import ReadingSettings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SavedModelSettings(subject.ExportSettings):
+class SavedModelSettings(subject.ExportSettings, ReadingSettings):
     """The flags."""
 
     out: str | None = setting(
         None, "Folder of the SavedModel's versions. Default: saved_model/ beside the backbone."
-    )
-    background: str | None = setting(
-        None,
-        "Color that serve_jpeg shows transparent images on: white, black or #rrggbb. Default: the "
-        "run's, or white.",
     )
 
 
@@ -34,6 +29,7 @@ def export_saved_model(flags):
             import tensorflow as tf
 
             from keras_bt import saved_model
+            from trainers.runs import opening
 
         it = subject.read(flags)
         out = pathlib.Path(flags.out or it.file.parent / "saved_model")
@@ -43,7 +39,7 @@ def export_saved_model(flags):
             it.image_size,
             it.resize,
             card=it.card,
-            background=flags.background or it.background,
+            decoding=opening.decoding(flags, it.reading),
         )
         print(description(path, tf.saved_model.load(path).signatures))
 

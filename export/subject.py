@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 
-from trainers.runs.settings import OF_A_NEW_RUN, DataSettings, setting
+from trainers.runs.settings import DataSettings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Subject:
         image_size: Side of the images that it sees, in pixels.
         resize: See `keras_bt.preprocessing.center_crop`.
         card: JSON values, empty if it belongs to no run.
-        background: Color that the run showed transparent images on.
+        reading: dict, how the run read images, see `trainers.runs.opening.reading`.
     """
 
     backbone: object
@@ -49,7 +49,7 @@ class Subject:
     image_size: int
     resize: int | None
     card: dict
-    background: str
+    reading: dict
 
 
 def read(flags):
@@ -59,7 +59,7 @@ def read(flags):
         ValueError, OSError: the backbone cannot be loaded, or a setting is missing.
     """
     from keras_bt import saved_model
-    from trainers.runs import backbones
+    from trainers.runs import backbones, opening
 
     file, settings = backbones.find(flags.backbone)
     image_size = flags.image_size or settings.get("image_size")
@@ -72,8 +72,8 @@ def read(flags):
     summary = file.parent / "summary.json"
     figures = json.loads(summary.read_text()) if settings and summary.is_file() else {}
     card = saved_model.run_card(settings, figures) if settings else {}
-    background = settings.get("background", OF_A_NEW_RUN["background"])
-    return Subject(backbone, file, image_size, resize, card, background)
+    reading = opening.reading(flags, settings)
+    return Subject(backbone, file, image_size, resize, card, reading)
 
 
 def _resize_of_evaluation(settings, image_size, flags):

@@ -15,7 +15,6 @@ import dataclasses
 import io
 import os
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +25,12 @@ from keras_bt.typing import Tensor
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG"
 _EXIF_WITHIN = 2**17  # bytes from the beginning of a file
+# The value of the tag 0x0112, a short integer, in either byte order.
+_ORIENTATION = (
+    rb"(?s)^\C*?(?:Exif\x00\x00|eXIf)(?:"
+    rb"II\*\x00\C*?\x12\x01\x03\x00\x01\x00\x00\x00(\C)|"
+    rb"MM\x00\*\C*?\x01\x12\x00\x03\x00\x00\x00\x01\x00(\C))\C*$"
+)
 _NAMES_SHOWN = 50  # in an error message; `Unreadable.names` has all
 
 
@@ -203,14 +208,7 @@ class Decoder:
         return self._finished(native, [encoded, name], opened, stop, look)
 
     def _native(self, encoded):
-        decoding = self.decoding
-        image = decode_native(encoded, decoding.color, decoding.max_pixels)
-        if decoding.exif == "ignore":
-            return image
-        # Only Pillow knows how an image is to be turned.
-        start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
-        has_exif = tf.strings.regex_full_match(start, r"(?s)\C*(Exif|eXIf)\C*")
-        return tf.cond(has_exif, lambda: image[:0, :0], lambda: image)
+        return decode_native(encoded, self.decoding)
 
     def _finished(self, native, arguments, opened, stop, look):
         """Lets Pillow decode what TensorFlow did not, and look at what is odd."""
@@ -264,20 +262,18 @@ def printable(path: bytes | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def decode_native(
-    encoded: Tensor, color: Sequence[int] = (255, 255, 255), max_pixels: int = MAX_PIXELS
-) -> Tensor:
+def decode_native(encoded: Tensor, decoding: Decoding) -> Tensor:
     """Decodes JPEG and PNG by TensorFlow alone.
 
     Args:
         encoded: the contents of a file, a string scalar.
-        color: red, green and blue, 0 to 255, that transparent images are shown on.
-        max_pixels: the largest size.
+        decoding: how.
 
     Returns:
-        uint8 (h, w, 3); an empty image for any other format, or if it is larger. What is damaged
-        raises InvalidArgumentError at run time.
+        uint8 (h, w, 3); an empty image for any other format, or if it has too many pixels. What is
+        damaged raises InvalidArgumentError at run time.
     """
+    color, max_pixels = decoding.color, decoding.max_pixels
     empty = tf.zeros([0, 0, 3], tf.uint8)
 
     def jpeg():
@@ -299,7 +295,8 @@ def decode_native(
 
     is_jpeg = tf.strings.substr(encoded, 0, 3) == _JPEG
     is_png = tf.strings.substr(encoded, 0, 4) == _PNG
-    return tf.case([(is_jpeg, jpeg), (is_png, png)], lambda: empty)
+    image = tf.case([(is_jpeg, jpeg), (is_png, png)], lambda: empty)
+    return _upright(image, encoded) if decoding.exif == "apply" else image
 
 
 def _has_alpha(encoded):
@@ -325,6 +322,20 @@ def _on_color(encoded, color):
     shift = tf.constant(8, tf.uint16)
     shown += tf.bitwise.right_shift(shown, shift)
     return tf.cast(tf.bitwise.right_shift(shown, shift), tf.uint8)
+
+
+def _upright(image, encoded):
+    """Turns and mirrors an image as its EXIF orientation, 1 to 8, says."""
+    start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
+    found = tf.io.decode_raw(tf.strings.regex_replace(start, _ORIENTATION, rb"\1\2"), tf.uint8)
+    orientation = tf.cond(tf.size(found) == 1, lambda: found[0], lambda: tf.constant(1, tf.uint8))
+
+    def one_of(*orientations):
+        return tf.reduce_any(orientation == tf.constant(orientations, tf.uint8))
+
+    image = tf.cond(one_of(5, 6, 7, 8), lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    image = tf.cond(one_of(2, 3, 6, 7), lambda: image[:, ::-1], lambda: image)
+    return tf.cond(one_of(3, 4, 7, 8), lambda: image[::-1], lambda: image)
 
 
 def _as_int64(sides):

@@ -9,7 +9,8 @@
 | `train`      | `images`: float32, preprocessed                | `features`, as in training     |
 
 `preprocess` does to images what evaluation does, and `serve` is `preprocess` followed by `infer`.
-`serve_jpeg` shows transparent images on the color that training showed them on.
+`serve_jpeg` decodes as training did: the color behind transparent images, the EXIF orientation and
+the largest size are those of a `keras_bt.data.Decoding`.
 `train` normalizes with the batch statistics and updates the moving ones.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from keras_bt.data import decoding, image_files
+from keras_bt.data.decoding import Decoding, decode_native
 from keras_bt.preprocessing import center_crop, normalize
 
 
@@ -28,7 +29,7 @@ def with_endpoints(
     resize: int,
     mean: Sequence[float],
     std: Sequence[float],
-    background: str = "white",
+    decoding: Decoding | None = None,
 ) -> tuple[tf.train.Checkpoint, dict[str, tf.types.experimental.ConcreteFunction]]:
     """Traces the endpoints of a backbone.
 
@@ -38,7 +39,7 @@ def with_endpoints(
         resize: See `keras_bt.preprocessing.center_crop`.
         mean: Per channel, see `keras_bt.preprocessing.normalize`.
         std: Per channel, likewise.
-        background: What `serve_jpeg` shows transparent images on, see `keras_bt.data.Decoding`.
+        decoding: How `serve_jpeg` decodes; `Decoding()` by default.
 
     Returns:
         exported: Object to save, with the endpoints, `variables`, `trainable_variables` and
@@ -48,7 +49,7 @@ def with_endpoints(
     Raises:
         ValueError: the backbone does not take such images, or does not return vectors.
     """
-    color = image_files.color(background)
+    decoding = decoding or Decoding()
 
     def cropped(images):
         return normalize(center_crop(images, image_size, resize), mean, std)
@@ -74,7 +75,9 @@ def with_endpoints(
         files = (tf.range(tf.size(encoded)), _not_empty(encoded))
         # Image by image, because sizes differ; map_fn keeps ten in flight.
         images = tf.map_fn(
-            lambda file: cropped(_decoded(file[0], file[1], color)), files, fn_output_signature=side
+            lambda file: cropped(_decoded(file[0], file[1], decoding)),
+            files,
+            fn_output_signature=side,
         )
         return infer(images)
 
@@ -120,10 +123,10 @@ def _not_empty(batch):
         return tf.identity(batch)
 
 
-def _decoded(position, encoded, color):
+def _decoded(position, encoded, decoding):
     """Returns uint8 (h, w, 3); raises InvalidArgumentError at run time unless JPEG or PNG."""
-    image = decoding.decode_native(encoded, color)
-    limit = f"{image_files.MAX_PIXELS // 10**6} million pixels"
+    image = decode_native(encoded, decoding)
+    limit = f"{decoding.max_pixels / 10**6:g} million pixels"
     message = (
         f"serve_jpeg takes JPEG and PNG files of up to {limit}. Received something else at position"
     )

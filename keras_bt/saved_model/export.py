@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_bt import workdir
+from keras_bt.data.decoding import Decoding
 from keras_bt.errors import check_writable
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, center_crop, default_resize
 from keras_bt.saved_model import backbone_layer
@@ -54,7 +55,7 @@ def export_saved_model(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     card: dict[str, Any] | None = None,
-    background: str = "white",
+    decoding: Decoding | None = None,
 ) -> pathlib.Path:
     """Writes a backbone as the next version of a SavedModel.
 
@@ -81,26 +82,29 @@ def export_saved_model(
         mean: Per channel, see `keras_bt.preprocessing.normalize`.
         std: Per channel, likewise.
         card: Further entries for the card, as JSON values: `data`, `settings`, `metrics`, ….
-        background: Color that `serve_jpeg` shows transparent images on: `white`, `black` or
-            `#rrggbb`.
+        decoding: How `serve_jpeg` decodes: the color behind transparent images, the EXIF
+            orientation, the largest size; `keras_bt.data.Decoding()` by default.
 
     Returns:
         Path of the version.
 
     Raises:
         ValueError: the backbone cannot be rebuilt, does not take such images or does not return
-            vectors; resize is too small; card is not JSON; background is no color; directory
-            cannot be written to; or a strategy's scope is open.
+            vectors; resize is too small; card is not JSON; directory cannot be written to;
+            or a strategy's scope is open.
         OSError: the disk is full.
     """
     check_writable("directory", directory, folder=True)
     if tf.distribute.has_strategy():
         raise ValueError("export_saved_model must be called outside strategy.scope().")
-    plain, steps, exported, functions = prepared(
-        backbone, image_size, resize, mean, std, background
-    )
+    decoding = decoding or Decoding()
+    plain, steps, exported, functions = prepared(backbone, image_size, resize, mean, std, decoding)
     steps["by"] = "serve, serve_jpeg and preprocess"
-    steps["background"] = f"serve_jpeg shows transparent images on {background}"
+    steps["serve_jpeg"] = {
+        "background": decoding.background,
+        "exif": decoding.exif,
+        "max_pixels": decoding.max_pixels,
+    }
     text = whole_card(plain, functions, steps, _INTERFACE, card)
     signatures = {name: functions[name] for name in SIGNATURES}
     signatures["serving_default"] = functions["serve"]
@@ -124,7 +128,7 @@ def prepared(
     resize: int | None,
     mean: Sequence[float],
     std: Sequence[float],
-    background: str = "white",
+    decoding: Decoding | None = None,
 ) -> tuple[keras.Model, dict[str, Any], tf.train.Checkpoint, dict[str, Any]]:
     """Does what all exports begin with; arguments and errors as in `export_saved_model`.
 
@@ -137,7 +141,7 @@ def prepared(
     mean, std = [float(m) for m in mean], [float(s) for s in std]
     steps: dict[str, Any] = dict(image_size=image_size, resize=resize, mean=mean, std=std)
     plain = plain_copy(backbone)
-    return plain, steps, *with_endpoints(plain, **steps, background=background)
+    return plain, steps, *with_endpoints(plain, **steps, decoding=decoding)
 
 
 def whole_card(

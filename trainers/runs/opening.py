@@ -25,18 +25,19 @@ def open_data(spec, settings, of_run=None):
     return data.open_source(
         spec,
         settings.data_dir,
-        decoding=data.Decoding(
-            **{name: read[name] for name in OF_A_NEW_RUN},
-            max_unreadable=share(settings),
-        ),
+        decoding=decoding(settings, read),
         image_feature=read["image_feature"],
         label_feature=read["label_feature"],
     )
 
 
-def share(settings):
-    """Returns the share of unreadable images that settings tolerate, 0 to 1; 1% by default."""
-    return float(getattr(settings, "max_unreadable", "1%").removesuffix("%")) / 100
+def decoding(settings, read):
+    """Returns the `keras_bt.data.Decoding` of settings and what `reading` returns."""
+    share = getattr(settings, "max_unreadable", "1%")
+    return data.Decoding(
+        **{name: read[name] for name in OF_A_NEW_RUN},
+        max_unreadable=float(share.removesuffix("%")) / 100,
+    )
 
 
 def reading(settings, of_run):

@@ -67,7 +67,7 @@ def export(job, backbone, summary):
         image_size,
         job.settings.resize or data.evaluation_resize(job.train, image_size),
         card=saved_model.run_card(job.settings.identity(), summary),
-        background=job.settings.background,
+        decoding=job.train.decoder.decoding,
     )
 
 

@@ -69,3 +69,29 @@ def test_too_many_unreadable_images_are_reported_as_the_users_mistake(make_sourc
         data.reading(make_source("files", broken=[4])),
     ):
         list(failing)
+
+
+@pytest.mark.parametrize("cache_bytes", [2**20, 0])
+def test_the_same_images_are_resized_alike_wherever_they_come_from(tmp_path, cache_bytes):
+    images = RNG.randint(0, 256, (5, 8, 8, 3), np.uint8)
+    for n, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{n}.png")
+    arrays = data.ArraySource(images)
+    files, _ = data.open_source(f"folder:{tmp_path}", cache_bytes=cache_bytes)
+    for size, resize in ((32, 32), (8, 8), (7, 8)):
+        assert data.evaluation_resize(arrays, size) == resize
+        assert data.evaluation_resize(files, size) == resize
+        ((expected, _),) = data.evaluation_batches(arrays, size, 8)
+        ((found, _),) = data.evaluation_batches(files, size, 8)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    Image.fromarray(images[0][:7]).save(tmp_path / "other.png")
+    mixed, _ = data.open_source(f"folder:{tmp_path}", cache_bytes=cache_bytes)
+    assert data.evaluation_resize(mixed, 32) == 37
+
+
+@pytest.mark.parametrize(("left_over", "corner"), [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 2)])
+def test_what_the_central_pixels_are(left_over, corner):
+    """Half of what is left over, halves to even, as in torchvision's CenterCrop."""
+    image = RNG.randint(0, 256, (6 + left_over, 6 + left_over, 3), np.uint8)
+    crop = data.center_crop(image, 6, 6 + left_over)
+    np.testing.assert_allclose(crop, image[corner : corner + 6, corner : corner + 6], atol=1e-4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from image_files import BROKEN, ENCODED, PHOTO, encoded, png_16_bits, with_alpha
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_bt.data import Decoding, evaluation_batches, image_files, open_source, remarks
 from keras_bt.data.decoding import DataError, Decoder, decode_native
@@ -55,10 +55,11 @@ def with_clear_color(image_format, transparency=None, **options):
     return file.getvalue()
 
 
-def turned(image_format, orientation, **options):
+def turned(image_format, orientation, endian="<", **options):
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    return encoded(PHOTO, image_format, exif=exif, **options)
+    exif.endian = endian
+    exif[0x010F], exif[0x0112], exif[0x0131] = "maker", orientation, "program"
+    return encoded(PHOTO, image_format, exif=exif.tobytes(), **options)
 
 
 def png_with_sides(height, width):
@@ -133,21 +134,28 @@ def test_rounded_as_it_is_defined():
     color = (7, 200, 255)
     exact = (alpha[..., None] * level[..., None] + (255 - alpha[..., None]) * np.array(color)) / 255
     np.testing.assert_array_equal(image_files.on_background(image, color), np.round(exact))
-    native = decode_native(tf.constant(encoded(image, "PNG")), color)
+    decoding = Decoding(background="#07c8ff")
+    native = decode_native(tf.constant(encoded(image, "PNG")), decoding)
     np.testing.assert_array_equal(native, np.round(exact))
 
 
 def test_the_exif_orientation():
-    quarters = {1: 0, 3: 2, 6: 3, 8: 1}
-    files = [turned("JPEG", orientation) for orientation in quarters]
-    files += [turned("PNG", orientation) for orientation in quarters]
-    files += [turned("WEBP", orientation, lossless=True) for orientation in quarters]
+    files = [
+        turned(kind, number, endian, **({"lossless": True} if kind == "WEBP" else {}))
+        for kind in ("JPEG", "PNG", "WEBP")
+        for endian in "<>"
+        for number in range(1, 9)
+    ]
     flat, odd, _ = decode(*files)
     upright, _, _ = decode(*files, exif="apply")
-    assert [found.turned for found in odd] == [False, True, True, True] * 3
-    for number, times in enumerate([*quarters.values()] * 3):
-        assert upright[number][1]
-        np.testing.assert_array_equal(upright[number][0], np.rot90(flat[number][0], times))
+    assert [found.turned for found in odd] == ([False] + [True] * 7) * 6
+    for data, (image, _), (unchanged, _) in zip(files, upright, flat, strict=True):
+        with Image.open(io.BytesIO(data)) as original:
+            expected = np.asarray(ImageOps.exif_transpose(original))
+        assert np.abs(image.astype(int) - expected).max() <= 1  # of JPEG, as above
+        assert unchanged.shape == PHOTO.shape
+    native = decode_native(tf.constant(files[5]), Decoding(exif="apply"))
+    np.testing.assert_array_equal(native, upright[5][0])  # as `serve_jpeg` decodes it
 
 
 def test_exif_far_behind_the_beginning_is_found_too():

@@ -103,7 +103,7 @@ def test_transparent_files_are_shown_on_the_color_of_training(backbone, tmp_path
     for number, content in enumerate(files):
         (tmp_path / "images" / f"{number}.png").write_bytes(content)
     path = saved_model.export_saved_model(
-        backbone, tmp_path / "saved_model", IMAGE_SIZE, background="#ff8000"
+        backbone, tmp_path / "saved_model", IMAGE_SIZE, decoding=data.Decoding("#ff8000")
     )
     ground = Image.new("RGBA", images[0].size, "#ff8000")
     shown = [Image.alpha_composite(ground, image.convert("RGBA")) for image in images]
@@ -121,7 +121,7 @@ def test_transparent_files_are_shown_on_the_color_of_training(backbone, tmp_path
     batches = data.evaluation_batches(on_white, IMAGE_SIZE, 4, resize=18)
     assert difference(extract_features(backbone, batches)[0], expected) > 0.1
     card = json.loads((path / "assets.extra" / "card.json").read_text())
-    assert card["preprocessing"]["background"] == "serve_jpeg shows transparent images on #ff8000"
+    assert card["preprocessing"]["serve_jpeg"]["background"] == "#ff8000"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (IMAGE_SIZE, IMAGE_SIZE), (333, 16), (64, 65)])
