@@ -93,5 +93,6 @@ def open_held_out(wanted: Wanted) -> tuple[Source, Source]:
             f"Received: {wanted.spec!r}."
         )
     to_train, to_measure = (train.subset(np.sort(part)) for part in (rest[:count], held_out))
+    to_train.remarks = train.remarks
     to_measure.role = "held-out training images"
     return to_train, to_measure

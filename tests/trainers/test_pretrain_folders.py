@@ -29,7 +29,7 @@ def run(workdir, folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Files of every kind in nested folders: 400 images, 4 of them unreadable."""
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("photos") / "unlabeled"
     nested = folder / "größe" / "2024 中国"
     nested.mkdir(parents=True)
     for name, contents in ENCODED.items():
@@ -70,9 +70,10 @@ UNREADABLE = [
 def test_every_kind_of_file_pretrains_and_exactly_the_unreadable_are_named(
     tmp_path, folder, capsys
 ):
-    run(tmp_path / "run", folder)
+    run(tmp_path / "run", folder.parent)
     output = capsys.readouterr().out
     assert "400 images to train on" in output
+    assert "  1 file was left out: 1 .txt." in output
     listed = tmp_path / "run" / "skipped_images.txt"
     assert f"Skipped 4 images that could not be read; {listed} lists them" in output
     lines = [line.split("\t") for line in listed.read_text().splitlines()]
