@@ -45,9 +45,14 @@ KINDS = {
         lambda w: _module("idx").open_idx(w.where, w.spec),
     ),
     "folder": Kind(
-        "folder:DIR",
+        "folder:DIR[,DIR2]",
         "image files",
         lambda w: _module("folders").open_folder(w.where, w.spec, w.cache_bytes, w.decoding),
+    ),
+    "csv": Kind(
+        "csv:FILE",
+        "image files that a table names",
+        lambda w: _module("csv_file").open_csv(w.where, w.spec, w.cache_bytes, w.decoding),
     ),
     "tfds": Kind(
         "tfds:NAME[:SPLIT]",
@@ -70,7 +75,7 @@ def usages(with_help: bool = False) -> str:
 
     Example:
         >>> usages()
-        'digits, idx:DIR, folder:DIR, tfds:NAME[:SPLIT] or heldout:SOURCE'
+        'digits, idx:DIR, folder:DIR[,DIR2], csv:FILE, tfds:NAME[:SPLIT] or heldout:SOURCE'
     """
     each = [f"{k.usage} ({k.help})" if with_help else k.usage for k in KINDS.values()]
     return f"{', '.join(each[:-1])} or {each[-1]}"

@@ -46,13 +46,13 @@ def test_unknown_sources_are_answered_with_the_known_ones(spec, hint):
 
 def test_one_entry_adds_a_kind(monkeypatch):
     asked = []
-    kind = Kind("csv:FILE", "files that a table names", lambda w: asked.append(w) or (1, None))
-    monkeypatch.setitem(KINDS, "csv", kind)
-    assert open_source("csv:a:b.csv", "/tfds", 7) == (1, None)
-    assert asked[0][:4] == ("a:b.csv", "csv:a:b.csv", "/tfds", 7)  # a path may contain colons
-    with pytest.raises(DataError, match=r"csv:FILE.*did you mean csv"):
-        open_source("cvs:a.csv")
-    assert "csv:FILE (files that a table names)" in usages(with_help=True)
+    kind = Kind("zip:FILE", "files in an archive", lambda w: asked.append(w) or (1, None))
+    monkeypatch.setitem(KINDS, "zip", kind)
+    assert open_source("zip:a:b.zip", "/tfds", 7) == (1, None)
+    assert asked[0][:4] == ("a:b.zip", "zip:a:b.zip", "/tfds", 7)  # a path may contain colons
+    with pytest.raises(DataError, match=r"zip:FILE.*did you mean zip"):
+        open_source("zpi:a.zip")
+    assert "zip:FILE (files in an archive)" in usages(with_help=True)
 
 
 def test_every_kind_is_in_the_help_and_the_docs():
