@@ -61,8 +61,8 @@ READ = {
     "tabs": ("path\tlabel|1.png\ta", "1.png[a]", None, ""),
     "quotes": ('"path","label"|"in/a, b.png","x|y"', "in/a, b.png[x\ny]", None, ""),
     "spaces, capitals, empty rows": (
-        "Path, Label||1.png, a|,| , |2.png,b ",
-        "1.png[a] 2.png[b]",
+        'Path, Label||1.png, "a, b"|,| , |2.png,b ',
+        "1.png[a, b] 2.png[b]",
         None,
         "",
     ),

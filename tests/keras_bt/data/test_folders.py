@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -253,6 +254,12 @@ REFUSED = {
         "train/cats/1.png test/Cats/1.png",
         "must have the classes",
         "Cats in folder:d/test, .*; the training set has cats",
+    ),
+    "a class with an accent of another encoding": (
+        f"train/{unicodedata.normalize('NFC', 'größe')}/1.png "
+        f"test/{unicodedata.normalize('NFD', 'größe')}/1.png",
+        "must have the classes",
+        "; the training set has größe",
     ),
     "nothing": ("", NONE, r"{dir}, which has none\.$"),
     "no images": ("a/notes.txt b/1.txt", NONE, r"{dir}, which has none \(2 \.txt\)"),
