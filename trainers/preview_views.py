@@ -86,7 +86,7 @@ def look(source, count, sample, seed):
     part = source.sample(sample, seed)
 
     def decode(*reference):  # stop=False: all unreadable images are to be named, however many
-        return part.decode(*reference, stop=False)
+        return part.decode(*reference, stop=False, look=True)
 
     examples = part.in_order().map(decode, tf.data.AUTOTUNE, deterministic=True)
     shown, sizes = [], []
