@@ -18,9 +18,9 @@ class ArraySource(MapSource):
 
     Args:
         images: uint8 (n, h, w, 1) or (n, h, w, 3).
-        labels: (n,) integers from 0; or (n, classes) of 1, 0 and -1, see `Source.labels`; or
-            None.
-        class_names: one name per class, or None.
+        labels: (n,) integers from 0 to the number of classes less one; or (n, classes) of 1, 0 and
+            -1, see `Source.labels`; or None.
+        class_names: one name per class, or None. A test set has those of its training set.
         name: name of the source in messages.
         decoder: the one that decoded them, if they come from files.
 
@@ -55,17 +55,7 @@ class ArraySource(MapSource):
                 f"Labels and class names must be given together. Received: {given} alone."
             )
         if labels is not None and class_names is not None:
-            labels = np.asarray(labels)
-            if len(labels) != len(images):
-                raise DataError(
-                    "There must be one label per image. "
-                    f"Received: {len(labels)} labels for {len(images)} images in {name}."
-                )
-            if labels.ndim == 2 and labels.shape[1] != len(class_names):
-                raise DataError(
-                    "Several labels per image need a column per class name. Received: "
-                    f"labels of shape {labels.shape} for {len(class_names)} class names in {name}."
-                )
+            labels = _checked_labels(labels, len(images), len(class_names), name)
         super().__init__(
             len(images),
             labels,
@@ -96,6 +86,35 @@ class ArraySource(MapSource):
     def subset(self, indices: Integers) -> "ArraySource":
         """See `Source.subset`."""
         return ArraySource(self.images[indices], **self._part(indices))
+
+
+def _checked_labels(labels, num_images, num_classes, name):
+    labels = np.asarray(labels)
+    if labels.ndim not in (1, 2) or (labels.size and labels.dtype.kind not in "iub"):
+        raise DataError(
+            "Labels must be integers, one per image, or several, one per class. "
+            f"Received: labels of type {labels.dtype} and shape {labels.shape} in {name}."
+        )
+    if len(labels) != num_images:
+        raise DataError(
+            "There must be one label per image. "
+            f"Received: {len(labels)} labels for {num_images} images in {name}."
+        )
+    if labels.ndim == 2 and labels.shape[1] != num_classes:
+        raise DataError(
+            "Several labels per image need a column per class name. Received: "
+            f"labels of shape {labels.shape} for {num_classes} class names in {name}."
+        )
+    least, most = (0, num_classes - 1) if labels.ndim == 1 else (-1, 1)
+    wrong = labels[(labels < least) | (labels > most)]
+    if wrong.size:
+        per_image = (
+            f"Labels must be from 0 to {most}, as there are {num_classes} class names"
+            if labels.ndim == 1
+            else "Several labels per image must be 1, 0 or -1"
+        )
+        raise DataError(f"{per_image}. Received: a label {wrong[0]} in {name}.")
+    return labels
 
 
 class DecodedSource(MapSource):

@@ -54,6 +54,11 @@ KINDS = {
         "image files that a table names",
         lambda w: _module("csv_file").open_csv(w.where, w.spec, w.cache_bytes, w.decoding),
     ),
+    "npz": Kind(
+        "npz:FILE",
+        "arrays of images and labels",
+        lambda w: _module("npz").open_npz(w.where, w.spec),
+    ),
     "tfds": Kind(
         "tfds:NAME[:SPLIT]",
         "a TensorFlow data set",
@@ -75,7 +80,7 @@ def usages(with_help: bool = False) -> str:
 
     Example:
         >>> usages()
-        'digits, idx:DIR, folder:DIR[,DIR2], csv:FILE, tfds:NAME[:SPLIT] or heldout:SOURCE'
+        'digits, idx:DIR, folder:DIR[,DIR2], csv:FILE, npz:FILE, tfds:NAME[:SPLIT] or heldout:SOURCE'
     """
     each = [f"{k.usage} ({k.help})" if with_help else k.usage for k in KINDS.values()]
     return f"{', '.join(each[:-1])} or {each[-1]}"
