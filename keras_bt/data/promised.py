@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ class PromiseError(Exception):
 
 
 def read_promised(
-    opened: Callable[[], IO[bytes]], start: int, shape: Sequence[int], dtype: np.dtype
+    opened: Callable[[], Any], start: int, shape: Sequence[int], dtype: np.dtype
 ) -> np.ndarray:
     """Reads an array that is all of a file after its header.
 
@@ -23,7 +23,7 @@ def read_promised(
     the file tells how much memory it takes to unpack.
 
     Args:
-        opened: opens the file, unpacked.
+        opened: opens the file, unpacked, to read bytes.
         start: length of the header in bytes.
         shape: shape of the array.
         dtype: type of its elements.
@@ -49,7 +49,7 @@ def read_promised(
     return content.view(dtype).reshape(shape)
 
 
-def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
+def _chunks(file: Any, size: int) -> Iterator[bytes]:
     while size > 0 and (chunk := file.read(min(size, _CHUNK))):
         size -= len(chunk)
         yield chunk

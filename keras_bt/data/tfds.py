@@ -16,6 +16,7 @@ from keras_bt.data.encoded import CACHE_BYTES, BytesSource
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Integers, Source
+from keras_bt.data.tfds_features import Features, chosen_features
 from keras_bt.typing import Tensor
 
 # In encoded images: 1.1 GB of ImageNet.
@@ -23,6 +24,8 @@ _SHUFFLE_BUFFER = 10_000
 _FILES_READ_TOGETHER = 16
 # One image may belong to no class; if a hundred do, the labels are withheld.
 _LABELS_LOOKED_AT = 100
+_LABELS_TOGETHER = 1024
+_TEST_SPLITS = ("test", "validation", "valid", "val")
 _SPEC = re.compile(r"(?P<name>[^:\[\]]+(:[\d*]+\.[\d*]+\.[\d*]+)?)(:(?P<split>[^\d*].*))?")
 
 
@@ -43,36 +46,45 @@ def open_tfds(
             be downloaded by hand go into its `downloads/manual`.
         cache_bytes: decoded images up to this size are kept in memory.
         decoding: how image files become pixels; by default `Decoding()`.
-        image_feature: the feature that holds the images.
-        label_feature: the feature that holds the labels.
+        image_feature: the feature that holds the images; by default `image`, or the only one.
+        label_feature: the feature that holds the labels: a class, a list of classes or an integer.
+            By default `label`, `labels`, or the only one that is a class or a list of classes.
 
     Returns:
-        The training source and the test source. The latter is the split `test` or, if that is
-        missing or without labels, `validation`; None if neither exists. A split named in SPLIT
-        is not used for testing. A data set whose feature `labels` is a list of classes, such as
-        `voc/2007`, gives `multilabel` sources.
+        The training source and the test source. The latter is the first of the splits `test`,
+        `validation`, `valid` and `val` that has labels, or None. A split named in SPLIT is not
+        used for testing. Labels that are lists of classes, as those of `voc/2007`, give
+        `multilabel` sources; of integer labels, every distinct value in SPLIT is a class.
 
     Raises:
-        DataError: if there is no such data set or split, or it cannot be prepared.
+        DataError: if there is no such data set, split or feature, it cannot be prepared, or the
+            test set has integer labels that the training set lacks.
     """
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise DataError(f"A tfds data set is named tfds:NAME[:SPLIT]. Received: tfds:{spec}.")
     split = match["split"] or "train"
-    builder = _prepared_builder(match["name"], data_dir)
-    train = _open_split(builder, split, cache_bytes, decoding)
-    for test_split in ("test", "validation"):
+    builder = _builder(match["name"], data_dir)
+    chosen_features(builder, image_feature, label_feature)  # before hours of downloading
+    _check_split(builder, split)
+    _prepare(builder, match["name"])
+    features = chosen_features(builder, image_feature, label_feature)  # names of classes are known
+    train = _open_split(builder, split, features, cache_bytes, decoding)
+    if features.values is not None:
+        features = train.features
+    features = features._replace(remarks=())
+    for test_split in _TEST_SPLITS:
         trained_on = re.search(rf"\b({test_split}|all)\b", split)  # as in train+validation[:50%]
         if test_split in builder.info.splits and not trained_on:
-            test = _open_split(builder, test_split, cache_bytes, decoding)
+            test = _open_split(builder, test_split, features, cache_bytes, decoding)
             if train.class_names is None or test.class_names is not None:
-                return train, test
-    return train, None
+                return train.in_memory(), test.in_memory()
+    return train.in_memory(), None
 
 
-def _prepared_builder(name, data_dir):
+def _builder(name, data_dir):
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders()
         near = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known, n=3)
@@ -82,7 +94,9 @@ def _prepared_builder(name, data_dir):
         ) from error
     except Exception as error:  # an unknown config or version: of any type
         raise DataError(f"tfds cannot open {name}: {_one_line(error)}") from error
-    _image_features(builder)  # before hours of downloading
+
+
+def _prepare(builder, name):
     try:
         builder.download_and_prepare()
     # AssertionError: ImageNet's builder if the archives are missing.
@@ -90,18 +104,6 @@ def _prepared_builder(name, data_dir):
         raise DataError(
             f"tfds cannot prepare {name} in {builder.data_dir}: {_one_line(error)}"
         ) from error
-    return builder
-
-
-def _image_features(builder):
-    features = builder.info.features
-    images = [name for name in features if isinstance(features[name], tfds.features.Image)]
-    if not images:
-        raise DataError(
-            "The data set must have an image in every example. "
-            f"Received: tfds:{builder.info.full_name}, which has {', '.join(features)}."
-        )
-    return images
 
 
 def _one_line(error):
@@ -109,45 +111,64 @@ def _one_line(error):
     return " ".join(lines)[:500] or type(error).__name__
 
 
-def _open_split(builder, split, cache_bytes, decoding):
-    name = f"tfds:{builder.info.full_name}:{split}"
+def _check_split(builder, split):
+    """Refuses a split that does not exist, as far as that is known of an unprepared data set."""
+    splits = builder.info.splits
     try:
-        info = builder.info.splits[split]
+        if not splits:  # its names are in the code that prepares it, and tfds is offline
+            tfds.core.ReadInstruction.from_spec(split)
+        elif splits[split].num_examples:
+            return
     except Exception as error:  # KeyError, ValueError or AssertionError, depending on what is wrong
+        known = f"The splits of {builder.info.full_name} are {', '.join(splits)}, and parts"
         raise DataError(
-            f"The splits of {builder.info.full_name} are {', '.join(builder.info.splits)}, and "
-            f"parts of them such as train[:10%]. Received: {split}."
+            f"{known if splits else 'A split is named train, test and the like, or parts'} of them "
+            f"such as train[:10%]. Received: {split}."
         ) from error
-    if not info.num_examples:
-        raise DataError(f"There must be at least one image. Received: {name}, which has none.")
-    source = RecordSource(builder, info, name, cache_bytes, decoding)
-    if source.class_names is not None:
-        some = source.sample(_LABELS_LOOKED_AT, 0).labels()
-        # Labels that are kept secret, as in the test sets of challenges, are -1 or empty lists.
-        if not some.any() if source.multilabel else some[0] < 0:
-            source = RecordSource(builder, info, name, cache_bytes, decoding, labelled=False)
-    # Decoded, images take at least about three times the space: see `EncodedSource.cached`.
-    small = source.num_bytes() <= cache_bytes // 3
-    return source.subset(range(source.num_examples)) if small else source
+    if splits:
+        raise DataError(
+            "There must be at least one image. "
+            f"Received: tfds:{builder.info.full_name}:{split}, which has none."
+        )
 
 
-def _labels_among(features):
-    """Finds the features that hold labels, by name, and the names of the classes, or None.
+def _open_split(builder, split, features, cache_bytes, decoding):
+    """Returns a source of the images of a split, without labels if they are kept secret."""
+    _check_split(builder, split)
 
-    - `label`, a class: one label per image.
-    - `labels`, a list of classes: several labels per image. If there is `labels_no_difficult`
-      too, as in PASCAL VOC, it lists the classes of which the image shows an object that is not
-      marked as difficult. Classes in the first list alone do not count: finding them is neither
-      right nor wrong (VOC2007 devkit, "difficult" in the image sets).
-    """
-    one, several = features.get("label"), features.get("labels")
-    if isinstance(one, tfds.features.ClassLabel):
-        return {"label": one}, one.names
-    classes = several.feature if isinstance(several, tfds.features.Sequence) else None
-    if isinstance(classes, tfds.features.ClassLabel):
-        names = [name for name in ("labels", "labels_no_difficult") if name in features]
-        return {name: features[name] for name in names}, classes.names
-    return {}, None
+    def read(features):
+        return RecordSource(builder, split, features, cache_bytes, decoding)
+
+    source = read(features)
+    if features.class_names is None:
+        return source
+    if features.values is not None:
+        return read(_with_values(features, read(features.as_they_are()).labels(), source.name))
+    labels = (source if source.is_cheap() else source.sample(_LABELS_LOOKED_AT, 0)).labels()
+    # Labels that are kept secret, as in the test sets of challenges, are -1 or empty lists. One
+    # image may belong to no class; if a hundred do, the labels are withheld.
+    if source.multilabel:
+        return source if labels.any() else read(features.unlabelled())
+    secret = np.count_nonzero(labels < 0)
+    if 0 < secret < len(labels):
+        remark = f"Labels are not used: {secret:,} of {len(labels):,} looked at are missing (-1)."
+        return read(features.unlabelled(remark))
+    return read(features.unlabelled()) if secret else source
+
+
+def _with_values(features, labels, name):
+    """Makes classes of integer labels, or looks whether they are those of the training set."""
+    values = np.unique(labels)
+    if list(values) == [-1]:
+        return features.unlabelled()
+    if not len(features.values):
+        return features._replace(values=values, class_names=tuple(map(str, values)))
+    if len(unknown := np.setdiff1d(values, features.values)):
+        raise DataError(
+            "The test set must have the labels of the training set. Received: "
+            f"{features.labels[0]}={unknown[0]} in {name}, which is not one of them."
+        )
+    return features
 
 
 class RecordSource(Source):
@@ -155,53 +176,61 @@ class RecordSource(Source):
 
     Args:
         builder: `tfds.core.DatasetBuilder` of the data set.
-        split: `tfds.core.SplitInfo` of the images.
-        name: name of the source in messages.
+        split: name of a split, or of parts of splits.
+        features: what to read of each record.
         cache_bytes: decoded images up to this size are kept in memory.
         decoding: how image files become pixels; by default `Decoding()`.
-        labelled: whether to read the labels, if there are any.
 
     Raises:
-        DataError: if the records cannot be read, or contain no images.
+        DataError: if the records cannot be read.
     """
 
     def __init__(
         self,
         builder: Any,
-        split: Any,
-        name: str,
+        split: str,
+        features: Features,
         cache_bytes: int,
         decoding: Decoding | None = None,
-        labelled: bool = True,
     ):
         if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
             raise DataError(
                 "The data set must be prepared as tfrecord files. Received: "
                 f"tfds:{builder.info.full_name} as {builder.info.file_format.value}."
             )
-        features = dict(builder.info.features)
-        images = _image_features(builder)
-        self._image = "image" if "image" in images else images[0]
-        labels, class_names = _labels_among(features) if labelled else ({}, None)
-        texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
+        name, info = f"tfds:{builder.info.full_name}:{split}", builder.info.splits[split]
+        known = dict(builder.info.features)
+        texts = [name for name in known if isinstance(known[name], tfds.features.Text)]
         keys = ("file_name", "filename", "image/filename", "id")
         self._key = next((name for name in keys if name in texts), None)
+        labels = {name: known[name] for name in features.labels}
         # Only what we use: masks and captions need not be decoded.
-        wanted = {name: features[name] for name in (self._image, self._key) if name} | labels
+        wanted = {name: known[name] for name in (features.image, self._key) if name} | labels
         self._examples = tfds.features.FeaturesDict(wanted)
         self._only_labels = tfds.features.FeaturesDict(labels)
         self._label_array: np.ndarray | None = None
-        self.files = list(split.file_instructions)  # each with its records to skip and to take
+        self.features = features
+        self.remarks = features.remarks
+        self.files = list(info.file_instructions)  # each with its records to skip and to take
         self.cache_bytes = cache_bytes
-        shape = features[self._image].shape[:2]
+        shape = known[features.image].shape[-3:-1]  # after the frames, if there are any
         super().__init__(
             name,
-            split.num_examples,
-            class_names,
+            info.num_examples,
+            features.class_names,
             None if None in shape else (*shape, 3),
-            Decoder(name, split.num_examples, decoding),
-            multilabel="labels" in labels,
+            Decoder(name, info.num_examples, decoding),
+            multilabel=features.multilabel,
         )
+
+    def is_cheap(self) -> bool:
+        """Tells whether all images fit in memory, going by the size of their records."""
+        # Decoded, images take at least about three times the space: see `EncodedSource.cached`.
+        return self.num_bytes() <= self.cache_bytes // 3
+
+    def in_memory(self) -> Source:
+        """Returns the same images as encoded bytes in memory if they fit, else this source."""
+        return self.subset(range(self.num_examples)) if self.is_cheap() else self
 
     def num_bytes(self) -> float:
         """Returns the size of the records to read; of a partly read file, its share."""
@@ -217,8 +246,11 @@ class RecordSource(Source):
         """See `Source.fingerprint`; from the name of the data set and the sizes of its files."""
         names = [os.path.basename(str(file.filename)) for file in self.files]
         skip, take = [file.skip for file in self.files], [file.take for file in self.files]
-        labelled = self.class_names is not None
-        return fingerprint(self.name, names, self._sizes(), skip, take, self._image, labelled)
+        features, labelled = self.features, self.class_names is not None
+        parts = [self.name, names, self._sizes(), skip, take, features.image, labelled]
+        if features.values is not None or features.labels[:1] not in [(), ("label",), ("labels",)]:
+            parts += [features.labels, features.values]  # others have them since they were added
+        return fingerprint(*parts)
 
     def in_order(self) -> tf.data.Dataset:
         """See `Source.in_order`; the records, file by file, each with its place."""
@@ -271,19 +303,26 @@ class RecordSource(Source):
 
     def parse(self, record: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Parses a record to an encoded image, its name and its label (-1 without labels)."""
-        decoders = {self._image: tfds.decode.SkipDecoding()}
+        image = self.features.image
+        decoders = {image: tfds.decode.SkipDecoding()}
         example = self._examples.deserialize_example(record, decoders=decoders)
         key = example[self._key] if self._key else place
-        return example[self._image], key, self._label(example)
+        return example[image], key, self._label(example)
 
     def _label(self, example):
         if self.class_names is None:
             return tf.constant(-1, tf.int64)
         if not self.multilabel:
-            return example["label"]
+            label, values = (
+                tf.cast(example[self.features.labels[0]], tf.int64),
+                self.features.values,
+            )
+            if values is None or not len(values):
+                return label
+            return tf.searchsorted(values, label[None], out_type=tf.int64)[0]
         present, *counted = (
             tf.reduce_any(tf.one_hot(example[name], len(self.class_names), True, False), axis=0)
-            for name in self._only_labels
+            for name in self.features.labels
         )
         label = tf.cast(present, tf.int64)
         uncounted = present & ~counted[0] if counted else False
@@ -295,7 +334,8 @@ class RecordSource(Source):
                 lambda record, _: self._label(self._only_labels.deserialize_example(record)),
                 tf.data.AUTOTUNE,
             )
-            self._label_array = np.array(list(labels.as_numpy_iterator()), np.int64)
+            batches = labels.batch(_LABELS_TOGETHER).as_numpy_iterator()
+            self._label_array = np.concatenate(list(batches)).astype(np.int64)
         return self._label_array
 
     def sample(self, count: int, seed: int) -> "RecordSource":
@@ -324,7 +364,7 @@ class RecordSource(Source):
         )
         read = {int(number): example for number, example in chosen.as_numpy_iterator()}
         encoded, keys, labels = zip(*(read[int(index)] for index in indices), strict=True)
-        return BytesSource(
+        part = BytesSource(
             encoded,
             keys,
             labels=labels if self.class_names else None,
@@ -334,6 +374,8 @@ class RecordSource(Source):
             class_names=self.class_names,
             decoder=self.decoder,
         )
+        part.remarks = self.remarks
+        return part
 
 
 def _read(path, skip, take):
