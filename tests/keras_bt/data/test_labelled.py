@@ -81,7 +81,7 @@ def test_impossible_numbers_are_refused(make_source, arguments, message):
 def test_one_label_per_image_is_needed():
     images = np.zeros((4, 8, 8, 3), np.uint8)
     unlabelled = ArraySource(images, name="photos")
-    several = ArraySource(images, np.zeros((4, 3)), CLASSES)
+    several = ArraySource(images, np.zeros((4, 3), int), CLASSES)
     for source, what in ((unlabelled, "photos, which has no labels"), (several, "several labels")):
         for refuse in (check_labelled, lambda s: labelled_views(s, Look(), 2, seed=5)):
             with pytest.raises(DataError, match=f"one label each. Received: .*{what}"):

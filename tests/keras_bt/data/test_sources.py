@@ -118,7 +118,13 @@ def test_arrays_of_gray_images_become_rgb():
         (np.zeros((2, 3, 3, 3), np.float32), None, None, "Received: float32"),
         (TWO, [0, 0, 0], "a", "3 labels for 2 images"),
         (TWO, [0, 0], None, "Received: labels alone"),
-        (TWO, np.zeros((2, 2)), "abc", r"column per class name.*\(2, 2\) for 3 class names"),
+        (TWO, np.zeros((2, 2), int), "abc", r"column per class name.*\(2, 2\) for 3 class names"),
+        (TWO, [0.0, 1.0], "ab", r"must be integers.*float64 and shape \(2,\) in arrays"),
+        (TWO, ["a", "b"], "ab", "must be integers.*<U1"),
+        (TWO, 1, "ab", r"must be integers.*shape \(\)"),
+        (TWO, [0, 5], "ab", "from 0 to 1, as there are 2 class names. Received: a label 5"),
+        (TWO, [0, -1], "ab", "from 0 to 1.*Received: a label -1"),
+        (TWO, [[0, 1], [2, 0]], "ab", "must be 1, 0 or -1. Received: a label 2"),
     ],
 )
 def test_wrong_arrays_are_refused(images, labels, names, message):
