@@ -89,6 +89,8 @@ def read(settings):
     """
     file, of_run = backbones.find(settings.backbone)
     spec = settings.data or of_run.get("data")
+    if spec != of_run.get("data"):  # other images, with features of their own
+        of_run = of_run | {"image_feature": None, "label_feature": None}
     image_size = settings.image_size or of_run.get("image_size")
     for name, value in {"data": spec, "image_size": image_size}.items():
         if not value:

@@ -132,6 +132,7 @@ ROWS = {
     "16 bits": Row(
         {"image": F.Image(shape=(4, 5, 1), dtype=np.uint16, encoding_format="png")},
         {"train": of(image=lambda n: np.full((4, 5, 1), 2570 * n, np.uint16))},
+        said="1 image has 16 bits per value of which 12 at most are used",
     ),
     "alpha": Row(
         {"image": F.Image(shape=(None, None, 4))},
