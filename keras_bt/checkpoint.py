@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from keras_bt.errors import first_line
 from keras_bt.files import flush
+from keras_bt.progress import say
 from keras_bt.typing import Metrics, Path
 
 VARIABLES, CONTENTS = "variables", "contents.json"
@@ -178,11 +179,10 @@ class RunCheckpoint(keras.callbacks.Callback):
             return
         kept = f"{self._directory} holds step {self._saved_step:,}"
         with contextlib.suppress(OSError):  # the reader of a pipe may be gone
-            print(
+            say(
                 f"Stopped by {signal.Signals(number).name} after step {self._step:,}; "
                 f"{kept if self._saved_step else 'there is no checkpoint yet'}. "
-                "To continue, run the same command again.",
-                flush=True,
+                "To continue, run the same command again."
             )
         raise SystemExit(128 + number)  # the status that shells expect
 

@@ -9,7 +9,7 @@ import platform
 import socket
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -22,6 +22,8 @@ try:
     import fcntl
 except ImportError:  # on Windows it is up to the user to keep two processes out of one workdir
     fcntl = None
+
+Images: TypeAlias = dict[str, dict[str, Any]]
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
@@ -51,15 +53,17 @@ class Workdir:
         self.summary = self.path / "summary.json"
         self._lock = self.path / "lock"
 
-    def check(self, settings: dict[str, Any]) -> None:
+    def check(self, settings: dict[str, Any], images: Images | None = None) -> None:
         """Checks, before anything is written, that a run with these settings may use the folder.
 
         Args:
             settings: everything that determines the run, as JSON values.
+            images: by what they are for, such as `training`, the number of `images` and their
+                `fingerprint`. A run that did not record them may have any.
 
         Raises:
-            ValueError: if the folder holds a run with other settings (the first is named) or other
-                files, or cannot be written to.
+            ValueError: if the folder holds a run with other settings (the first is named), other
+                images or other files, or cannot be written to.
         """
         check_writable("workdir", self.path, folder=True)
         if not self.config.exists():
@@ -85,6 +89,16 @@ class Workdir:
                 f"{self.path} holds a run of another command or version, which {known} the setting "
                 f"{name}. Choose another --workdir."
             )
+        recorded, images = self.read_images(), images or {}
+        for name in sorted(recorded.keys() & images.keys()):
+            had, has = recorded[name], images[name]
+            if had != has:
+                other = "" if had["images"] != has["images"] else "other "
+                raise ValueError(
+                    f"{self.path} holds a run with {had['images']:,} {name} images. Received: "
+                    f"{has['images']:,} {other}images. Restore the former, or choose another "
+                    "--workdir."
+                )
 
     def read_settings(self) -> dict[str, Any]:
         """Returns the settings that `claimed` recorded.
@@ -94,24 +108,44 @@ class Workdir:
             ValueError: if the file holds something else.
         """
         try:
-            return dict(json.loads(self.config.read_text(encoding="utf-8"))["settings"])
+            return dict(self._read_config()["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.config} must hold a run's settings. {error!r}") from error
 
+    def read_images(self) -> Images:
+        """Returns the images that `claimed` recorded, see `check`; empty if it recorded none.
+
+        Raises:
+            OSError: if the folder holds no run.
+            ValueError: if the file holds something else.
+        """
+        try:
+            recorded = self._read_config().get("images", {})
+            return {
+                name: {"images": int(one["images"]), "fingerprint": str(one["fingerprint"])}
+                for name, one in recorded.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.config} must describe a run's images. {error!r}") from error
+
+    def _read_config(self):
+        return json.loads(self.config.read_text(encoding="utf-8"))
+
     @contextlib.contextmanager
-    def claimed(self, settings: dict[str, Any]) -> Iterator[None]:
-        """Creates the folder, records settings and versions in `config.json`, and locks it.
+    def claimed(self, settings: dict[str, Any], images: Images | None = None) -> Iterator[None]:
+        """Creates the folder, records in `config.json` what determines the run, and locks it.
 
         The operating system releases the lock when the process ends, however it ends.
 
         Args:
             settings: see `check`.
+            images: see `check`.
 
         Raises:
             ValueError: as `check`, or if another process has claimed the folder.
             OSError: if the folder cannot be written to.
         """
-        self.check(settings)
+        self.check(settings, images)
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self._lock, "ab+", buffering=0) as lock:
             if fcntl is not None:
@@ -134,9 +168,10 @@ class Workdir:
             except OSError as error:
                 error.filename = str(self._lock)  # the error of a full disk does not name the file
                 raise
-            self.check(settings)  # another process may have been here before the lock was ours
+            self.check(settings, images)  # another process may have been here before the lock
             if not self.config.exists():
-                write_json(self.config, {"settings": settings, "versions": versions()})
+                recorded = {"settings": settings, "images": images or {}, "versions": versions()}
+                write_json(self.config, recorded)
             self.plots.mkdir(exist_ok=True)
             yield
 

@@ -12,6 +12,7 @@ from keras_bt.callbacks.health import measure
 from keras_bt.callbacks.periodic import Periodic
 from keras_bt.model.barlow_twins import BarlowTwins
 from keras_bt.objectives import cross_correlation
+from keras_bt.progress import say
 from keras_bt.typing import Metrics
 
 _BATCH = 256  # images per forward pass
@@ -171,9 +172,9 @@ class Diagnostics(Periodic):
         if text is None or kind in self._said:
             return
         self._said.add(kind)
-        # Starts with a new line, as Keras' own callbacks do: the progress bar has not ended its
+        # Starts with a new line, as Keras' own callbacks do: its progress bar has not ended its
         # line, and is drawn again below.
-        print(f"\nWarning: {text}", flush=True)
+        say(f"\nWarning: {text}")
 
 
 def _inference(model, view):

@@ -1,5 +1,6 @@
 """Images decoded on demand: from files, or from encoded bytes in memory."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.arrays import ArraySource, DecodedSource
+from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sources import Integers, MapSource, Source
+from keras_bt.progress import progress_bar
 from keras_bt.typing import Tensor
 
 CACHE_BYTES = 2**30  # decoded images up to this size are kept in memory
+_WORTH_SHOWING = 2.0  # seconds of reading
+# Files whose sizes and contents identify a source. On a network, a million sizes take minutes.
+_SIZES, _CONTENTS = 100_000, 100
 
 
 class EncodedSource(MapSource):
@@ -67,6 +73,22 @@ class FileSource(EncodedSource):
     def _content(self):
         # Not the bytes: reading a million files takes as long as using them.
         return [(os.path.relpath(path, self.root), *_size_and_time(path)) for path in self.paths]
+
+    def identity(self) -> str:
+        """See `Source.identity`; from names, sizes, and the contents of some, but no times.
+
+        A folder that is copied gets new times. Files whose names and sizes stay but whose pixels
+        change, such as BMPs drawn anew, show in the contents, unless they are few.
+        """
+        above = os.path.join(self.root, "")
+        names = [  # `relpath` takes ten seconds for a million
+            path.removeprefix(above) if path.startswith(above) else os.path.relpath(path, self.root)
+            for path in self.paths
+        ]
+        sizes = [_size_and_time(path)[0] for path in _evenly(self.paths, _SIZES)]
+        contents = [_checksum(path) for path in _evenly(self.paths, _CONTENTS)]
+        labels = None if self.class_names is None else self._label_array
+        return fingerprint(names, sizes, contents, labels)
 
     def subset(self, indices: Integers) -> "FileSource":
         """See `Source.subset`."""
@@ -137,6 +159,19 @@ def _size_and_time(path):
     return status.st_size, status.st_mtime_ns
 
 
+def _evenly(paths, most):
+    """Returns all of the paths, or `most` to nearly twice as many that lie evenly among them."""
+    return paths[:: max(1, len(paths) // most)]
+
+
+def _checksum(path):
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def _decode_all(source: EncodedSource) -> MapSource | None:
     """Decodes a whole source into memory; returns None if it exceeds `cache_bytes`."""
     decoded = (
@@ -149,13 +184,20 @@ def _decode_all(source: EncodedSource) -> MapSource | None:
         .prefetch(tf.data.AUTOTUNE)
     )
     parts, shapes, size = [], [], 0
-    for image, readable in decoded.as_numpy_iterator():
-        image = image if readable else image[:0, :0]
-        size += image.nbytes
-        if size > source.cache_bytes:
-            return None
-        parts.append(image.ravel())
-        shapes.append(image.shape)
+    with progress_bar(
+        decoded.as_numpy_iterator(),
+        total=source.num_examples,
+        desc=f"Reading {source.name}",
+        unit="image",
+        delay=_WORTH_SHOWING,
+    ) as images:
+        for image, readable in images:
+            image = image if readable else image[:0, :0]
+            size += image.nbytes
+            if size > source.cache_bytes:
+                return None
+            parts.append(image.ravel())
+            shapes.append(image.shape)
     source.unreadable.check()
     pixels = np.concatenate(parts)
     del parts  # as large as all images together

@@ -89,6 +89,13 @@ class Source:
         """Returns 64 hexadecimal digits that differ if images, labels or their order differ."""
         raise NotImplementedError
 
+    def identity(self) -> str:
+        """Returns the same for a copy of the images: what a run that goes on must find again.
+
+        It is `fingerprint` unless that also depends on where or when the images were stored.
+        """
+        return self.fingerprint()
+
     def in_order(self) -> tf.data.Dataset:
         """Returns a data set of references to all images once, which `decode` understands."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.types.experimental import PolymorphicFunction
 
-from keras_bt.evaluation.progress import progress_bar
+from keras_bt.progress import progress_bar
 
 
 def inference_function(backbone: keras.Model) -> PolymorphicFunction:

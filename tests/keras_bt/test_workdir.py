@@ -121,8 +121,8 @@ def test_other_settings_are_refused(settings, words, run):
 def test_settings_that_another_process_recorded_in_the_meantime_count(run, monkeypatch):
     check, calls = run.check, []
 
-    def check_and_be_overtaken(settings):
-        check(settings)
+    def check_and_be_overtaken(settings, images):
+        check(settings, images)
         calls.append(settings)
         if len(calls) == 1:
             run.path.mkdir(parents=True)

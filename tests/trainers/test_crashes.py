@@ -133,14 +133,17 @@ def before(method, function, call):
 
 
 def kill():
-    """Ends the run as a kill would, without a word."""
+    """Ends the run as a kill would: nothing is saved."""
     raise KeyboardInterrupt
 
 
 @pytest.fixture
 def stopped(pretrain, tmp_path):
     """The folder of a run that was stopped in its third epoch."""
-    with before("on_train_batch_end", kill, call=2 * STEPS + 5), pytest.raises(KeyboardInterrupt):
+    with (
+        before("on_train_batch_end", kill, call=2 * STEPS + 5),
+        pytest.raises(SystemExit, match="130"),
+    ):
         pretrain()
     return tmp_path / "run"
 
@@ -257,7 +260,10 @@ def test_executions_of_steps_that_do_not_divide_an_epoch(number, pretrain, whole
 @pytest.mark.slow
 def test_monitors_measure_the_same_after_a_stop(pretrain, tmp_path):
     pretrain("--monitor_every=1", workdir=tmp_path / "whole")
-    with before("on_train_batch_end", kill, call=2 * STEPS + 5), pytest.raises(KeyboardInterrupt):
+    with (
+        before("on_train_batch_end", kill, call=2 * STEPS + 5),
+        pytest.raises(SystemExit, match="130"),
+    ):
         pretrain("--monitor_every=1")
     pretrain("--monitor_every=1")
     clocks = {"time": 0, "images_per_second": 0}

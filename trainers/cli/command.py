@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import textwrap
@@ -19,7 +20,7 @@ def run(main, settings_class, default_recipe=None, positional=False):
     """Parses the flags and runs `main`; a user's mistake ends in one line and status 1.
 
     A mistake is an error of the flags, or a `ValueError` or `OSError` that `main` raises inside
-    `with mistakes:`.
+    `with mistakes:`. Ctrl-C ends in one line and status 130, whatever is being done.
 
     Args:
         main: function of the settings and, if `positional`, of the list of arguments that are not
@@ -29,12 +30,17 @@ def run(main, settings_class, default_recipe=None, positional=False):
             called if there is no `--flagfile`.
         positional: bool, whether arguments other than flags are allowed.
     """
+    with interrupts:
+        _run(main, settings_class, default_recipe, positional)
+
+
+def _run(main, settings_class, default_recipe, positional):
     argv = sys.argv[1:]
     values = flags_of(settings_class)
     if any(argument.lstrip("-") in ("help", "h", "helpfull", "helpshort") for argument in argv):
-        print(
-            sys.modules[main.__module__].__doc__, *map(_described, fields(settings_class)), sep="\n"
-        )
+        about = [sys.modules[main.__module__].__doc__, *map(_described, fields(settings_class))]
+        with mistakes:
+            print(*about, sep="\n", flush=True)
         return
     given = any(argument.lstrip("-").startswith("flagfile") for argument in argv)
     recipe = None if given or default_recipe is None else default_recipe(argv)
@@ -103,12 +109,13 @@ def quiet_start():
     TF_CPP_MIN_LOG_LEVEL is set in the environment, everything is shown.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        yield
+        with interrupts.at_once(2):
+            yield
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # from here on, only errors
     sys.stderr.flush()
     shown = os.dup(2)
-    with tempfile.TemporaryFile() as hidden:
+    with tempfile.TemporaryFile() as hidden, interrupts.at_once(shown):
         os.dup2(hidden.fileno(), 2)
         try:
             yield
@@ -124,6 +131,71 @@ def quiet_start():
             os.close(shown)
 
 
+class Interrupts(contextlib.AbstractContextManager):
+    """A context that ends the program with one line and status 130 on Ctrl-C.
+
+    The first signal raises `KeyboardInterrupt`, so that half-written files are removed. Its
+    message, if it has one, is the line. Libraries may turn it into another error, so what follows
+    the signal is put down to it; or they may swallow it: a second signal ends the program at once.
+    """
+
+    LINE = "Stopped by SIGINT. What was finished is kept; the same command goes on from there."
+
+    def __init__(self):
+        self._struck, self._stderr = False, None
+
+    def __enter__(self):
+        self._struck, self._before = False, None
+        # Not where it is ignored, as in the background of a shell; Python handles signals in its
+        # main thread only.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            with contextlib.suppress(ValueError):
+                self._before = signal.signal(signal.SIGINT, self._strike)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, KeyboardInterrupt) or (self._struck and isinstance(error, Exception)):
+            line = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            self._say(line or self.LINE, 2)
+            raise SystemExit(128 + signal.SIGINT) from None
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    @property
+    def struck(self):
+        """Whether there was a signal."""
+        return self._struck
+
+    @contextlib.contextmanager
+    def at_once(self, stderr):
+        """Ends the program at the first signal, as nothing is being written, only imported.
+
+        `stderr` is the file descriptor that the user sees.
+        """
+        before, self._stderr = self._stderr, stderr
+        try:
+            yield
+        finally:
+            self._stderr = before
+
+    def _strike(self, number, frame):
+        if self._struck or self._stderr is not None:
+            self._say(self.LINE, 2 if self._stderr is None else self._stderr)
+            os._exit(128 + signal.SIGINT)
+        self._struck = True
+        raise KeyboardInterrupt
+
+    def _say(self, line, stderr):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # its reader may be gone
+            sys.stdout.flush()
+        # The terminal shows ^C, and does not end that line.
+        with contextlib.suppress(OSError):
+            os.write(stderr, f"{chr(10) * os.isatty(stderr)}{line}\n".encode())
+
+
+interrupts = Interrupts()
+
+
 class Mistakes(contextlib.AbstractContextManager):
     """A context, `with mistakes:`, that reports a `ValueError` or `OSError` as a user's mistake.
 
@@ -131,6 +203,12 @@ class Mistakes(contextlib.AbstractContextManager):
     """
 
     def __exit__(self, kind, error, traceback):
+        if interrupts.struck:
+            return  # the error is Ctrl-C's
+        if isinstance(error, BrokenPipeError):
+            # Whoever read the output, such as `head`, has seen enough. Python would still flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141)  # 128 + SIGPIPE, as of programs that this signal ends
         if isinstance(error, (ValueError, OSError)):
             fail(error)
         # As TensorFlow reports a full disk.

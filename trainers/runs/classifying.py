@@ -1,16 +1,21 @@
 """What runs that train a classifier have in common."""
 
+import contextlib
 import re
-import sys
 import time
 
 from keras_bt import augmentations, data, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.callbacks.training_progress import TrainingProgress
 from keras_bt.checkpoint import Interruption, RunCheckpoint
 from keras_bt.evaluation import linear_protocol
 from keras_bt.strategy import choose_strategy
 from trainers.runs import running, skipped_images, subject
 from trainers.runs.labelled import labelled_part
+
+# What the terminal shows of an epoch, the most important first; all is in metrics.jsonl.
+FIGURES = {"loss": "loss", "top1": "top-1", "val_top1": "test top-1", "val_top5": "test top-5"}
+FIGURES |= {"val_loss": "test loss"}
 
 
 def training_view(image_size, min_area, flip):
@@ -42,21 +47,25 @@ def classify(kind, settings, folder):
     identity = settings.identity() | what.identity()
     run = workdir.Workdir(settings.workdir or what.folder / folder)
     run.check(identity)
-    if running.is_finished(run):
+    images = running.images(training=what.train, test=what.test)
+    run.check(identity, images)
+    if running.is_finished(run, identity, lambda: images):
         return
     running.make_deterministic(settings.deterministic, settings.strategy)
     strategy = choose_strategy(settings.strategy, one_process=True)
     train = labelled_part(what, settings)
     job = kind(settings, what, train, strategy, run)
-    with run.claimed(identity):
+    running.note_unrecorded_images(run)
+    with running.interruptions_explained(run), run.claimed(identity, images):
         first_epoch = job.restore()
         print(job.description())
         if first_epoch:
             print(f"Continuing after epoch {first_epoch} of {settings.epochs}")
         with skipped_images.noted(run.path, *job.sources):
             if first_epoch < settings.epochs:
-                with job.interruption.watched():
-                    job.fit(first_epoch, verbose=1 if sys.stdout.isatty() else 2)
+                progress = job.progress(first_epoch)
+                with contextlib.closing(progress), job.interruption.watched():
+                    job.fit(first_epoch, progress)
             skipped = skipped_images.write(run.path, *job.sources)
             report = job.finish(started, skipped)
             print("\n".join([report, *skipped_images.closing_lines(run.path, skipped)]))
@@ -100,7 +109,13 @@ class ClassifierRun:
             )
         return self.checkpoint.restore() // self.steps_per_epoch
 
-    def callbacks(self, first_epoch, advice, monitors=()):
+    def progress(self, first_epoch):
+        """Returns the callback that shows how far the run is."""
+        first_step = first_epoch * self.steps_per_epoch
+        epochs = self.settings.epochs
+        return TrainingProgress(FIGURES, epochs, self.steps_per_epoch, first_step, self.batch_size)
+
+    def callbacks(self, first_epoch, progress, advice, monitors=()):
         """Returns the callbacks for `fit`, see `trainers.runs.running.callbacks`."""
         return running.callbacks(
             self.run,
@@ -109,6 +124,7 @@ class ClassifierRun:
             first_epoch * self.steps_per_epoch,
             self.batch_size,
             [running.StopOnNonFinite(advice, self.run.checkpoints)],
+            progress,
             monitors,
         )
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_bt import data, workdir
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.report import percent
+from keras_bt.progress import say
 from trainers.runs import classifying, opening
 
 EVALUATION_BATCH = 256
@@ -80,7 +81,7 @@ class Finetuning(classifying.ClassifierRun):
             )
         return "\n".join([*lines, f"Everything is written to {self.run.path}"])
 
-    def fit(self, first_epoch, verbose):
+    def fit(self, first_epoch, progress):
         """Trains to the last epoch; measures every `measure_every` epochs and after the last."""
         s = self.settings
         self.model.fit(
@@ -89,13 +90,14 @@ class Finetuning(classifying.ClassifierRun):
             epochs=s.epochs,
             steps_per_epoch=self.steps_per_epoch,
             shuffle=False,  # the batches are shuffled already
-            verbose=verbose,
+            verbose=0,
             validation_data=self.test_batches(self.test_batch_size),
             # The data set does not know its length, and Keras would warn at its end.
             validation_steps=math.ceil(self.test.num_examples / self.test_batch_size),
             validation_freq=[*range(s.measure_every, s.epochs, s.measure_every), s.epochs],
             callbacks=self.callbacks(
                 first_epoch,
+                progress,
                 "Most likely a rate is too high (--backbone_rate, --head_rate; --scratch_rate from "
                 "scratch).",
                 monitors=[WarnOfRates(math.log(max(2, len(self.train.class_names))), s)],
@@ -138,7 +140,7 @@ class WarnOfRates(keras.callbacks.Callback):
         """Checks the first epoch's loss."""
         loss = logs["loss"]
         if epoch == 0 and loss > 10 * self.guessing:
-            print(
+            say(
                 f"\nwarning: The loss is {loss:.0f}, but guessing gives {self.guessing:.1f}: "
                 f"{self.flag}={self.rate:g} is too high for these features and may have ruined the "
                 f"backbone. Try {self.flag}={self.rate / 100:g}, in another --workdir."

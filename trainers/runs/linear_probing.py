@@ -44,7 +44,7 @@ class LinearProbing(classifying.ClassifierRun):
             f"on {devices}\nEverything is written to {self.run.path}"
         )
 
-    def fit(self, first_epoch, verbose):
+    def fit(self, first_epoch, progress):
         """Trains to the last epoch and measures after each."""
         # On several replicas the first test batch must divide evenly.
         test_batch = min(EVALUATION_BATCH, self.test.num_examples)
@@ -58,9 +58,9 @@ class LinearProbing(classifying.ClassifierRun):
             first_epoch,
             callbacks=self.callbacks(
                 first_epoch,
+                progress,
                 "Try a lower --rate; if that does not help, the features are not finite.",
             ),
-            verbose=verbose,
         )
 
     def finish(self, started, skipped):

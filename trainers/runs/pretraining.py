@@ -3,13 +3,13 @@
 import contextlib
 import functools
 import math
-import sys
 import time
 
 import keras
 import numpy as np
 
 from keras_bt import augmentations, data, plots, workdir
+from keras_bt.callbacks.training_progress import TrainingProgress
 from keras_bt.checkpoint import Interruption, RunCheckpoint
 from keras_bt.model import BarlowTwins, keras_fixes, projector
 from keras_bt.objectives import BarlowTwinsObjective
@@ -36,6 +36,11 @@ from trainers.runs import (
 # Largest number of view pairs examined before, during and after training, out of one batch. In 8192
 # dimensions the singular values for the monitors then take about a second.
 FIRST_PAIRS = 512
+# What the terminal shows of an epoch, the most important first; all is in metrics.jsonl.
+FIGURES = {
+    **{"loss": "loss", "excess": "excess", "knn_accuracy": "kNN", "linear_accuracy": "linear"},
+    **{"feature_rankme": "RankMe", "diagonal_mean": "diagonal", "off_diagonal_rms": "off-diagonal"},
+}
 CAUSES = (
     "Most likely the rate is too high (--rate) or the warm-up too short (--warmup_epochs); with "
     "float16, try bfloat16."
@@ -66,18 +71,23 @@ def pretrain(settings, objective=None, projector=projector):
     if type(objective) not in (type(None), BarlowTwinsObjective):
         identity["objective"] = {"name": type(objective).__name__, **objective.get_config()}
     run.check(identity)
-    if running.is_finished(run):
+    if running.is_finished(run, identity, lambda: images_of(opening.open_data(s.data, s)[0])):
         return run
     running.make_deterministic(s.deterministic, s.strategy)
     with contextlib.ExitStack() as held:
+        held.enter_context(running.interruptions_explained(run))
         strategy = choose_strategy(s.strategy)
         held.enter_context(lost_workers_reported(strategy))
         train, test = opening.open_data(s.data, s)
         held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         keras.config.set_dtype_policy(s.policy)
+        images = images_of(train)
+        run.check(identity, images)
         job = Pretraining(s, train, test, strategy, run, objective, projector)
+        job.check_images(images)
         if job.leads:
-            held.enter_context(run.claimed(identity))
+            running.note_unrecorded_images(run)
+            held.enter_context(run.claimed(identity, images))
         steps = job.restore()
         print(job.description())
 
@@ -91,6 +101,11 @@ def pretrain(settings, objective=None, projector=projector):
                 print(pretraining_report.finish(job, started))
         job.wait_for_the_others()
     return run
+
+
+def images_of(train):
+    """Returns what identifies the images of a run, see `Workdir.check`."""
+    return running.images(training=train)
 
 
 class Pretraining:
@@ -180,6 +195,17 @@ class Pretraining:
         views = self.model.two_views(next(iter(self.batches(first_step=0))))
         return tuple(np.array(view[:FIRST_PAIRS]) for view in views)
 
+    def check_images(self, images):
+        """Checks that all workers have opened the same images, as the first records its own."""
+        number = int(images["training"]["fingerprint"][:12], 16)
+        workers = worker_count(self.strategy)
+        if sum_over_workers(self.strategy, number) != number * workers:
+            raise ValueError(
+                "All workers must train on the same images. "
+                f"Received: {self.settings.data}, which differs on some worker; this one found "
+                f"{self.train.num_examples:,} images."
+            )
+
     def restore(self):
         """Restores the newest checkpoint and returns the number of steps done.
 
@@ -252,26 +278,32 @@ class Pretraining:
         if at_once < s.steps_per_execution and self.leads:
             print(f"Steps per execution: {at_once} instead of {s.steps_per_execution}")
         self.model.compile(self.model.optimizer, steps_per_execution=at_once)
-        callbacks = running.callbacks(
-            run,
-            self.checkpoint,
-            s.log_every,
-            steps,
-            s.batch_size,
-            running.pretraining_guards(self, CAUSES),
-            monitors,
-            writes=self.leads,
-        )
-        if done:  # first the rest of the epoch
-            self._fit(steps, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
-            epoch += 1
-        if epoch < s.epochs:
-            first_step = epoch * self.steps_per_epoch
-            self._fit(first_step, epoch, s.epochs, self.steps_per_epoch, callbacks)
+        with contextlib.ExitStack() as shown:
+            progress = None
+            if self.leads:
+                progress = TrainingProgress(
+                    FIGURES, s.epochs, self.steps_per_epoch, steps, s.batch_size
+                )
+                shown.callback(progress.close)
+            callbacks = running.callbacks(
+                run,
+                self.checkpoint,
+                s.log_every,
+                steps,
+                s.batch_size,
+                running.pretraining_guards(self, CAUSES),
+                progress,
+                monitors,
+            )
+            if done:  # first the rest of the epoch
+                self._fit(steps, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
+                epoch += 1
+            if epoch < s.epochs:
+                first_step = epoch * self.steps_per_epoch
+                self._fit(first_step, epoch, s.epochs, self.steps_per_epoch, callbacks)
 
     def _fit(self, first_step, first_epoch, last_epoch, steps, callbacks):
         """Trains the epochs from `first_epoch` to `last_epoch`, of `steps` steps each."""
-        verbose = (1 if sys.stdout.isatty() else 2) if self.leads else 0
         batches = functools.partial(self.batches, first_step)
         self.model.fit(
             distribute_batches(self.strategy, batches, self.settings.batch_size),
@@ -283,9 +315,8 @@ class Pretraining:
             callbacks=keras.callbacks.CallbackList(
                 callbacks,
                 add_history=True,
-                add_progbar=verbose > 0,
                 model=self.model,
-                verbose=verbose,
+                verbose=0,
                 epochs=self.settings.epochs,
                 steps=steps,
             ),

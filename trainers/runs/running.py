@@ -1,21 +1,72 @@
 """Parts that all training runs share: how a run begins, and the callbacks that accompany it."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_bt.callbacks.metrics_log import MetricsLog
 from keras_bt.checkpoint import checkpoints
+from keras_bt.progress import say
 from keras_bt.strategy import resolved_name
 
 
-def is_finished(run):
-    """Checks whether a workdir holds a finished run, and says so if it does."""
+def is_finished(run, settings, open_images):
+    """Checks whether a workdir holds a finished run, and says so if it does.
+
+    Args:
+        run: `keras_bt.workdir.Workdir`, whose settings have been checked.
+        settings: see `Workdir.check`.
+        open_images: function that opens the data, without decoding it, and returns the images that
+            the run must have, see `images`.
+
+    Raises:
+        ValueError: if the run had other images.
+    """
     if not run.summary.exists():
         return False
-    print(f"{run.path} holds a finished run; there is nothing left to do. See {run.summary}.")
+    note = ""
+    try:
+        found = open_images()
+    except (ValueError, OSError) as error:
+        note = f" Its data could not be opened: {error}"
+    else:
+        run.check(settings, found)
+    print(f"{run.path} holds a finished run; there is nothing left to do. See {run.summary}.{note}")
     print("For another run, choose another --workdir.")
     return True
+
+
+def images(**sources):
+    """Returns what identifies the images of a run, as JSON values by name: see `Workdir.check`."""
+    return {
+        name: {"images": source.num_examples, "fingerprint": source.identity()}
+        for name, source in sources.items()
+    }
+
+
+def note_unrecorded_images(run):
+    """Says so if a run that goes on did not record its images."""
+    if run.config.exists() and not run.read_images():
+        print(
+            f"{run.config} is of an earlier version, which did not record the images: whether they "
+            "are the same is not known."
+        )
+
+
+@contextlib.contextmanager
+def interruptions_explained(run):
+    """Says what is kept of a run if Ctrl-C stops it while it does not train, or at once."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kept = checkpoints(run.checkpoints)
+        holds = f"holds step {int(kept[0].name):,}" if kept else "holds no checkpoint yet"
+        raise KeyboardInterrupt(
+            f"Stopped by SIGINT; {run.checkpoints} {holds}. "
+            "To continue, run the same command again."
+        ) from error
 
 
 def make_deterministic(wanted, strategy):
@@ -42,21 +93,22 @@ def callbacks(
     first_step,
     batch_size,
     guards,
+    progress,
     monitors=(),
-    writes=True,
 ):
-    """Returns the callbacks of a run; only one of several workers `writes`.
+    """Returns the callbacks of a run; without `progress`, of a worker that writes nothing.
 
     The other callbacks write what the monitors put into `logs`. The guards, which end a run gone
     wrong, precede the checkpoint, so that no bad state is saved.
     """
-    if not writes:
+    if progress is None:
         return [*guards, checkpoint]
     return [
         *monitors,
         MetricsLog(run.metrics, log_every, initial_step=first_step, batch_size=batch_size),
         *guards,
         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        progress,
         checkpoint,
     ]
 
@@ -135,11 +187,10 @@ class NoteSkippedSteps(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Prints a line if steps were skipped."""
         if self._skipped > self._normal and self._speaks:
-            print(
+            say(
                 f"\nWarning: {self._skipped:,} of the {self._steps:,} steps of epoch {epoch + 1} "
                 f"were skipped because their loss or gradient was not finite. A few do no harm, "
-                f"many do. {self._advice}",
-                flush=True,
+                f"many do. {self._advice}"
             )
 
 
