@@ -259,6 +259,11 @@ class Interruption:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def take_effect(self) -> None:
+        """Gives a signal that came too late for training to see its usual effect."""
+        if self.number:
+            signal.raise_signal(self.number)
+
     def _note(self, number, frame):
         for each, handler in self._before.items():
             signal.signal(each, handler)

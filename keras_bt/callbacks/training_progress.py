@@ -26,7 +26,7 @@ class TrainingProgress(keras.callbacks.Callback):
     only, of which a short run has about a hundred at most; in a long one they are ten minutes
     apart. Each is at most 100 characters long and holds at most six figures, those last measured.
 
-        Epoch 12/100, 35 min left: loss 112.3, excess 109.7, kNN 0.902, linear 0.898, 1,742 images/s
+        Epoch 12/100, 35 min left: 1,742 images/s, loss 112.3, excess 109.7, kNN 0.902, linear 0.898
 
     Before the end of the first epoch, or soon after if epochs are short, a line says how long the
     training will take. It is estimated from the steps after the first, which compiles, and from the
@@ -74,7 +74,7 @@ class TrainingProgress(keras.callbacks.Callback):
         self._ended: float | None = None
         self._epoch_clock: float | None = None
         self._told = False
-        self._line_at = time.monotonic()
+        self._began = self._line_at = time.monotonic()
         self._on_terminal = sys.stdout.isatty()
         self._bar = progress_bar(
             shown=self._on_terminal,
@@ -119,7 +119,8 @@ class TrainingProgress(keras.callbacks.Callback):
         self._bar.set_description_str(self._line(WIDTH - len("100%|12345678| ")), refresh=False)
         self._bar.update(done)
         within = step - self._epoch * self._steps_per_epoch
-        if not self._on_terminal and within < self._steps_per_epoch and self._is_time(now):
+        long = not self._on_terminal and self._takes() >= self._pause(now)
+        if long and within < self._steps_per_epoch and self._is_time(now):
             self._print(f", step {within:,}/{self._steps_per_epoch:,}")
 
     def on_epoch_end(self, epoch: int, logs: Metrics | None = None) -> None:
@@ -130,8 +131,9 @@ class TrainingProgress(keras.callbacks.Callback):
             self._speed = steps * self._batch_size / seconds
         self._look(logs)
         last = epoch + 1 >= self._epochs
-        short = self._steps_per_epoch * self._of_step.mean + self._between.mean < _SHORT_EPOCH
-        if last or (not short if self._on_terminal else self._is_time(time.monotonic())):
+        now = time.monotonic()
+        long = self._takes() >= (_SHORT_EPOCH if self._on_terminal else self._pause(now))
+        if last or long or (not self._on_terminal and self._is_time(now)):
             self._print()
 
     def close(self) -> None:
@@ -160,10 +162,16 @@ class TrainingProgress(keras.callbacks.Callback):
         more = " more" if self._first_step else ""
         say(f"About {duration(left)}{more} of training on this machine")
 
+    def _takes(self):
+        """Returns the seconds that an epoch takes, as far as is known."""
+        return self._steps_per_epoch * self._of_step.mean + self._between.mean
+
+    def _pause(self, now):
+        whole = now - self._began + (self._left() or 0.0)
+        return min(max(_LEAST_PAUSE, whole / _LINES), _MOST_PAUSE)
+
     def _is_time(self, now):
-        left = self._left() or 0.0
-        pause = min(max(_LEAST_PAUSE, left / _LINES), _MOST_PAUSE)
-        return now - self._line_at >= pause
+        return now - self._line_at >= self._pause(now)
 
     def _print(self, within=""):
         self._line_at = time.monotonic()
@@ -181,7 +189,7 @@ class TrainingProgress(keras.callbacks.Callback):
         ]
         speed = [] if self._speed is None else [f"{self._speed:,.0f} images/s"]
         separator = ": "
-        for figure in [*figures[: MOST_FIGURES - len(speed)], *speed]:
+        for figure in [*speed, *figures[: MOST_FIGURES - len(speed)]]:
             if len(line) + len(separator) + len(figure) > width:
                 break
             line, separator = f"{line}{separator}{figure}", ", "

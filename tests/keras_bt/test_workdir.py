@@ -1,5 +1,6 @@
 """One process at a time, with the same settings, in a folder that holds nothing else."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -116,6 +117,45 @@ def test_other_settings_are_refused(settings, words, run):
         with pytest.raises(ValueError, match=words):
             refused(settings)
     assert run.config.read_bytes() == before
+
+
+IMAGES = {"training": {"images": 1297, "fingerprint": "ab"}}
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (IMAGES, None),
+        (None, None),
+        ({"training": {"images": 648, "fingerprint": "cd"}}, "Received: 648 images"),
+        ({"training": {"images": 1297, "fingerprint": "cd"}}, "Received: 1,297 other images"),
+        (IMAGES | {"test": {"images": 9, "fingerprint": "ef"}}, None),  # not recorded
+    ],
+)
+def test_other_images_are_refused(images, words, run):
+    with run.claimed(SETTINGS, IMAGES):
+        assert run.read_images() == IMAGES
+    refused = contextlib.nullcontext()
+    if words:
+        message = f"holds a run with 1,297 training images. {words}. Restore .* another --workdir"
+        refused = pytest.raises(ValueError, match=message)
+    with refused:
+        run.check(SETTINGS, images)
+    with refused, run.claimed(SETTINGS, images):
+        pass
+    assert run.read_images() == IMAGES
+
+
+def test_runs_from_before_images_were_recorded_go_on(run):
+    run.path.mkdir(parents=True)
+    write_json(run.config, {"settings": SETTINGS, "versions": {}})
+    assert run.read_images() == {}
+    with run.claimed(SETTINGS, IMAGES):
+        pass
+    assert run.read_images() == {}
+    write_json(run.config, {"settings": SETTINGS, "images": {"training": 3}})
+    with pytest.raises(ValueError, match=r"config.json must describe a run's images"):
+        run.check(SETTINGS, IMAGES)
 
 
 def test_settings_that_another_process_recorded_in_the_meantime_count(run, monkeypatch):

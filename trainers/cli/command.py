@@ -11,6 +11,7 @@ from dataclasses import fields
 
 from absl import flags, logging
 
+from trainers.cli import STOPPED
 from trainers.runs.settings import kinds_of
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
@@ -139,8 +140,6 @@ class Interrupts(contextlib.AbstractContextManager):
     the signal is put down to it; or they may swallow it: a second signal ends the program at once.
     """
 
-    LINE = "Stopped by SIGINT. What was finished is kept; the same command goes on from there."
-
     def __init__(self):
         self._struck, self._stderr = False, None
 
@@ -156,7 +155,7 @@ class Interrupts(contextlib.AbstractContextManager):
     def __exit__(self, kind, error, traceback):
         if isinstance(error, KeyboardInterrupt) or (self._struck and isinstance(error, Exception)):
             line = str(error) if isinstance(error, KeyboardInterrupt) else ""
-            self._say(line or self.LINE, 2)
+            self._say(line or STOPPED, 2)
             raise SystemExit(128 + signal.SIGINT) from None
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
@@ -180,7 +179,7 @@ class Interrupts(contextlib.AbstractContextManager):
 
     def _strike(self, number, frame):
         if self._struck or self._stderr is not None:
-            self._say(self.LINE, 2 if self._stderr is None else self._stderr)
+            self._say(STOPPED, 2 if self._stderr is None else self._stderr)
             os._exit(128 + signal.SIGINT)
         self._struck = True
         raise KeyboardInterrupt

@@ -66,6 +66,7 @@ def classify(kind, settings, folder):
                 progress = job.progress(first_epoch)
                 with contextlib.closing(progress), job.interruption.watched():
                     job.fit(first_epoch, progress)
+                job.interruption.take_effect()
             skipped = skipped_images.write(run.path, *job.sources)
             report = job.finish(started, skipped)
             print("\n".join([report, *skipped_images.closing_lines(run.path, skipped)]))

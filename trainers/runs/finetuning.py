@@ -177,7 +177,7 @@ def closing_message(run, summary, other):
     best = summary["best"]
     lines = [
         "",
-        f"Finished in {summary['seconds_of_last_call']:.0f} s. Trained on {summary['images']:,} "
+        f"Finished; this call took {summary['seconds_of_last_call']:.0f} s. Trained on {summary['images']:,} "
         f"labeled images ({summary['settings']['labels']} of the labels).",
         f"Accuracy in percent on {summary['measured_on']}, after the last epoch:",
         "",

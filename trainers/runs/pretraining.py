@@ -93,8 +93,7 @@ def pretrain(settings, objective=None, projector=projector):
 
         with skipped_images.noted(run.path, *job.sources, worker=worker_number(strategy)):
             watching = monitors.monitors(job)
-            with job.interruption.watched():
-                job.fit(steps, watching)
+            job.fit(steps, watching)
         job.wait_for_the_others()
         if job.leads:
             with skipped_images.noted(run.path, *job.sources):
@@ -295,12 +294,14 @@ class Pretraining:
                 progress,
                 monitors,
             )
-            if done:  # first the rest of the epoch
-                self._fit(steps, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
-                epoch += 1
-            if epoch < s.epochs:
-                first_step = epoch * self.steps_per_epoch
-                self._fit(first_step, epoch, s.epochs, self.steps_per_epoch, callbacks)
+            with self.interruption.watched():
+                if done:  # first the rest of the epoch
+                    self._fit(steps, epoch, epoch + 1, self.steps_per_epoch - done, callbacks)
+                    epoch += 1
+                if epoch < s.epochs:
+                    first_step = epoch * self.steps_per_epoch
+                    self._fit(first_step, epoch, s.epochs, self.steps_per_epoch, callbacks)
+        self.interruption.take_effect()
 
     def _fit(self, first_step, first_epoch, last_epoch, steps, callbacks):
         """Trains the epochs from `first_epoch` to `last_epoch`, of `steps` steps each."""

@@ -127,7 +127,7 @@ def closing_message(run, final, accuracies, where, seconds):
     """
     lines = [
         "",
-        f"Finished in {seconds:.0f} s. "
+        f"Finished; this call took {seconds:.0f} s. "
         + (
             f"The loss is not known: {run.metrics} does not hold it."
             if None in final.values()
