@@ -36,6 +36,7 @@ class TrainingProgress(keras.callbacks.Callback):
     It must come after the callbacks that measure (it shows what they add to `logs`) and before
     those that may end the run. Close it when training has ended, in whatever way.
 
+    >>> import contextlib
     >>> network = keras.Sequential([keras.Input((16,)), keras.layers.Dense(1)])
     >>> network.compile("sgd", loss="mse")
     >>> bar = TrainingProgress({"loss": "loss"}, epochs=1, steps_per_epoch=4)

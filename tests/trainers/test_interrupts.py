@@ -66,7 +66,9 @@ def interrupted(capfd, *arguments):
         (opening, "open_data", strike_as_another_error, "What was finished is kept"),
         (pretraining.Pretraining, "draw_views", strike, "holds no checkpoint yet"),
         (pretraining_report, "metrics_of_steps", strike, "holds step 4"),
-        (pretraining_report, "export", strike, "holds step 4"),
+        pytest.param(
+            *(pretraining_report, "export", strike, "holds step 4"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_pretraining(place, name, function, kept, backbone, tmp_path, capfd, monkeypatch):

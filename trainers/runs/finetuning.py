@@ -177,8 +177,8 @@ def closing_message(run, summary, other):
     best = summary["best"]
     lines = [
         "",
-        f"Finished; this call took {summary['seconds_of_last_call']:.0f} s. Trained on {summary['images']:,} "
-        f"labeled images ({summary['settings']['labels']} of the labels).",
+        f"Finished; this call took {summary['seconds_of_last_call']:.0f} s. Trained on "
+        f"{summary['images']:,} labeled images ({summary['settings']['labels']} of the labels).",
         f"Accuracy in percent on {summary['measured_on']}, after the last epoch:",
         "",
         f"{'':24}{'top-1':>8}{'top-5':>8}",

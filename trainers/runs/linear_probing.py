@@ -70,7 +70,8 @@ class LinearProbing(classifying.ClassifierRun):
         seconds = summary["seconds_of_last_call"]
         return "\n".join(
             [
-                f"\nFinished; this call took {seconds:.0f} s. Accuracy in percent on {self.subject.where}:\n",
+                f"\nFinished; this call took {seconds:.0f} s. Accuracy in percent on "
+                f"{self.subject.where}:\n",
                 f"{'':24}{'top-1':>8}{'top-5':>8}",
                 f"{'last epoch':24}{percent(summary['top1']):>8}{percent(summary['top5']):>8}",
                 f"{'best of all epochs':24}{percent(summary['best_top1']):>8}"

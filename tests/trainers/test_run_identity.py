@@ -1,0 +1,94 @@
+"""A run belongs to its images: it goes on, and is called finished, on these alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import script
+import small_network
+from PIL import Image
+
+from keras_bt import data
+from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.workdir import Workdir, write_json
+from trainers.runs import running
+from trainers.runs.settings import PretrainingSettings
+
+SETTINGS = {"epochs": 1, "batch_size": 8, "projector": "8", "image_size": 8}
+SETTINGS |= {"backbone": "small.keras", "data": "folder:images", "workdir": "run"}
+PRETRAIN = [f"--{name}={value}" for name, value in SETTINGS.items()]
+PRETRAIN += ["--noevaluate", "--monitor_every=0", "--nodeterministic"]
+
+
+def draw(folder, seed=0):
+    random = np.random.default_rng(seed)
+    for number in range(16):
+        path = folder / ("cat" if number % 2 else "dog") / f"{number}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8)).save(path)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The current folder, with images and what a finished run on them leaves."""
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "images")
+    train, _ = data.open_source(SETTINGS["data"])
+    run = Workdir("run")
+    with run.claimed(PretrainingSettings(**SETTINGS).identity(), running.images(training=train)):
+        write_json(run.summary, {})
+    return tmp_path
+
+
+def test_finished_on_a_copy_of_the_images(folder, capsys):
+    shutil.copytree("images", "copy", copy_function=shutil.copyfile)
+    shutil.rmtree("images")
+    (folder / "copy").rename("images")
+    script.call("pretrain", *PRETRAIN)
+    assert "run holds a finished run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_other_images_are_refused(unfinished, folder, capsys):
+    if unfinished:
+        (folder / "run" / "summary.json").unlink()
+    draw(folder / "images", seed=1)
+    line = script.mistake(capsys, "pretrain", *PRETRAIN)
+    assert "run holds a run with 16 training images. Received: 16 other images." in line
+    for number in range(0, 12, 2):
+        (folder / "images" / "dog" / f"{number}.bmp").unlink()
+    line = script.mistake(capsys, "pretrain", *PRETRAIN)
+    assert "Received: 10 images. Restore the former, or choose another --workdir." in line
+
+
+def test_a_finished_run_whose_images_are_gone(capsys):
+    shutil.rmtree("images")
+    script.call("pretrain", *PRETRAIN)
+    out = capsys.readouterr().out
+    assert "run holds a finished run" in out
+    assert "Its data could not be opened: " in out
+
+
+@pytest.mark.slow
+def test_a_run_from_before_goes_on_and_says_that_it_cannot_compare(folder, capsys):
+    config = json.loads((folder / "run" / "config.json").read_text())
+    write_json("run/config.json", {"settings": config["settings"], "versions": {}})
+    (folder / "run" / "summary.json").unlink()
+    small_network.save("small.keras")
+    script.call("pretrain", *PRETRAIN)
+    assert "did not record the images" in capsys.readouterr().out
+    assert read_metrics("run/metrics.jsonl")[-1]["step"] == 2
+
+
+@pytest.mark.slow
+def test_fine_tuning(folder, capsys):
+    small_network.save("small.keras")
+    arguments = ["--backbone=small.keras", "--data=folder:images", "--image_size=8"]
+    arguments += ["--workdir=tuned", "--labels=100%", "--epochs=1", "--nodeterministic"]
+    script.call("finetune", *arguments)
+    script.call("finetune", *arguments)
+    assert "tuned holds a finished run" in capsys.readouterr().out
+    draw(folder / "images", seed=1)
+    line = script.mistake(capsys, "finetune", *arguments)
+    assert "tuned holds a run with 3 test images. Received: 3 other images. Restore" in line
