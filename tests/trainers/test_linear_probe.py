@@ -140,7 +140,7 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
         images[..., c] = 200 * labels[:, c, None, None] + random.integers(0, 50, (120, 16, 16))
     source = ArraySource(images, labels, ["cat", "dog", "owl"], name="pets")
     parts = source.subset(range(80)), source.subset(range(80, 120))
-    monkeypatch.setattr(data, "open_source", lambda *arguments: parts)
+    monkeypatch.setattr(data, "open_source", lambda *arguments, **options: parts)
     flags = [f"--workdir={tmp_path / 'fast'}", f"--cache_dir={tmp_path / 'cache'}"]
     probe(backbone, "--fast", *flags)
     output = capsys.readouterr().out
