@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from keras_bt.data.decoding import DataError, printable
 from keras_bt.data.image_files import EXTENSIONS, looks_like_an_image
+from keras_bt.progress import progress_bar
 
 # What systems and programs put beside the files of a user, besides names that begin with a dot.
 _OF_SYSTEMS = (
@@ -72,10 +73,13 @@ def read_tree(path: str) -> Folder:
     root = Folder(path)
     pending: list[tuple[Folder, tuple[str, ...]]] = [(root, ())]  # with the links that led there
     found = []
+    bar = progress_bar(desc="Looking for images", unit=" files", delay=2, leave=False)
     while pending:
         folder, links = pending.pop()
         found.append(folder)
-        for entry in _entries(folder.path):
+        entries = _entries(folder.path)
+        bar.update(len(entries))
+        for entry in entries:
             if not _is_folder(entry):
                 kind = _kind(entry)
                 if kind is None:
@@ -89,6 +93,7 @@ def read_tree(path: str) -> Folder:
                 inner = Folder(entry.path, entry.name)
                 folder.entries.append(inner)
                 pending.append((inner, (*links, entry.path) if entry.is_symlink() else links))
+    bar.close()
     for folder in reversed(found):  # a folder comes after the one that it lies in
         for inner in folder.folders:
             folder.num_images += inner.num_images

@@ -1,10 +1,15 @@
 """What a user should know about their images before anything is done with them."""
 
+import time
+
 import tensorflow as tf
 
+from keras_bt.data.image_files import Oddities
 from keras_bt.data.sources import Source
+from keras_bt.progress import progress_bar
 
 SAMPLE = 1000  # images looked at where not all fit in memory
+_SECONDS = 10  # for which images are looked at; large photographs are fewer
 
 
 def remarks(source: Source, image_size: int | None = None) -> list[str]:
@@ -66,7 +71,7 @@ def remarks(source: Source, image_size: int | None = None) -> list[str]:
     return lines
 
 
-def look(source: Source) -> list:
+def look(source: Source) -> list[Oddities]:
     """Looks at the images of a source, or at a sample of those that do not fit in memory.
 
     Returns:
@@ -78,8 +83,10 @@ def look(source: Source) -> list:
         examples = part.in_order().map(
             lambda *reference: part.decode(*reference, stop=False, look=True), tf.data.AUTOTUNE
         )
-        for _ in examples:
-            pass
+        end = time.monotonic() + _SECONDS
+        for _ in progress_bar(examples, desc="Looking at images", delay=2, leave=False):
+            if time.monotonic() > end:
+                break
     return source.decoder.noticed.all()
 
 
