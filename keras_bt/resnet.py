@@ -43,7 +43,7 @@ def resnet(
         name: the model's name, `resnet{depth}` by default.
 
     Returns:
-        A model from float images (b, h, w, 3) to features (b, 8·width), or (b, 32·width) from
+        A model from float images (b, h, w, c) to features (b, 8·width), or (b, 32·width) from
         depth 50 on. The features are float32 under every precision policy.
 
     Raises:

@@ -1,11 +1,12 @@
 """Types of arguments and results, for annotations."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 Tensor: TypeAlias = Any  # of the backend, or anything it converts; docstrings give the shape
 Path: TypeAlias = str | os.PathLike[str]
+Size: TypeAlias = int | Sequence[int]  # pixels: (height, width), or one int for both
 Metrics: TypeAlias = dict[str, float]  # by name, as `fit` logs them
 View: TypeAlias = Callable[..., Tensor]  # images (b, h, w, 3), seed → images (b, h', w', 3)
 

@@ -10,7 +10,7 @@ from keras_bt.augmentations.layers import (
     RandomResizedCrop,
     RandomSolarize,
 )
-from keras_bt.augmentations.views import View, barlow_twins_views
+from keras_bt.augmentations.views import View, aspect_of_views, barlow_twins_views
 
 __all__ = [
     "Normalize",
@@ -22,5 +22,6 @@ __all__ = [
     "RandomResizedCrop",
     "RandomSolarize",
     "View",
+    "aspect_of_views",
     "barlow_twins_views",
 ]

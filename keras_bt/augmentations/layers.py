@@ -1,7 +1,7 @@
 """The operations of the views as batched keras-cv layers, each pixel for pixel the reference's.
 
-Between layers, images are float32 RGB in 0..255, whatever the global dtype policy. Every layer
-takes an image (h, w, 3), a batch (b, h, w, 3), or a dict of either: given
+Between layers, images are float32 in 0..255, whatever the global dtype policy. Every layer takes
+an image (h, w, c), a batch (b, h, w, c), or a dict of either: given
 `{"images": x, "seed": s}` with an integer tensor s of shape (2,), the result depends only on x, s
 and the layer's `salt`, and each image of a batch gets its own draws. Without "seed" a layer draws
 one itself and is an ordinary layer of any keras-cv pipeline.
@@ -19,8 +19,9 @@ import tensorflow as tf
 from keras_cv.layers import VectorizedBaseImageAugmentationLayer
 
 from keras_bt.augmentations import pixels, resampling
+from keras_bt.preprocessing import check_channels, height_and_width
 from keras_bt.randomness import between, fold_in, uniform
-from keras_bt.typing import Tensor
+from keras_bt.typing import Size, Tensor
 
 _serializable = keras.saving.register_keras_serializable(package="keras_bt")
 
@@ -28,7 +29,7 @@ _serializable = keras.saving.register_keras_serializable(package="keras_bt")
 class ImageLayer(VectorizedBaseImageAugmentationLayer):
     """Base class of the layers, which handles shapes, dtype and seeds.
 
-    Subclasses define `_augment_batch(images, seed)`: images (b, h, w, 3) of any real dtype to
+    Subclasses define `_augment_batch(images, seed)`: images (b, h, w, c) of any real dtype to
     float32, drawing from `self._seed(seed)`, where `seed` is None if the call brings none.
     """
 
@@ -67,12 +68,16 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         images = inputs["images"]
         if not isinstance(images, tf.RaggedTensor):
             images = tf.convert_to_tensor(images)
-            if images.shape.rank in (3, 4) and images.shape[-1] == 3:
+            if images.shape.rank in (3, 4) and images.shape[-1] is not None:
+                self._check_channels(images.shape[-1])
                 return images
         raise ValueError(
-            f"{type(self).__name__} needs RGB images of shape (h, w, 3), or (b, h, w, 3) all of "
-            f"one size. Received: {type(images).__name__} of shape {images.shape}."
+            f"{type(self).__name__} needs images of shape (h, w, c), or (b, h, w, c) all of one "
+            f"size. Received: {type(images).__name__} of shape {images.shape}."
         )
+
+    def _check_channels(self, channels):
+        """Raises ValueError if the layer cannot change images of so many channels."""
 
     def _seed(self, seed):
         """Returns the given seed, or one drawn now, with the salt folded in."""
@@ -158,18 +163,16 @@ class RandomResizedCrop(ImageLayer):
 
     def __init__(
         self,
-        size: int | Sequence[int],
+        size: Size,
         area: tuple[float, float] = (0.08, 1.0),
         aspect: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: str = "bicubic",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be one or two positive ints. Received: size={size}.")
-        self.area = _checked_range("area", area, above=0, up_to=1)
-        self.aspect = _checked_range("aspect", aspect, above=0)
+        self.size = height_and_width(size)
+        self.area = checked_range("area", area, above=0, up_to=1)
+        self.aspect = checked_range("aspect", aspect, above=0)
         if interpolation not in ("bicubic", "bilinear"):
             raise ValueError(
                 'interpolation must be "bicubic" or "bilinear". '
@@ -256,6 +259,8 @@ class RandomAffine(_ChosenImages):
 class RandomColorJitter(_ChosenImages):
     """Random brightness, contrast, saturation and hue in random order: torchvision's `ColorJitter`.
 
+    Brightness alone takes images of any number of channels, the others RGB.
+
     Args:
         brightness: b ≥ 0; the factor is uniform in [max(0, 1 - b), 1 + b].
         contrast: likewise.
@@ -292,12 +297,18 @@ class RandomColorJitter(_ChosenImages):
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
         self.hue = hue
 
+    def _check_channels(self, channels):
+        if self.probability and (self.contrast or self.saturation or self.hue):
+            _check_rgb(self, channels)
+
     def _transform(self, images, draws):
         strengths = (self.brightness, self.contrast, self.saturation)
         brightness, contrast, saturation = (
             between((max(0, 1 - strength), 1 + strength), draws[:, column])
             for column, strength in enumerate(strengths)
         )
+        if images.shape[-1] != 3:
+            return pixels.brighten(images, brightness)
         # Without a change of hue, its passes over the images are skipped.
         hue = between((-self.hue, self.hue), draws[:, 3]) if self.hue else None
         order = tf.argsort(draws[:, 4:], axis=1)
@@ -315,6 +326,10 @@ class RandomGrayscale(_ChosenImages):
 
     def __init__(self, probability: float = 0.2, **kwargs: Any):
         super().__init__(probability, **kwargs)
+
+    def _check_channels(self, channels):
+        if self.probability:
+            _check_rgb(self, channels)
 
     def _transform(self, images, draws):
         return pixels.grayscale(images)
@@ -341,7 +356,7 @@ class RandomGaussianBlur(_ChosenImages):
         self, sigma: tuple[float, float] = (0.1, 2.0), probability: float = 1.0, **kwargs: Any
     ):
         super().__init__(probability, **kwargs)
-        self.sigma = _checked_range("sigma", sigma, above=0)
+        self.sigma = checked_range("sigma", sigma, above=0)
 
     def _transform(self, images, draws):
         sigmas = between(self.sigma, draws[:, 0])
@@ -383,12 +398,13 @@ class Normalize(ImageLayer):
     """The last layer of a view: (x / 255 - mean) / std.
 
     Args:
-        mean: of the red, green and blue values in 0..1.
+        mean: of the values of each channel in 0..1, such as red, green and blue.
         std: likewise, positive.
         **kwargs: see `RandomFlip`; this layer draws nothing.
 
     Raises:
-        ValueError: An argument is not three numbers, or a deviation is not positive.
+        ValueError: The two are not equally many numbers, or a deviation is not positive; or, when
+            called, images have another number of channels.
     """
 
     arguments = (*ImageLayer.arguments, "mean", "std")
@@ -396,11 +412,14 @@ class Normalize(ImageLayer):
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any):
         super().__init__(**kwargs)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if not len(self.mean) == len(self.std) > 0 or min(self.std) <= 0:
             raise ValueError(
-                "mean and std must be three numbers each, and std positive. "
+                "mean and std must be a number per channel each, and std positive. "
                 f"Received: mean={mean}, std={std}."
             )
+
+    def _check_channels(self, channels):
+        check_channels(channels, self.mean, self.std)
 
     def _augment_batch(self, images, seed):
         # One multiplication and one addition, with constants computed in Python's float64.
@@ -409,7 +428,22 @@ class Normalize(ImageLayer):
         return tf.cast(images, tf.float32) * tf.constant(scale) + tf.constant(offset)
 
 
-def _checked_range(name, pair, above, up_to=float("inf")):
+def _check_rgb(layer, channels):
+    if channels != 3:
+        raise ValueError(
+            f"{type(layer).__name__} needs RGB images: give it probability 0 for others. "
+            f"Received: images of {channels} channels."
+        )
+
+
+def checked_range(
+    name: str, pair: tuple[float, float], above: float, up_to: float = float("inf")
+) -> tuple[float, float]:
+    """Returns an argument `(least, greatest)` as a tuple.
+
+    Raises:
+        ValueError: if it is none, least ≤ above, or greatest > up_to.
+    """
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
     if not is_pair or not above < pair[0] <= pair[1] <= up_to:
         bound = f" <= {up_to}" if up_to < float("inf") else ""
@@ -417,4 +451,5 @@ def _checked_range(name, pair, above, up_to=float("inf")):
             f"{name} must be (least, greatest) with {above} < least <= greatest{bound}. "
             f"Received: {name}={pair}."
         )
-    return tuple(pair)
+    least, greatest = pair
+    return least, greatest

@@ -1,6 +1,6 @@
 """The image operations of the views as pure functions of images and explicit factors.
 
-Images are RGB, channels last, in 0..255, and stay float32 between operations: Pillow, which the
+Images are channels last, in 0..255, and stay float32 between operations: Pillow, which the
 reference uses, rounds after each of them, and the exact formulas below stay within that rounding.
 Every function takes a whole batch, with one factor per image; nothing here is random. They run
 fastest compiled by XLA, on CPU too.
@@ -16,6 +16,11 @@ from keras_bt.typing import Tensor
 _LUMA = (0.299, 0.587, 0.114)
 # The number of each operation in `color_jitter`'s `order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+def brighten(images: Tensor, brightness: Tensor) -> Tensor:
+    """Multiplies images (b, h, w, c) by factors (b,), as `color_jitter` does by `brightness`."""
+    return _saturate(images * _per_image(brightness)[..., None])
 
 
 def color_jitter(
@@ -179,7 +184,7 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, greatest_sigma: float) -> Tens
     extended box filtering", 2011).
 
     Args:
-        images: float32 (b, h, w, 3).
+        images: float32 (b, h, w, c).
         sigmas: (b,) standard deviations in pixels, positive.
         greatest_sigma: upper bound of `sigmas`, known beforehand because shapes must be static.
 

@@ -1,6 +1,6 @@
 """Random crops and Pillow's antialiased resizing.
 
-Images are RGB, channels last, in 0..255; results are float32 and not rounded.
+Images are channels last, in 0..255; results are float32 and not rounded.
 """
 
 import math
@@ -79,13 +79,13 @@ def crop_and_resize(
     crops first.
 
     Args:
-        images: (b, h, w, 3), any real dtype.
+        images: (b, h, w, c), any real dtype.
         boxes: int (b, 4) of top, left, height, width in pixels, inside the images.
         size: (height, width) of the result.
         interpolation: "bicubic" (a = -0.5) or "bilinear".
 
     Returns:
-        float32 (b, *size, 3).
+        float32 (b, *size, c).
     """
     images = tf.cast(images, tf.float32)
     pixels = [tf.range(tf.shape(images)[axis])[None, None] for axis in (1, 2)]
@@ -106,20 +106,20 @@ def resize(image: Tensor, size: Sequence[int], interpolation: str = "bicubic") -
     blocks, each of which reads only the pixels within reach. The image gets no gradient.
 
     Args:
-        image: (h, w, 3), any real dtype; h and w may be unknown until run time.
+        image: (h, w, c), any real dtype; h and w may be unknown until run time.
         size: (height, width) of the result.
         interpolation: "bicubic" or "bilinear".
 
     Returns:
-        float32 (*size, 3).
+        float32 (*size, c).
     """
-    rows, columns = tf.shape(image)[0], tf.shape(image)[1]
-    # Plain transposes of matrices are fast: (h, w·3) → (w·3, h), and then (w'·3, h) → (h, w'·3).
-    across = tf.reshape(_transposed(tf.reshape(image, (rows, columns * 3))), (columns, 3 * rows))
+    rows, columns, c = tf.shape(image)[0], tf.shape(image)[1], image.shape[-1]
+    # Plain transposes of matrices are fast: (h, w·c) → (w·c, h), and then (w'·c, h) → (h, w'·c).
+    across = tf.reshape(_transposed(tf.reshape(image, (rows, columns * c))), (columns, c * rows))
     across = _saturated(_resample_rows(across, size[1], interpolation))
-    down = _transposed(tf.reshape(across, (size[1] * 3, rows)))
+    down = _transposed(tf.reshape(across, (size[1] * c, rows)))
     down = _saturated(_resample_rows(down, size[0], interpolation))
-    return tf.reshape(down, (*size, 3))
+    return tf.reshape(down, (*size, c))
 
 
 def _transposed(matrix):

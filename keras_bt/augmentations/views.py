@@ -18,10 +18,11 @@ from keras_bt.augmentations.layers import (
     RandomGrayscale,
     RandomResizedCrop,
     RandomSolarize,
+    checked_range,
 )
-from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_and_width
 from keras_bt.randomness import fold_in
-from keras_bt.typing import Tensor
+from keras_bt.typing import Size, Tensor
 
 
 class View:
@@ -69,11 +70,11 @@ class View:
         """Makes the view.
 
         Args:
-            images: RGB in 0..255, (b, h, w, 3) or (h, w, 3), any real dtype.
+            images: in 0..255, (b, h, w, c) or (h, w, c), any real dtype.
             seed: integer tensor of shape (2,), or None for draws that differ from call to call.
 
         Returns:
-            float32 images, (b, h', w', 3) or (h', w', 3).
+            float32 images, (b, h', w', c) or (h', w', c).
         """
         images = tf.convert_to_tensor(images)  # Keras accepts no mix of tensors and others
         seed = None if seed is None else tf.convert_to_tensor(seed)
@@ -97,8 +98,19 @@ def _augment(layer, images):
     return layer(images)
 
 
+def aspect_of_views(aspect: tuple[float, float], image_size: Size) -> tuple[float, float]:
+    """Returns ratios of width to height that are given as multiples of that of the views.
+
+    >>> aspect_of_views((0.5, 2.0), (64, 96))
+    (0.75, 3.0)
+    """
+    height, width = height_and_width(image_size)
+    least, greatest = checked_range("aspect", aspect, above=0)
+    return least * (width / height), greatest * (width / height)
+
+
 def barlow_twins_views(
-    image_size: int | Sequence[int],
+    image_size: Size,
     *,
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
@@ -119,12 +131,16 @@ def barlow_twins_views(
 ) -> tuple[View, View]:
     """Makes the two views of Barlow Twins, by default the paper's.
 
-    They differ in blur and solarization, and draw differently from the same seed.
+    They differ in blur and solarization, and draw differently from the same seed. Images of other
+    than three channels need `mean` and `std` of their own, `grayscale=0`, and `jitter=0` or no
+    contrast, saturation and hue.
 
     Args:
         image_size: (height, width) of the views in pixels, or one int for both.
         area: (least, greatest) fraction of the image that a crop takes.
-        aspect: (least, greatest) ratio of a crop's width to its height.
+        aspect: (least, greatest) ratio of a crop's width to its height, as a multiple of that of
+            the views: shapes are stretched by no more than this, whatever `image_size` is.
+            (torchvision's, and `RandomResizedCrop`'s, is that of the crop alone.)
         flip: probability of a left-right flip.
         jitter: probability of the color jitter.
         brightness: strength in the jitter; factors are in 1 ± strength, likewise the next two.
@@ -137,7 +153,7 @@ def barlow_twins_views(
         solarize: probabilities in view A and in view B.
         rotation: greatest angle either way, in degrees; none in the paper.
         shear: greatest angle either way, in degrees; none in the paper.
-        mean: of the red, green and blue values in 0..1, for the final normalization.
+        mean: of the values of each channel in 0..1, for the final normalization.
         std: likewise.
 
     Returns:
@@ -161,7 +177,9 @@ def barlow_twins_views(
         affine = [RandomAffine(rotation, shear, salt=which)] if rotation or shear else []
         return View(
             [
-                RandomResizedCrop(image_size, area, aspect, salt=which),
+                RandomResizedCrop(
+                    image_size, area, aspect_of_views(aspect, image_size), salt=which
+                ),
                 *affine,
                 RandomFlip(flip, salt=which),
                 RandomColorJitter(brightness, contrast, saturation, hue, jitter, salt=which),

@@ -1,5 +1,7 @@
 """A few labeled images for measuring a backbone once per epoch while it trains."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,6 +12,8 @@ from keras_bt import data
 from keras_bt.data.sources import Source
 from keras_bt.data.subsets import subset_indices
 from keras_bt.evaluation.features import extract_features, inference_function
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_and_width
+from keras_bt.typing import Size
 
 # To fit on, features float32 (n, d) and labels int64 (n,); to measure on, (m, d) and (m,).
 Features = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -48,10 +52,12 @@ class LabelledSubset:
         cls,
         train: Source,
         test: Source,
-        image_size: int,
+        image_size: Size,
         max_train: int = 5000,
         max_test: int = 2000,
         seed: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> "LabelledSubset":
         """Draws class-balanced subsets of labeled sources.
 
@@ -64,10 +70,13 @@ class LabelledSubset:
         Args:
             train: images to fit on, one label each.
             test: images to measure on, one label each.
-            image_size: side of the images that the backbone takes, in pixels.
+            image_size: (height, width) of the images that the backbone takes, in pixels, or one
+                int for both.
             max_train: most images to fit on; the same number of each class, or all it has.
             max_test: most images to measure on.
             seed: seed of the draw.
+            mean: of each channel, see `keras_bt.data.evaluation_batches`.
+            std: of each channel, likewise.
 
         Returns:
             The subsets, not yet read.
@@ -95,8 +104,9 @@ class LabelledSubset:
                     "Accuracy needs training images of at least two classes. "
                     f"Received: {source.name}, one class in {source.num_examples:,} images."
                 )
-            batches = data.evaluation_batches(source, image_size, 256)
-            if source.num_examples * image_size**2 * 3 * 4 <= _CACHE_BYTES:
+            batches = data.evaluation_batches(source, image_size, 256, mean=mean, std=std)
+            values = math.prod(height_and_width(image_size)) * source.channels
+            if source.num_examples * values * 4 <= _CACHE_BYTES:
                 batches = batches.cache()
             parts.append(batches)
         return cls(*parts)

@@ -14,7 +14,13 @@ from keras_bt.data.pretraining import check_pretraining, pretraining_views
 from keras_bt.data.sources import Source
 from keras_bt.data.specs import open_source
 from keras_bt.data.subsets import balanced_indices, labelled_subset, subset_indices
-from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, center_crop, normalize
+from keras_bt.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    center_crop,
+    normalization,
+    normalize,
+)
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -32,6 +38,7 @@ __all__ = [
     "labelled_features",
     "labelled_subset",
     "labelled_views",
+    "normalization",
     "normalize",
     "open_source",
     "pretraining_views",

@@ -16,8 +16,11 @@ _SMALL_IMAGE = 128 * 128  # pixels; a batch of larger ones would be larger than 
 class ArraySource(MapSource):
     """Images of one size in memory.
 
+    Those of one channel are gray, and become RGB with three equal channels; all others stay as they
+    are.
+
     Args:
-        images: uint8 (n, h, w, 1) or (n, h, w, 3).
+        images: uint8 (n, h, w, c), of any number of channels c.
         labels: (n,) integers from 0 to the number of classes less one; or (n, classes) of 1, 0 and
             -1, see `Source.labels`; or None.
         class_names: one name per class, or None. A test set has those of its training set.
@@ -44,9 +47,9 @@ class ArraySource(MapSource):
         decoder: Decoder | None = None,
     ):
         images = np.asarray(images)
-        if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
+        if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape[1:]:
             raise DataError(
-                "Images must be a uint8 array of shape (n, h, w, 1) or (n, h, w, 3). "
+                "Images must be a uint8 array of shape (number, height, width, channels). "
                 f"Received: {images.dtype} {images.shape}."
             )
         if (labels is None) != (class_names is None):
@@ -61,7 +64,7 @@ class ArraySource(MapSource):
             labels,
             name,
             class_names=class_names,
-            image_shape=(*images.shape[1:3], 3),
+            image_shape=(*images.shape[1:3], 3 if images.shape[3] == 1 else images.shape[3]),
             decoder=decoder,
         )
         self.is_small = images.shape[1] * images.shape[2] <= _SMALL_IMAGE
@@ -73,12 +76,12 @@ class ArraySource(MapSource):
     def batch(self, numbers: Tensor) -> Tensor:
         """See `Source.batch`."""
         images = tf.cast(tf.gather(self._tensor, numbers), tf.float32)
-        return images if images.shape[-1] == 3 else tf.image.grayscale_to_rgb(images)
+        return tf.image.grayscale_to_rgb(images) if images.shape[-1] == 1 else images
 
     def image(self, number: Tensor, stop: bool = True, look: bool = False) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
         image = self._tensor[number]
-        return image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image), True
+        return tf.image.grayscale_to_rgb(image) if image.shape[-1] == 1 else image, True
 
     def _content(self):
         return self.images

@@ -13,22 +13,26 @@ from keras_bt.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     center_crop,
+    check_channels,
     default_resize,
+    height_and_width,
+    normalization,
     normalize,
 )
+from keras_bt.typing import Size
 
 
-def evaluation_resize(source: Source, image_size: int) -> int:
-    """Returns the length to which evaluation resizes the shorter side before the center crop.
+def evaluation_resize(source: Source, image_size: Size) -> int:
+    """Returns the `resize` with which evaluation crops the center, see `center_crop`.
 
     Args:
         source: the images.
-        image_size: side of the center crop in pixels.
+        image_size: (height, width) of the center crop in pixels, or one int for both.
 
     Returns:
-        image_size · 256/224, but image_size for data sets whose images all have one size, no
-        larger than image_size (digits, MNIST, CIFAR): a crop would lose part of their content.
-        Where files do not fit in memory, a sample of them is looked at.
+        256/224 of the crop's shorter side, but that side itself for data sets whose images all have
+        one size, no larger than the crop in height or width (digits, MNIST, CIFAR): more would lose
+        part of their content. Where files do not fit in memory, a sample of them is looked at.
 
     Example:
         >>> evaluation_resize(test, 14), evaluation_resize(test, 16)   # images of 16 × 16
@@ -36,13 +40,14 @@ def evaluation_resize(source: Source, image_size: int) -> int:
     """
     # Of files, it takes a look to know.
     shapes = {source.image_shape[:2]} if source.image_shape else sizes(source)
-    small = len(shapes) == 1 and min(*shapes.pop()) <= image_size
-    return image_size if small else default_resize(image_size)
+    height, width = height_and_width(image_size)
+    small = len(shapes) == 1 and all(h <= height or w <= width for h, w in shapes)
+    return min(height, width) if small else default_resize(image_size)
 
 
 def evaluation_batches(
     source: Source,
-    image_size: int,
+    image_size: Size,
     batch_size: int,
     resize: int | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -52,19 +57,19 @@ def evaluation_batches(
 
     Args:
         source: the images.
-        image_size: side of the resulting images in pixels.
+        image_size: (height, width) of the resulting images in pixels, or one int for both.
         batch_size: images per batch; the last batch may be shorter.
-        resize: length of the shorter side before the center crop; by default
-            `evaluation_resize(source, image_size)`.
+        resize: see `center_crop`; by default `evaluation_resize(source, image_size)`.
         mean: of each channel, see `normalize`.
         std: of each channel, see `normalize`.
 
     Returns:
-        Batches (images float32 (b, image_size, image_size, 3), labels int64 (b,)); the labels
+        Batches (images float32 (b, height, width, c), labels int64 (b,)); the labels
         are -1 without labels, and (b, classes) if the source is `multilabel`.
 
     Raises:
         DataError: if batch_size < 1, or more than 1% of a cached source is unreadable.
+        ValueError: if there is not one mean and one deviation per channel, or resize is too small.
 
     Example:
         >>> for batch in evaluation_batches(test, image_size=32, batch_size=8):   # 12 images
@@ -74,6 +79,7 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
+    check_channels(source.channels, mean, std)
     if resize is None:
         resize = evaluation_resize(source, image_size)
 
@@ -114,9 +120,10 @@ def raw_pixels(source: Source) -> tuple[np.ndarray, np.ndarray]:
     if source.is_small:
         pixels = source.images.astype(np.float32) / 255
         return pixels.reshape(len(pixels), -1), source.label(np.arange(len(pixels))).numpy()
-    batches = evaluation_batches(source, 32, 256, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
+    batches = evaluation_batches(source, 32, 256, 32, *normalization("none", source.channels))
     images, labels = zip(*batches.as_numpy_iterator(), strict=True)
-    return np.concatenate(images).reshape(-1, 32 * 32 * 3), np.concatenate(labels)
+    pixels = np.concatenate(images)
+    return pixels.reshape(len(pixels), -1), np.concatenate(labels)
 
 
 @contextlib.contextmanager

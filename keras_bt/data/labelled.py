@@ -9,6 +9,7 @@ from keras_bt.data.decoding import DataError
 from keras_bt.data.pipeline import SplitView, rest_of_views, view_batches
 from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Integers, Source
+from keras_bt.typing import Size
 
 
 def labelled_views(
@@ -17,7 +18,7 @@ def labelled_views(
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     compile_views: bool | None = None,
 ) -> tf.data.Dataset:
     """Makes an endless stream of batches of one view of each image, with labels.
@@ -40,7 +41,7 @@ def labelled_views(
         compile_views: as in `pretraining_views`.
 
     Returns:
-        Batches (images float32 (b, s, s, 3), labels int64 (b,)), b ≤ batch_size.
+        Batches (images float32 (b, h, w, c), labels int64 (b,)), b ≤ batch_size.
 
     Raises:
         DataError: if batch_size < 1; as `check_labelled`; or images have different sizes, but

@@ -6,20 +6,23 @@ import tensorflow as tf
 
 from keras_bt.data.image_files import Oddities
 from keras_bt.data.sources import Source
+from keras_bt.preprocessing import height_and_width
 from keras_bt.progress import progress_bar
+from keras_bt.typing import Size
 
 SAMPLE = 1000  # images looked at where not all fit in memory
 _SECONDS = 10  # for which images are looked at; large photographs are fewer
 
 
-def remarks(source: Source, image_size: int | None = None) -> list[str]:
+def remarks(source: Source, image_size: Size | None = None) -> list[str]:
     """Describes what is odd about the images of a source, and what was left out.
 
     Images that fit in memory are all decoded, and kept (`Source.cached`); of others a sample is.
 
     Args:
         source: the images.
-        image_size: side of the views in pixels, to tell which images are smaller.
+        image_size: (height, width) of the views in pixels, or one int for both, to tell which
+            images are smaller.
 
     Returns:
         Lines of text; none if there is nothing to say.
@@ -38,7 +41,7 @@ def remarks(source: Source, image_size: int | None = None) -> list[str]:
     lines = list(source.remarks)
     if not looked:
         shape = source.image_shape
-        if shape and image_size and min(shape[:2]) < image_size:
+        if shape and image_size and _is_smaller(*shape[:2], image_size):
             lines.append(f"All images are {_smaller(image_size)}")
         return lines
 
@@ -63,7 +66,7 @@ def remarks(source: Source, image_size: int | None = None) -> list[str]:
     bits = "16 bits per value of which 12 at most are used: nearly black, unless multiplied by 16."
     say(sum(image.dark for image in found), "has", "have", bits)
     if image_size:
-        small = sum(min(image.height, image.width) < image_size for image in found)
+        small = sum(_is_smaller(image.height, image.width, image_size) for image in found)
         if small == looked:
             lines.append(f"All images are {_smaller(image_size)}")
         else:
@@ -95,5 +98,12 @@ def sizes(source: Source) -> set[tuple[int, int]]:
     return {(image.height, image.width) for image in look(source)}
 
 
+def _is_smaller(height, width, image_size):
+    least_height, least_width = height_and_width(image_size)
+    return height < least_height or width < least_width
+
+
 def _smaller(image_size):
-    return f"smaller than the views ({image_size} pixels) and get enlarged."
+    height, width = height_and_width(image_size)
+    size = f"{height}" if height == width else f"{height} × {width}"
+    return f"smaller than the views ({size} pixels) and get enlarged."

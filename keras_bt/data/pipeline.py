@@ -9,9 +9,9 @@ import tensorflow as tf
 from keras_bt.data.decoding import DataError
 from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Source
-from keras_bt.preprocessing import center_crop
+from keras_bt.preprocessing import center_crop, height_and_width
 from keras_bt.randomness import fold_in
-from keras_bt.typing import Tensor, View
+from keras_bt.typing import Size, Tensor, View
 
 # Vectorized work is done on blocks of at most this many pixels: 8 images of 224 × 224. They stay
 # in a core's cache, which halves the time that blocks of 64 take, keep all cores busy, and bound
@@ -47,7 +47,7 @@ def view_batches(
     views: Sequence[SplitView],
     order: Order,
     finish: Callable[..., Any],
-    image_size: int | None = None,
+    image_size: Size | None = None,
     on_device: bool = False,
 ) -> tf.data.Dataset:
     """Makes an endless stream of batches, from the images in their order to what `finish` returns.
@@ -59,7 +59,7 @@ def view_batches(
         source: the images.
         views: one or two views.
         order: the order, with the shard of the batches to make.
-        finish: function of a block of b images: crops of each view, (tensor (b, s, s, 3), …);
+        finish: function of a block of b images: crops of each view, (tensor (b, h, w, c), …);
             labels (b,); whether there is such an image and it can be read, bool (b,); and a seed,
             int64 (2,) → tensors (b, …).
         image_size: see `keras_bt.data.pretraining_views`.
@@ -123,9 +123,13 @@ def _crops(source, views, order, image_size, whole_levels):
         image, readable, label = tf.cond(
             order.exists(number),
             lambda: source.decode(*reference),
-            lambda: (tf.zeros([1, 1, 3], tf.uint8), False, tf.constant(-1, tf.int64)),
+            lambda: (
+                tf.zeros([1, 1, source.channels], tf.uint8),
+                False,
+                tf.constant(-1, tf.int64),
+            ),
         )
-        return tf.ensure_shape(image, [None, None, 3]), readable, label
+        return tf.ensure_shape(image, [None, None, source.channels]), readable, label
 
     def crops(epoch, number, *reference):
         image, readable, label = decode(number, reference)
@@ -146,7 +150,8 @@ def _crop_function(view, source, image_size):
     if crop is not None:
         return lambda image, readable, seed: crop({"images": image, "seed": seed})["images"]
     if image_size is not None:
-        return lambda image, readable, seed: center_crop(image, image_size, resize=image_size)
+        resize = min(height_and_width(image_size))
+        return lambda image, readable, seed: center_crop(image, image_size, resize)
     if source.image_shape is not None:
         blank = tf.zeros(source.image_shape, tf.uint8)
         return lambda image, readable, seed: tf.ensure_shape(
@@ -172,8 +177,8 @@ def rest_of_views(
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Returns the function that makes views from crops; `compile_views` as in `pretraining_views`.
 
-    It takes the crops of each view, (tensor (b, h, w, 3), …), and the seed of a block, and returns
-    the views, each float32 (b, s, s, 3).
+    It takes the crops of each view, (tensor (b, h, w, c), …), and the seed of a block, and returns
+    the views, each float32 (b, h', w', c).
     """
 
     def rest(all_crops, seed):

@@ -10,6 +10,7 @@ from keras_bt.data.pipeline import SplitView, rest_of_views, seeds_of_views, vie
 from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Source
 from keras_bt.randomness import fold_in
+from keras_bt.typing import Size
 
 
 def pretraining_views(
@@ -19,7 +20,7 @@ def pretraining_views(
     batch_size: int,
     seed: int,
     first_step: int = 0,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     shard_index: int = 0,
     num_shards: int = 1,
     augment_on: str = "host",
@@ -48,8 +49,8 @@ def pretraining_views(
         batch_size: images per batch, all shards together.
         seed: seed of the run, 0 to 2³¹ − 1.
         first_step: number of steps to skip; free, but for tfds records that do not fit in memory.
-        image_size: side to which images of different sizes are resized and center-cropped if a
-            view has no random crop to give them one size.
+        image_size: (height, width), or one int for both, to which images of different sizes are
+            resized and center-cropped if a view has no random crop to give them one size.
         shard_index: which part of each batch to make, 0 to num_shards − 1.
         num_shards: number of equal parts that batches are divided into, one per worker. All parts
             together hold the images of the whole batch. (If tfds records do not fit in memory,
@@ -60,7 +61,7 @@ def pretraining_views(
             that pays: for views of at least 64 × 64 pixels made only of this package's layers.
 
     Returns:
-        Batches (view_a, view_b), each float32 (batch_size / num_shards, s, s, 3). With
+        Batches (view_a, view_b), each float32 (batch_size / num_shards, h, w, c). With
         `augment_on="device"`, each is a dict of "images", crops in 0..255, uint8 (float32 if they
         come from small images in memory), and "seed", int64 (batch_size / num_shards, 2): one per
         image, so that each replica has its own in its first row.

@@ -26,7 +26,7 @@ class Source:
         name: the user's name for it, for messages.
         num_examples: number of images, including those that turn out to be unreadable.
         class_names: one name per class, or None if the images have no labels.
-        image_shape: (h, w, 3) if all images are known to have one size, else None.
+        image_shape: (h, w, c) if all images are known to have one size, else None.
         decoder: how its image files become pixels, and what was noticed about them.
         multilabel: whether an image may belong to several classes at once, or to none.
         role: its name where accuracies are measured on it.
@@ -34,7 +34,7 @@ class Source:
         random_access: whether some of the images can be had without reading all others.
         is_small: whether all images are in memory, of one size, and so small that whole images
             are batched before anything else is done to them. Only then are there `images`, uint8
-            (n, h, w, 1) or (n, h, w, 3), `batch` and `label`.
+            (n, h, w, c), or (n, h, w, 1) if they are gray, `batch` and `label`.
     """
 
     role = "the test set"
@@ -58,6 +58,11 @@ class Source:
         self.image_shape = image_shape
         self.decoder = decoder or Decoder(name, num_examples)
         self.multilabel = multilabel
+
+    @property
+    def channels(self) -> int:
+        """The number of channels c of all images: 3, red, green and blue, or that of arrays."""
+        return 3 if self.image_shape is None else self.image_shape[2]
 
     @property
     def unreadable(self) -> Unreadable:
@@ -119,7 +124,7 @@ class Source:
             look: whether `decoder.noticed` notes what is odd about the image.
 
         Returns:
-            image: uint8 (h, w, 3); one black pixel if it cannot be read.
+            image: uint8 (h, w, c); one black pixel if it cannot be read.
             readable: bool scalar.
             label: int64 scalar, -1 without labels; a row of `labels` if `multilabel`.
         """
@@ -145,7 +150,7 @@ class Source:
         return self
 
     def batch(self, numbers: Tensor) -> Tensor:
-        """Returns the images with the given numbers: int64 (b,) → float32 (b, h, w, 3), 0..255."""
+        """Returns the images with the given numbers: int64 (b,) → float32 (b, h, w, c), 0..255."""
         raise NotImplementedError
 
     def label(self, numbers: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import shutil
 import time
 import uuid
 import zlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sources import Source
 from keras_bt.evaluation.features import feature_batches
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from keras_bt.typing import Path
+from keras_bt.typing import Path, Size
 
 # Raise this whenever the same images would give different features.
 _VERSION = 1
@@ -41,10 +42,12 @@ def cached_features(
     directory: Path,
     backbone: keras.Model,
     source: Source,
-    image_size: int,
+    image_size: Size,
     resize: int | None = None,
     batch_size: int = 256,
     progress: bool | str = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns features of all readable images of a source, extracted unless they are cached.
 
@@ -58,13 +61,15 @@ def cached_features(
 
     Args:
         directory: folder of the cache, created if necessary.
-        backbone: images (b, image_size, image_size, 3) → features (b, d).
+        backbone: images (b, h, w, c) → features (b, d).
         source: the images.
-        image_size: side of the images in pixels.
-        resize: shorter side before the center crop, see `evaluation_batches`.
+        image_size: (height, width) of the images in pixels, or one int for both.
+        resize: see `evaluation_batches`.
         batch_size: images per batch; not part of the name, as it changes features by rounding only.
         progress: whether to show a progress bar, counted in batches, if features are extracted; a
             string is printed above it.
+        mean: of each channel, see `evaluation_batches`.
+        std: of each channel, likewise.
 
     Returns:
         `(features, labels)`: float32 (n, d), memory-mapped and read-only; and int64 (n,) or
@@ -77,7 +82,8 @@ def cached_features(
         OSError: if the folder cannot be written to or the disk is full; no partial file is left.
     """
     directory = pathlib.Path(directory)
-    settings = (image_size, resize, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    size = image_size if isinstance(image_size, int) else list(image_size)
+    settings = (size, resize, list(mean), list(std))
     key = fingerprint(_VERSION, *_identity(backbone), *settings, source.fingerprint())
     path = directory / f"{key}.npy"
     found = _open(path)
@@ -87,7 +93,7 @@ def cached_features(
     _remove_abandoned(directory)
     if isinstance(progress, str):
         print(progress)
-    batches = evaluation_batches(source, image_size, batch_size, resize)
+    batches = evaluation_batches(source, image_size, batch_size, resize, mean, std)
     num_batches = -(-source.num_examples // batch_size)
     with reading(source), _whole_file(path) as file:
         _write(file, feature_batches(backbone, batches, bool(progress), num_batches), source)

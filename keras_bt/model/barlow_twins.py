@@ -277,7 +277,7 @@ class BarlowTwins(FitsOnSeveralWorkers):
 
         Args:
             data: (view_a, view_b), each float32 (b, h, w, c); or, for augmentation on the device,
-                (crops_a, crops_b), each a dict of "images" (b, h, w, 3) and "seed" (b, 2).
+                (crops_a, crops_b), each a dict of "images" (b, h, w, c) and "seed" (b, 2).
 
         Returns:
             (view_a, view_b), each float32 (b, h, w, c).

@@ -186,8 +186,9 @@ def neighbours(
 
     Args:
         path: file to write.
-        queries: images (q, h, w, 3), floats 0 to 1 or uint8.
-        images: neighbors of each query, most similar first, (q, k, h, w, 3), of the same dtype.
+        queries: images (q, h, w, c), floats 0 to 1 or uint8; of more than three channels the first
+            three are drawn.
+        images: neighbors of each query, most similar first, (q, k, h, w, c), of the same dtype.
         similarities: floats (q, k), -1 to 1.
         query_labels: integers (q,) from 0, or None for unlabeled images.
         labels: integers (q, k) from 0, or None for unlabeled images.
@@ -195,6 +196,8 @@ def neighbours(
         title: title of the plot.
     """
     q, k = similarities.shape
+    title += figures.about_channels(queries)
+    queries, images = figures.colors(queries), figures.colors(images)
     labelled = query_labels is not None and labels is not None
     query_labels, labels = np.asarray(query_labels), np.asarray(labels)
     if labelled:

@@ -62,6 +62,27 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(partial, format="png")
 
 
+def colors(images: np.ndarray) -> np.ndarray:
+    """Returns what can be shown of images of any number of channels.
+
+    Args:
+        images: (..., c).
+
+    Returns:
+        (..., 3): the first three channels as red, green and blue, or the first as gray if there
+        are fewer.
+    """
+    return images[..., :3] if images.shape[-1] >= 3 else np.repeat(images[..., :1], 3, axis=-1)
+
+
+def about_channels(images: np.ndarray) -> str:
+    """Returns what `colors` leaves out of images, for a title; "" if nothing."""
+    channels = images.shape[-1]
+    if channels in (1, 3):
+        return ""
+    return f" ({'the first three' if channels > 3 else 'the first'} of {channels} channels)"
+
+
 def check_matrix(matrix: np.ndarray, fits: bool, rule: str, name: str = "") -> None:
     """Raises ValueError, with the rule and what was received, unless it fits and is finite."""
     finite = np.isfinite(matrix).all()

@@ -104,7 +104,8 @@ def view_pairs(
 
     Args:
         path: file to write.
-        view_a: floats (n, h, w, 3), n >= 1, normalized.
+        view_a: floats (n, h, w, c), n >= 1, normalized; of more than three channels the first
+            three are drawn.
         view_b: the same images' other views, of the same shape.
         mean: mean that was subtracted from each channel, on the scale 0 to 1.
         std: standard deviation that each channel was divided by.
@@ -118,7 +119,7 @@ def view_pairs(
     size = 1.75 * sum(columns), (1.7 * height / width + 0.06) * rows + 0.7
     figure, panels = figures.new(*size, rows, len(columns), width_ratios=columns)
     panels = panels.reshape(rows, len(columns))
-    figure.suptitle("What the model sees", fontsize=12)
+    figure.suptitle(f"What the model sees{figures.about_channels(view_a)}", fontsize=12)
     for axes in panels.flat:
         axes.set_axis_off()
     for pair in range(pairs):
@@ -127,7 +128,7 @@ def view_pairs(
             axes = panels[row, 3 * block + side]
             image = np.clip(view[pair] * np.asarray(std) + np.asarray(mean), 0, 1)
             smooth = "nearest" if max(height, width) < 200 else "antialiased"
-            axes.imshow(image, interpolation=smooth)
+            axes.imshow(figures.colors(image), interpolation=smooth)
             if row == 0:
                 axes.set_title(name, fontsize=11)
     figures.save(figure, path)

@@ -2,10 +2,11 @@
 
 import tensorflow as tf
 
-from keras_bt.typing import Tensor
+from keras_bt.preprocessing import height_and_width, resized_sides
+from keras_bt.typing import Size, Tensor
 
 
-def center_crop(images: Tensor, image_size: int, resize: int) -> tf.Tensor:
+def center_crop(images: Tensor, image_size: Size, resize: int) -> tf.Tensor:
     """Computes `keras_bt.preprocessing.center_crop` as two matrix products.
 
     Resizing and cropping are linear and separable, X' = D X Aᵀ. TensorFlow's own operation for it,
@@ -17,33 +18,34 @@ def center_crop(images: Tensor, image_size: int, resize: int) -> tf.Tensor:
     True
 
     Args:
-        images: (b, h, w, 3), 0..255, any real dtype; h and w may be unknown.
-        image_size: Side of the result, in pixels.
-        resize: Length of the shorter side before cropping, in pixels.
+        images: (b, h, w, c), 0..255, any real dtype; h and w may be unknown.
+        image_size: (height, width) of the result in pixels, or one int for both.
+        resize: See `keras_bt.preprocessing.center_crop`.
 
     Returns:
-        float32 (b, image_size, image_size, 3).
+        float32 (b, *image_size, c).
     """
+    out_height, out_width = height_and_width(image_size)
+    channels = images.shape[-1]
     batch, height, width = tf.unstack(tf.shape(images)[:3])
-    shorter = tf.minimum(height, width)
-    down = _weights(height, resize * height // shorter, image_size)
-    across = _weights(width, resize * width // shorter, image_size)
-    # Products of matrices alone: (s, h) × (b, h, w·3), then (s, w) × (b·s, w, 3).
-    rows = tf.reshape(tf.cast(images, tf.float32), (batch, height, width * 3))
-    columns = tf.reshape(tf.matmul(down, rows), (batch * image_size, width, 3))
-    return tf.reshape(tf.matmul(across, columns), (-1, image_size, image_size, 3))
+    sides = resized_sides(height, width, image_size, resize)
+    down, across = _weights(height, sides[0], out_height), _weights(width, sides[1], out_width)
+    # Products of matrices alone: (h', h) × (b, h, w·c), then (w', w) × (b·h', w, c).
+    rows = tf.reshape(tf.cast(images, tf.float32), (batch, height, width * channels))
+    columns = tf.reshape(tf.matmul(down, rows), (batch * out_height, width, channels))
+    return tf.reshape(tf.matmul(across, columns), (-1, out_height, out_width, channels))
 
 
-def _weights(length, side, image_size):
-    """Returns (image_size, length): the weight of each input pixel in each output pixel of an axis.
+def _weights(length, side, seen):
+    """Returns (seen, length): the weight of each input pixel in each output pixel of an axis.
 
     A triangle as wide as the step between output pixels is centered on the output pixel, truncated
-    at the ends of the input and normalized. Only the central `image_size` of the `side` output
-    pixels are computed.
+    at the ends of the input and normalized. Only the central `seen` of the `side` output pixels
+    are computed.
     """
     scale = tf.cast(length, tf.float32) / tf.cast(side, tf.float32)
-    corner = tf.round(tf.cast(side - image_size, tf.float32) / 2)  # halves to even
-    center = (tf.range(image_size, dtype=tf.float32) + corner + 0.5) * scale
+    corner = tf.round(tf.cast(side - seen, tf.float32) / 2)  # halves to even
+    center = (tf.range(seen, dtype=tf.float32) + corner + 0.5) * scale
     pixels = tf.cast(tf.range(length), tf.float32) + 0.5
     distance = tf.abs(pixels - center[:, None]) / tf.maximum(scale, 1.0)
     weights = tf.maximum(1 - distance, 0.0)

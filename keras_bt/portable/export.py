@@ -14,9 +14,9 @@ from keras_bt.errors import first_line
 from keras_bt.files import whole
 from keras_bt.portable import crop
 from keras_bt.portable.formats import format_of, silent
-from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_and_width
 from keras_bt.saved_model.export import prepared, whole_card
-from keras_bt.typing import Path
+from keras_bt.typing import Path, Size
 
 TOLERANCE = 1e-4  # relative L2 distance of the features of each image
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # relative L2 distance of the features of each image
 def export_portable(
     backbone: keras.Model,
     path: Path,
-    image_size: int,
+    image_size: Size,
     resize: int | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -35,10 +35,10 @@ def export_portable(
 
     The file holds one function, from `images` to `features`, float32 (b, d); b is free.
 
-    | endpoint | `images`                                                           |
-    |----------|--------------------------------------------------------------------|
-    | `serve`  | uint8 RGB (b, h, w, 3), h and w free; the preprocessing is inside  |
-    | `infer`  | float32 (b, image_size, image_size, 3), preprocessed by the client |
+    | endpoint | `images`                                                      |
+    |----------|---------------------------------------------------------------|
+    | `serve`  | uint8 (b, h, w, c), h and w free; the preprocessing is inside |
+    | `infer`  | float32 (b, *image_size, c), preprocessed by the client       |
 
     They are the endpoints of a SavedModel with these names. Before anything is written, the
     endpoint and the file, in its own runtime, are run on random images and must agree.
@@ -75,10 +75,11 @@ def export_portable(
     plain, steps, _, functions = prepared(backbone, image_size, resize, mean, std)
     expected = functions[endpoint]
     by = "the file itself" if endpoint == "serve" else "the client"
-    own = _interface(form, endpoint, image_size)
+    shape = (*height_and_width(image_size), len(mean))  # what the backbone sees
+    own = _interface(form, endpoint, shape)
     text = whole_card(plain, functions, steps | {"by": by}, own, card)
-    content = _converted(plain, form, endpoint, steps)
-    _check(plain, form, content, expected, endpoint, image_size)
+    content = _converted(plain, form, endpoint, steps, shape)
+    _check(plain, form, content, expected, endpoint, shape)
     with whole(card_path(path)) as partial_card, whole(path) as partial:
         workdir.write_json(partial_card, text)
         partial.write_bytes(content)
@@ -94,9 +95,8 @@ def card_path(path: Path) -> pathlib.Path:
     return pathlib.Path(f"{path}.json")
 
 
-def _converted(backbone, form, endpoint, steps):
+def _converted(backbone, form, endpoint, steps, shape):
     """Converts the endpoint to the bytes of the file."""
-    size = steps["image_size"]
     trained = [variable.numpy() for variable in backbone.trainable_variables]
     others = [variable.numpy() for variable in backbone.non_trainable_variables]
 
@@ -107,13 +107,13 @@ def _converted(backbone, form, endpoint, steps):
         return {"features": features}
 
     def serve(images):
-        cropped = crop.center_crop(images, size, steps["resize"])
+        cropped = crop.center_crop(images, shape[:2], steps["resize"])
         return infer(preprocessing.normalize(cropped, steps["mean"], steps["std"]))
 
     if endpoint == "serve":
-        spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+        spec = tf.TensorSpec([None, None, None, shape[2]], tf.uint8, "images")
     else:
-        spec = tf.TensorSpec([None, size, size, 3], tf.float32, "images")
+        spec = tf.TensorSpec([None, *shape], tf.float32, "images")
     function = tf.function(serve if endpoint == "serve" else infer, autograph=False)
     try:
         with silent():
@@ -122,12 +122,12 @@ def _converted(backbone, form, endpoint, steps):
         raise _unsupported(backbone, form, error) from error
 
 
-def _check(backbone, form, content, expected, endpoint, image_size):
+def _check(backbone, form, content, expected, endpoint, shape):
     """Raises ValueError unless the bytes, run by their own runtime, give the expected features."""
     try:
         with silent():
             run = form.open(content)
-            found = [(images, run(images)) for images in _random_images(endpoint, image_size)]
+            found = [(images, run(images)) for images in _random_images(endpoint, shape)]
     except Exception as error:  # an operation that the runtime does not know, for example
         raise _unsupported(backbone, form, error) from error
     for images, features in found:
@@ -142,13 +142,14 @@ def _check(backbone, form, content, expected, endpoint, image_size):
             )
 
 
-def _random_images(endpoint, image_size):
+def _random_images(endpoint, shape):
     """Draws batches as a client may send them: of two and one, wide and tall, large and small."""
     rng = np.random.default_rng(0)
     if endpoint == "infer":
-        shapes = ((2, image_size, image_size, 3), (1, image_size, image_size, 3))
+        shapes = ((2, *shape), (1, *shape))
         return [rng.normal(size=shape).astype("float32") for shape in shapes]
-    shapes = ((2, image_size + 7, 2 * image_size, 3), (1, image_size, image_size // 2 + 1, 3))
+    h, w, c = shape
+    shapes = ((2, h + 7, 2 * w, c), (1, h, w // 2 + 1, c))
     return [rng.integers(0, 256, shape).astype("uint8") for shape in shapes]
 
 
@@ -163,12 +164,14 @@ def _unsupported(backbone, form, error):
     )
 
 
-def _interface(form, endpoint, image_size):
+def _interface(form, endpoint, shape):
     """Returns what the card says of the file's only function."""
-    rgb = "uint8 RGB, (batch, height, width, 3), any height and width"
-    floats = f"float32 RGB, (batch, {image_size}, {image_size}, 3), preprocessed"
+    h, w, c = shape
+    rgb = " RGB" if c == 3 else ""
+    whole_images = f"uint8{rgb}, (batch, height, width, {c}), any height and width"
+    floats = f"float32{rgb}, (batch, {h}, {w}, {c}), preprocessed"
     return {
         "format": form.name,
-        "input": f"images: {rgb if endpoint == 'serve' else floats}",
+        "input": f"images: {whole_images if endpoint == 'serve' else floats}",
         "output": "features: float32, (batch, features)",
     }

@@ -59,7 +59,7 @@ class BackboneLayer(keras.layers.Layer):
         """Computes the features of images.
 
         Args:
-            images: uint8 RGB (b, h, w, 3) of any size; or float32, preprocessed.
+            images: uint8 (b, h, w, c) of any height and width; or float32, preprocessed.
             training: Whether normalization uses the batch statistics.
 
         Returns:

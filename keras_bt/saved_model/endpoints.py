@@ -2,15 +2,16 @@
 
 | endpoint     | takes                                          | gives                          |
 |--------------|------------------------------------------------|--------------------------------|
-| `serve`      | `images`: uint8 RGB (b, h, w, 3), any size     | `features`: float32 (b, d)     |
+| `serve`      | `images`: uint8 (b, h, w, c), any h and w      | `features`: float32 (b, d)     |
 | `serve_jpeg` | `encoded`: (b,) JPEG or PNG files as strings   | `features`                     |
-| `preprocess` | `images` as `serve`                            | `images`: float32 (b, s, s, 3) |
+| `preprocess` | `images` as `serve`                            | `images`: float32, cropped     |
 | `infer`      | `images`: float32, preprocessed                | `features`                     |
 | `train`      | `images`: float32, preprocessed                | `features`, as in training     |
 
 `preprocess` does to images what evaluation does, and `serve` is `preprocess` followed by `infer`.
 `serve_jpeg` decodes as training did: the color behind transparent images, the EXIF orientation and
-the largest size are those of a `keras_bt.data.Decoding`.
+the largest size are those of a `keras_bt.data.Decoding`. Only backbones that take three channels,
+RGB, have it.
 `train` normalizes with the batch statistics and updates the moving ones.
 """
 
@@ -20,12 +21,13 @@ import keras
 import tensorflow as tf
 
 from keras_bt.data.decoding import Decoding, decode_native
-from keras_bt.preprocessing import center_crop, normalize
+from keras_bt.preprocessing import center_crop, height_and_width, normalize
+from keras_bt.typing import Size
 
 
 def with_endpoints(
     backbone: keras.Model,
-    image_size: int,
+    image_size: Size,
     resize: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -34,10 +36,11 @@ def with_endpoints(
     """Traces the endpoints of a backbone.
 
     Args:
-        backbone: (b, h, w, 3) → (b, d).
-        image_size: Side s of the images that the backbone sees, in pixels.
+        backbone: (b, h, w, c) → (b, d).
+        image_size: (height, width) of the images that the backbone sees, in pixels, or one int for
+            both.
         resize: See `keras_bt.preprocessing.center_crop`.
-        mean: Per channel, see `keras_bt.preprocessing.normalize`.
+        mean: Of each of the c channels, see `keras_bt.preprocessing.normalize`.
         std: Per channel, likewise.
         decoding: How `serve_jpeg` decodes; `Decoding()` by default.
 
@@ -50,6 +53,8 @@ def with_endpoints(
         ValueError: the backbone does not take such images, or does not return vectors.
     """
     decoding = decoding or Decoding()
+    channels = len(mean)
+    shape = (*height_and_width(image_size), channels)  # what the backbone sees
 
     def cropped(images):
         return normalize(center_crop(images, image_size, resize), mean, std)
@@ -71,30 +76,27 @@ def with_endpoints(
         return infer(preprocess(images)["images"])
 
     def serve_jpeg(encoded):
-        side = tf.TensorSpec([image_size, image_size, 3], tf.float32)
+        seen = tf.TensorSpec(shape, tf.float32)
         files = (tf.range(tf.size(encoded)), _not_empty(encoded))
         # Image by image, because sizes differ; map_fn keeps ten in flight.
         images = tf.map_fn(
             lambda file: cropped(_decoded(file[0], file[1], decoding)),
             files,
-            fn_output_signature=side,
+            fn_output_signature=seen,
         )
         return infer(images)
 
-    pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    pixels = tf.TensorSpec([None, None, None, channels], tf.uint8, "images")
     # `infer` and `train` take any size that the backbone does, such as a larger one to fine-tune.
-    shape = getattr(backbone, "input_shape", (None, image_size, image_size, 3))
-    floats = tf.TensorSpec([None, *shape[1:]], tf.float32, "images")
+    taken = getattr(backbone, "input_shape", (None, *shape))
+    floats = tf.TensorSpec([None, *taken[1:]], tf.float32, "images")
     exported, functions = tf.train.Checkpoint(), {}
     for name in ("variables", "trainable_variables", "non_trainable_variables"):
         setattr(exported, name, [variable.value for variable in getattr(backbone, name)])
-    for function, spec in (
-        (serve, pixels),
-        (serve_jpeg, tf.TensorSpec([None], tf.string, "encoded")),
-        (preprocess, pixels),
-        (infer, floats),
-        (train, floats),
-    ):
+    specs = [(serve, pixels), (preprocess, pixels), (infer, floats), (train, floats)]
+    if channels == 3:
+        specs.append((serve_jpeg, tf.TensorSpec([None], tf.string, "encoded")))
+    for function, spec in specs:
         # Not `input_signature=[spec]`: with it, a loaded function silently casts NumPy floats to
         # uint8, which turns images in 0..1 into zeros. Without it, they are refused.
         traced = tf.function(function, autograph=False)
@@ -102,7 +104,7 @@ def with_endpoints(
             functions[function.__name__] = traced.get_concrete_function(spec)
         except Exception as error:  # whatever the backbone's layers raise
             raise ValueError(
-                f"backbone must take images of {image_size}×{image_size}×3. "
+                f"backbone must take images of {'×'.join(map(str, shape))}. "
                 f"Received: {backbone.name}, which takes "
                 f"{getattr(backbone, 'input_shape', 'others')} ({error})"
             ) from error

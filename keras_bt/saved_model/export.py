@@ -17,29 +17,23 @@ import tensorflow as tf
 from keras_bt import workdir
 from keras_bt.data.decoding import Decoding
 from keras_bt.errors import check_writable
-from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, center_crop, default_resize
+from keras_bt.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    center_crop,
+    check_channels,
+    default_resize,
+    height_and_width,
+)
 from keras_bt.saved_model import backbone_layer
 from keras_bt.saved_model.endpoints import with_endpoints
 from keras_bt.saved_model.versions import add_version
-from keras_bt.typing import Path
+from keras_bt.typing import Path, Size
 
 # What a server offers. Not `train`: any client could change the moving statistics.
 SIGNATURES = ("serve", "serve_jpeg", "infer")
 # What the card says of the endpoints.
-_RGB = "images: uint8 RGB, (batch, height, width, 3), any height and width"
-_FLOATS = "images: float32, (batch, height, width, 3), preprocessed"
 _INTERFACE = {
-    "inputs": {
-        "serve (the default)": _RGB,
-        "serve_jpeg": "encoded: strings, (batch,), each the bytes of a JPEG or PNG file",
-        "preprocess": _RGB,
-        "infer": _FLOATS,
-        "train": _FLOATS,
-    },
-    "outputs": {
-        "preprocess": "images: float32, (batch, image_size, image_size, 3)",
-        "all others": "features: float32, (batch, features)",
-    },
     "train": "Normalizes with the batch statistics and updates the moving ones; in every other "
     "endpoint, an image's features do not depend on the rest of the batch.",
     "fine-tuning": "In Keras, with the layer in backbone_layer.py beside this file; with "
@@ -50,7 +44,7 @@ _INTERFACE = {
 def export_saved_model(
     backbone: keras.Model,
     directory: Path,
-    image_size: int,
+    image_size: Size,
     resize: int | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -73,14 +67,15 @@ def export_saved_model(
     TensorShape([12, 8])
 
     Args:
-        backbone: (b, h, w, 3) → (b, d); it is not changed.
+        backbone: (b, h, w, c) → (b, d); it is not changed.
         directory: Folder of the versions: the first becomes `directory/1`. A version appears whole
             or not at all; other versions are not touched.
-        image_size: Side s of the images that the backbone sees, in pixels.
-        resize: Length of the shorter side before the center crop, in pixels, as in evaluation (see
-            `keras_bt.data.evaluation_batches`); image_size · 256/224 by default.
-        mean: Per channel, see `keras_bt.preprocessing.normalize`.
-        std: Per channel, likewise.
+        image_size: (height, width) of the images that the backbone sees, in pixels, or one int for
+            both.
+        resize: As in evaluation, see `keras_bt.preprocessing.center_crop`; by default 256/224 of
+            the shorter side of image_size.
+        mean: Of each of the c channels, see `keras_bt.preprocessing.normalize`.
+        std: Of each channel, likewise.
         card: Further entries for the card, as JSON values: `data`, `settings`, `metrics`, ….
         decoding: How `serve_jpeg` decodes: the color behind transparent images, the EXIF
             orientation, the largest size; `keras_bt.data.Decoding()` by default.
@@ -100,13 +95,14 @@ def export_saved_model(
     decoding = decoding or Decoding()
     plain, steps, exported, functions = prepared(backbone, image_size, resize, mean, std, decoding)
     steps["by"] = "serve, serve_jpeg and preprocess"
-    steps["serve_jpeg"] = {
-        "background": decoding.background,
-        "exif": decoding.exif,
-        "max_pixels": decoding.max_pixels,
-    }
-    text = whole_card(plain, functions, steps, _INTERFACE, card)
-    signatures = {name: functions[name] for name in SIGNATURES}
+    if "serve_jpeg" in functions:
+        steps["serve_jpeg"] = {
+            "background": decoding.background,
+            "exif": decoding.exif,
+            "max_pixels": decoding.max_pixels,
+        }
+    text = whole_card(plain, functions, steps, _interface(functions, steps), card)
+    signatures = {name: functions[name] for name in SIGNATURES if name in functions}
     signatures["serving_default"] = functions["serve"]
 
     def write(folder):
@@ -122,9 +118,35 @@ def export_saved_model(
     return add_version(directory, write)
 
 
+def _interface(functions, steps):
+    """Returns what the card says of the endpoints."""
+    height, width = height_and_width(steps["image_size"])
+    channels = len(steps["mean"])
+    kind = "uint8 RGB" if channels == 3 else "uint8"
+    whole = f"images: {kind}, (batch, height, width, {channels}), any height and width"
+    floats = f"images: float32, (batch, height, width, {channels}), preprocessed"
+    encoded = "encoded: strings, (batch,), each the bytes of a JPEG or PNG file"
+    if "serve_jpeg" not in functions:
+        encoded = f"missing: files of images hold 3 channels, and the backbone takes {channels}"
+    return {
+        "inputs": {
+            "serve (the default)": whole,
+            "serve_jpeg": encoded,
+            "preprocess": whole,
+            "infer": floats,
+            "train": floats,
+        },
+        "outputs": {
+            "preprocess": f"images: float32, (batch, {height}, {width}, {channels})",
+            "all others": "features: float32, (batch, features)",
+        },
+        **_INTERFACE,
+    }
+
+
 def prepared(
     backbone: keras.Model,
-    image_size: int,
+    image_size: Size,
     resize: int | None,
     mean: Sequence[float],
     std: Sequence[float],
@@ -138,7 +160,10 @@ def prepared(
     """
     resize = default_resize(image_size) if resize is None else resize
     center_crop(tf.zeros((1, 1, 3)), image_size, resize)  # refuses impossible sizes
+    check_channels(None, mean, std)
     mean, std = [float(m) for m in mean], [float(s) for s in std]
+    if not isinstance(image_size, int):
+        image_size = list(image_size)
     steps: dict[str, Any] = dict(image_size=image_size, resize=resize, mean=mean, std=std)
     plain = plain_copy(backbone)
     return plain, steps, *with_endpoints(plain, **steps, decoding=decoding)
@@ -163,7 +188,7 @@ def whole_card(
     Raises:
         ValueError: the caller's part is not JSON.
     """
-    size = steps["image_size"]
+    height, width = height_and_width(steps["image_size"])
     text = {
         "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt.",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -175,11 +200,11 @@ def whole_card(
         },
         "preprocessing": {
             **steps,
-            "in words": f"The shorter side is resized to {steps['resize']} pixels and the longer "
-            "one in proportion, rounded down (bilinear, antialiased, as Pillow does). The central "
-            f"{size} × {size} pixels are cut out: above and to the left, half of the pixels left "
-            "over are cut off, rounded, halves to the even number (2 of 3, 2 of 5). They are "
-            "divided by 255, the mean is subtracted and the result divided by std, per channel.",
+            "in words": f"{_resizing(height, width, steps['resize'])} (bilinear, antialiased, as "
+            f"Pillow does). The central {height} × {width} pixels are cut out: above and to the "
+            "left, half of the pixels left over are cut off, rounded, halves to the even number (2 "
+            "of 3, 2 of 5). They are divided by 255, the mean is subtracted and the result divided "
+            "by std, per channel.",
         },
         **own,
         "versions": workdir.versions(),
@@ -190,6 +215,19 @@ def whole_card(
     except (TypeError, ValueError) as error:
         raise ValueError(f"card must consist of JSON values. {error}") from error
     return text
+
+
+def _resizing(height, width, resize):
+    if height == width:
+        return (
+            f"The shorter side is resized to {resize} pixels and the longer one in proportion, "
+            "rounded down"
+        )
+    least = (f"{resize * side / min(height, width):g}" for side in (height, width))
+    return (
+        f"Images are resized in proportion until they just cover {' × '.join(least)} pixels, both "
+        "sides rounded down"
+    )
 
 
 def run_card(settings: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:

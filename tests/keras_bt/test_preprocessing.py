@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_bt.preprocessing import center_crop, normalize
+from keras_bt.preprocessing import center_crop, normalization, normalize
 
 
 def photo(height, width):
@@ -41,6 +41,34 @@ def test_geometry_is_that_of_torchvision(shape, image_size, resize):
     assert difference.max() <= 1.01
 
 
+@pytest.mark.parametrize("shape", [(300, 225), (225, 300), (40, 61), (31, 46), (7, 300), (1, 1)])
+@pytest.mark.parametrize(
+    ("image_size", "resize", "frame"),
+    [
+        ((40, 60), 40, (40, 60)),
+        ((40, 60), None, (46, 69)),
+        ((61, 40), 43, (65.575, 43)),
+    ],
+)
+def test_a_crop_that_is_not_square(shape, image_size, resize, frame):
+    image = np.concatenate([photo(*shape), 255 - photo(*shape)[..., :2]], axis=-1)
+    # The definition: resized in proportion to just cover the frame, sides rounded down.
+    scale = max(side / length for side, length in zip(frame, shape, strict=True))
+    height, width = (int(scale * length + 1e-9) for length in shape)
+    planes = [
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(image, -1, 0)
+    ]
+    top, left = round((height - image_size[0]) / 2), round((width - image_size[1]) / 2)
+    box = slice(top, top + image_size[0]), slice(left, left + image_size[1])
+    expected = np.stack(planes, axis=-1)[box].astype(float)
+    cropped = center_crop(image, image_size, resize)
+    assert cropped.shape == expected.shape == (*image_size, 5)
+    difference = np.abs(cropped - expected)
+    assert difference.mean() < 0.4
+    assert difference.max() <= 1.01
+
+
 def test_a_batch_a_float_image_and_a_data_set_give_the_same():
     images = np.stack([photo(50, 70), 255 - photo(50, 70)])
     batch = center_crop(images, 32)
@@ -64,10 +92,19 @@ def test_a_strip_needs_no_more_memory_than_a_square():
     assert center_crop(np.full((1, 100_000, 3), 7, np.uint8), 224).shape == (224, 224, 3)
 
 
-@pytest.mark.parametrize("sizes", [(224, 200), (0, 10), (-1, None)])
-def test_impossible_sizes_are_refused(sizes):
-    with pytest.raises(ValueError, match="resize must be at least image_size"):
-        center_crop(photo(9, 9), *sizes)
+@pytest.mark.parametrize(
+    ("image_size", "resize", "message"),
+    [
+        (224, 200, "resize must be at least image_size"),
+        ((300, 224), 200, "resize must be at least image_size"),
+        (0, 10, "one or two positive ints"),
+        (-1, None, "one or two positive ints"),
+        ((8, 8, 3), None, "one or two positive ints"),
+    ],
+)
+def test_impossible_sizes_are_refused(image_size, resize, message):
+    with pytest.raises(ValueError, match=message):
+        center_crop(photo(9, 9), image_size, resize)
 
 
 def test_normalize():
@@ -77,3 +114,13 @@ def test_normalize():
     np.testing.assert_allclose(normalize(images), expected, rtol=1e-6)
     assert normalize(tf.cast(images, tf.bfloat16)).dtype == tf.float32
     np.testing.assert_allclose(normalize(images, (0.5,) * 3, (0.5,) * 3)[0, :, 0], [-1, 1])
+    with pytest.raises(ValueError, match=r"one number per channel\. Received: 3 and 3 for .* of 5"):
+        normalize(np.zeros((4, 4, 5), np.uint8))
+
+
+def test_normalizations_by_name():
+    five = np.full((2, 2, 5), 51, np.uint8)
+    np.testing.assert_allclose(normalize(five, *normalization("none", 5)), np.full(five.shape, 0.2))
+    for name, channels in (("imagenet", 5), ("cifar", 3)):
+        with pytest.raises(ValueError, match=f"--normalize=none.*{name} for {channels} channels"):
+            normalization(name, channels)

@@ -204,15 +204,48 @@ def test_float32_under_mixed_precision(images):
 @pytest.mark.parametrize(
     "bad",
     [
-        np.zeros((4, 8, 8, 1), np.uint8),
         np.zeros((8, 8), np.uint8),
         np.zeros((2, 2, 8, 8, 3), np.uint8),
         tf.ragged.stack([tf.zeros((8, 8, 3)), tf.zeros((9, 8, 3))]),
     ],
 )
-def test_refuses_what_is_no_rgb_image(layer, bad):
-    with pytest.raises(ValueError, match="needs RGB images"):
+def test_refuses_what_are_no_images_of_one_size(layer, bad):
+    with pytest.raises(ValueError, match="needs images of shape"):
         layer({"images": bad})
+
+
+@pytest.mark.parametrize(
+    "name", ["crop", "crop of one", "flip", "affine", "blur", "solarize", "brightness"]
+)
+def test_six_channels_are_treated_as_three_and_three(name, images):
+    layers = LAYERS | {"crop of one": LAYERS["crop"]}
+    layers["brightness"] = lambda: augmentations.RandomColorJitter(0.4, probability=0.8)
+    layer, images = layers[name](), images.numpy()[0] if "one" in name else images.numpy()
+    others = 255 - images
+    expected = np.concatenate([_call(layer, images), _call(layer, others)], axis=-1)
+    found = _call(layer, np.concatenate([images, others], axis=-1))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (LAYERS["jitter"](), "needs RGB images: give it probability 0.*5 channels"),
+        (augmentations.RandomColorJitter(contrast=0.1), "needs RGB images"),
+        (LAYERS["grayscale"](), "needs RGB images: give it probability 0.*5 channels"),
+        (LAYERS["normalize"](), "one number per channel. Received: 3 and 3 for images of 5"),
+    ],
+)
+def test_colors_are_for_three_channels(layer, message):
+    images = np.zeros((2, 8, 8, 5), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        layer({"images": images})
+    layer = type(layer).from_config(
+        layer.get_config() | {"mean": (0,) * 5, "std": (1,) * 5}
+        if "mean" in layer.get_config()
+        else layer.get_config() | {"probability": 0}
+    )
+    assert layer({"images": images})["images"].shape == (2, 8, 8, 5)
 
 
 @pytest.mark.parametrize("name", ["crop", "flip"])
@@ -239,12 +272,15 @@ def test_refuses_a_seed_per_image(images):
         (lambda: augmentations.RandomAffine(-1), "rotation must be at least 0"),
         (lambda: augmentations.RandomAffine(0, 90), "shear from 0 to less than 90"),
         (lambda: augmentations.RandomSolarize(256), "threshold must be"),
-        (lambda: augmentations.RandomResizedCrop(0), "size must be"),
+        (lambda: augmentations.RandomResizedCrop(0), "A size must be"),
+        (lambda: augmentations.RandomResizedCrop((8, 8, 8)), "A size must be"),
+        (lambda: augmentations.barlow_twins_views((8, 16), aspect=0.5), "aspect must be"),
         (lambda: augmentations.RandomResizedCrop(8, area=(0, 1)), "area must be"),
         (lambda: augmentations.RandomResizedCrop(8, area=(0.5, 1.1)), "area must be"),
         (lambda: augmentations.RandomResizedCrop(8, aspect=(2, 1)), "aspect must be"),
         (lambda: augmentations.RandomResizedCrop(8, interpolation="cubic"), "interpolation must"),
         (lambda: augmentations.Normalize((0, 0, 0), (1, 0, 1)), "std positive"),
+        (lambda: augmentations.Normalize((0, 0, 0), (1, 1)), "a number per channel"),
         (lambda: augmentations.barlow_twins_views(8, blur=0.5), "blur must be two"),
     ],
 )

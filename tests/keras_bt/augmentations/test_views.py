@@ -89,6 +89,19 @@ def test_the_two_views_draw_differently_and_only_b_is_solarized(images):
     assert [view.layers[4].probability for view in (view_a, view_b)] == [1.0, 0.1]
 
 
+def test_views_that_are_not_square_stretch_shapes_no_more_than_square_ones():
+    wide, _ = augmentations.barlow_twins_views((24, 48), area=(0.25, 1.0))
+    # Both coordinates of every pixel: their steps in the view are those of the crop.
+    x, y = np.meshgrid(np.arange(200.0), np.arange(100.0))
+    images = np.repeat(np.stack([x, y, y], axis=-1)[None], 300, axis=0)
+    crops = wide.crop({"images": images, "seed": (1, 2)})["images"].numpy()
+    across = crops[:, 12, 40, 0] - crops[:, 12, 8, 0]  # 32 pixels of the view, in those of images
+    down = crops[:, 20, 24, 1] - crops[:, 4, 24, 1]  # 16
+    stretch = (across / 32) / (down / 16)
+    assert stretch.min() == pytest.approx(3 / 4, abs=0.05)
+    assert stretch.max() == pytest.approx(4 / 3, abs=0.05)
+
+
 def test_the_defaults_are_the_papers():
     for view in augmentations.barlow_twins_views(224):
         crop, flip, jitter, grayscale, blur, _, normalize = view.layers

@@ -8,6 +8,7 @@ from numbered_images import CLASSES, N, numbers
 from keras_bt.data.arrays import ArraySource
 from keras_bt.data.decoding import DataError
 from keras_bt.data.evaluation import evaluation_batches, raw_pixels
+from keras_bt.preprocessing import normalization
 
 RNG = np.random.RandomState(0)
 TWO = np.zeros((2, 3, 3, 3), np.uint8)
@@ -111,10 +112,30 @@ def test_arrays_of_gray_images_become_rgb():
     np.testing.assert_array_equal([image for image, _, _ in decoded], np.repeat(gray, 3, axis=-1))
 
 
+@pytest.mark.parametrize("channels", [2, 4, 13])
+@pytest.mark.parametrize("side", [6, 200])  # small, and not
+def test_arrays_of_any_number_of_channels(channels, side):
+    images = RNG.randint(0, 256, (3, side, side + 2, channels), np.uint8)
+    source = ArraySource(images, [0, 1, 1], "ab")
+    assert source.image_shape == (side, side + 2, channels)
+    assert source.is_small == (side == 6)
+    assert source.channels == source.subset([1, 2]).channels == channels
+    np.testing.assert_array_equal(source.batch(tf.constant([2, 0])), images[[2, 0]])
+    for batch, _ in evaluation_batches(
+        source, (side, side + 2), 3, side, *normalization("none", channels)
+    ):
+        np.testing.assert_allclose(batch, images / 255, atol=1e-4)
+    pixels, _ = raw_pixels(source)
+    assert pixels.shape == (3, (6 * 8 if side == 6 else 32 * 32) * channels)
+    with pytest.raises(ValueError, match=f"Received: 3 and 3 for images of {channels} channels"):
+        evaluation_batches(source, 4, 3)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "names", "message"),
     [
         (np.zeros((2, 3, 3), np.uint8), None, None, r"Received: uint8 \(2, 3, 3\)"),
+        (np.zeros((2, 3, 3, 0), np.uint8), None, None, r"Received: uint8 \(2, 3, 3, 0\)"),
         (np.zeros((2, 3, 3, 3), np.float32), None, None, "Received: float32"),
         (TWO, [0, 0, 0], "a", "3 labels for 2 images"),
         (TWO, [0, 0], None, "Received: labels alone"),

@@ -9,13 +9,15 @@ from keras_bt.portable import crop as matrix_crop
 @pytest.mark.parametrize(
     "shape", [(300, 225), (225, 301), (301, 97), (64, 64), (31, 40), (1, 1), (7, 300), (1500, 2003)]
 )
-@pytest.mark.parametrize(("image_size", "resize"), [(64, 73), (64, 64), (63, 80)])
+@pytest.mark.parametrize(
+    ("image_size", "resize"), [(64, 73), (64, 64), (63, 80), ((64, 96), 73), ((96, 64), 64)]
+)
 def test_it_is_the_crop_of_evaluation(shape, image_size, resize):
-    images = np.random.default_rng(0).integers(0, 256, (2, *shape, 3)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape, 5)).astype(np.uint8)
     found = matrix_crop.center_crop(images, image_size, resize)
     expected = preprocessing.center_crop(images, image_size, resize)
     assert found.dtype == tf.float32
-    assert found.shape == (2, image_size, image_size, 3)
+    assert found.shape == expected.shape
     # Of 255, on noise: the rounding of float32 positions.
     np.testing.assert_allclose(found, expected, atol=0.02)
 

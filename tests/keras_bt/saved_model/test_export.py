@@ -340,9 +340,13 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path):
         assert not (tmp_path / "models").exists()
         return str(caught.value)
 
-    rule = "resize must be at least image_size, and image_size at least 1. Received: "
-    assert mistake(image_size=0) == rule + "image_size=0, resize=0."
+    assert mistake(image_size=0) == "A size must be one or two positive ints. Received: 0."
+    rule = "resize must be at least image_size, of two numbers the smaller one. Received: "
     assert mistake(image_size=16, resize=15) == rule + "image_size=16, resize=15."
+    assert mistake(image_size=(24, 16), resize=15) == rule + "image_size=(24, 16), resize=15."
+    assert "one number per channel. Received: 3 and 2" in mistake(std=(1, 1))
+    five = mistake(mean=(0,) * 5, std=(1,) * 5)
+    assert "must take images of 16×16×5. Received: tiny, which takes (None, None, None, 3)" in five
     assert "card must consist of JSON values. Object of" in mistake(card={"x": np.zeros(2)})
     (tmp_path / "file").write_text("text")
     assert mistake(directory=tmp_path / "file").endswith("file, a file.")
