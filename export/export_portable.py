@@ -55,6 +55,7 @@ def export_portable(flags):
             target,
             it.image_size,
             it.resize,
+            *it.normalization,
             endpoint=flags.endpoint,
             card=it.card,
         )

@@ -38,6 +38,7 @@ def export_saved_model(flags):
             out,
             it.image_size,
             it.resize,
+            *it.normalization,
             card=it.card,
             decoding=opening.decoding(flags, it.reading),
         )
@@ -48,6 +49,8 @@ def description(path, signatures):
     """Says what was written, lists its signatures, and shows the lines that use it."""
     lines = [f"Written to {path}, with assets.extra/card.json, which describes it.", ""]
     for name in ("serve", "serve_jpeg", "infer"):
+        if name not in signatures:  # serve_jpeg, where images do not have three channels
+            continue
         inputs = signatures[name].structured_input_signature[1]
         outputs = signatures[name].structured_outputs
         default = "  (serving_default)" if name == "serve" else ""

@@ -18,9 +18,10 @@ class ExportSettings(DataSettings):
     backbone: str | None = setting(
         None, "Backbone to export: the folder of a trainers.pretrain run, or a .keras file."
     )
-    image_size: int | None = setting(
+    image_size: int | tuple[int, int] | None = setting(
         None,
-        "Side of the images that the backbone sees, in pixels. Default: the run's.",
+        "Side of the square images that the backbone sees in pixels, or their height and width: "
+        "64x96. Default: the run's.",
         least=1,
     )
     resize: int | None = setting(
@@ -29,6 +30,12 @@ class ExportSettings(DataSettings):
         "evaluation; for a .keras file, image_size · 256/224.",
         least=1,
     )
+    normalize: str | None = setting(
+        None,
+        "Normalization of pixels: by the mean and deviation of ImageNet's red, green and blue, or "
+        "none but the division by 255. Default: the run's, or imagenet.",
+        choices=("imagenet", "none"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +43,20 @@ class Subject:
     """A backbone and what is known about it.
 
     Attributes:
-        backbone: `keras.Model`, (b, h, w, 3) → (b, features).
+        backbone: `keras.Model`, (b, h, w, c) → (b, features).
         file: Its .keras file.
-        image_size: Side of the images that it sees, in pixels.
+        image_size: Side of the images that it sees, in pixels, or (height, width).
         resize: See `keras_bt.preprocessing.center_crop`.
+        normalization: Mean and standard deviation of each channel.
         card: JSON values, empty if it belongs to no run.
         reading: dict, how the run read images, see `trainers.runs.opening.reading`.
     """
 
     backbone: object
     file: pathlib.Path
-    image_size: int
+    image_size: int | tuple
     resize: int | None
+    normalization: tuple
     card: dict
     reading: dict
 
@@ -59,21 +68,23 @@ def read(flags):
         ValueError, OSError: the backbone cannot be loaded, or a setting is missing.
     """
     from keras_bt import saved_model
+    from keras_bt.preprocessing import normalization
     from trainers.runs import backbones, opening
 
     file, settings = backbones.find(flags.backbone)
     image_size = flags.image_size or settings.get("image_size")
     if not image_size:
         raise ValueError(f"--image_size is needed, as {file} does not belong to a run.")
-    backbone = backbones.load(file, image_size)
+    reading = opening.reading(flags, settings)
+    backbone = backbones.load(file, image_size, normalize=reading["normalize"])
     resize = (
         flags.resize or settings.get("resize") or _resize_of_evaluation(settings, image_size, flags)
     )
     summary = file.parent / "summary.json"
     figures = json.loads(summary.read_text()) if settings and summary.is_file() else {}
     card = saved_model.run_card(settings, figures) if settings else {}
-    reading = opening.reading(flags, settings)
-    return Subject(backbone, file, image_size, resize, card, reading)
+    statistics = normalization(reading["normalize"], backbones.channels_of(backbone))
+    return Subject(backbone, file, image_size, resize, statistics, card, reading)
 
 
 def _resize_of_evaluation(settings, image_size, flags):

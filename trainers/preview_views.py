@@ -36,12 +36,12 @@ def preview_views(settings):
     with command.mistakes:
         # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import data, errors
+            from keras_bt import data, errors, preprocessing
             from trainers.runs import opening, pretraining, preview_grid
 
         out = errors.check_writable("--out", s.out)
-        views = pretraining.make_views(settings)
         train, test = opening.open_data(s.data, s)
+        views = pretraining.make_views(settings, train)
         print(about(train, "train on"))
         if test is not None:
             print(about(test, "measure on"))
@@ -54,14 +54,14 @@ def preview_views(settings):
             raise data.DataError(
                 f"At least one image must be readable. Received: {s.data}, with none."
             )
+        mean, std = data.normalization(s.normalize, train.channels)
         drawn = [
-            preview_grid.draw_views(views, image, s.draws, (s.seed, row))
+            preview_grid.draw_views(views, image, s.draws, (s.seed, row), mean, std)
             for row, (image, _) in enumerate(shown)
         ]
-        side = s.image_size
-        preview_grid.draw_grid(
-            out, shown, drawn, f"What the model sees of {s.data}: {side} × {side} pixels"
-        )
+        height, width = preprocessing.height_and_width(s.image_size)
+        size = f"{height} × {width} pixels" + (" (height × width)" if height != width else "")
+        preview_grid.draw_grid(out, shown, drawn, f"What the model sees of {s.data}: {size}")
         print(f"What the model will see: {out}")
 
 
@@ -78,7 +78,7 @@ def look(source, count, sample, seed):
     """Opens a random sample of `sample` images.
 
     Returns:
-        list of up to `count` pairs (image uint8 (h, w, 3), class name or None).
+        list of up to `count` pairs (image uint8 (h, w, c), class name or None).
         list of (height, width), of every image in the sample that could be read.
     """
     import tensorflow as tf

@@ -6,14 +6,16 @@ A ResNet-18 of the same width takes ten seconds more, every time that a run star
 import keras
 
 
-def save(path, side=8):
-    """Writes it for images of `side` pixels as a `.keras` file, and returns the flag to use it.
+def save(path, side=8, shape=None):
+    """Writes it as a `.keras` file, and returns the flag to use it.
+
+    It takes images of `side` pixels, or of a shape (h, w, c).
 
     Without the kinks of a ReLU, so that rounding errors stay small over several steps.
     """
     keras.utils.set_random_seed(0)
     layers = [
-        keras.layers.Input((side, side, 3)),
+        keras.layers.Input(shape or (side, side, 3)),
         keras.layers.Conv2D(16, 3, strides=2, use_bias=False),
         keras.layers.BatchNormalization(momentum=0.9),
         keras.layers.Activation("softplus"),

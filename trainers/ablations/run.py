@@ -111,7 +111,9 @@ def features(settings, train, test):
 
     run = workdir.Workdir(settings.workdir)
     if settings.measure == "trained":
-        backbone = backbones.load(run.backbone, settings.image_size)
+        backbone = backbones.load(
+            run.backbone, settings.image_size, train.channels, settings.normalize
+        )
     else:
         job = pretraining.Pretraining(
             settings, train, test, tf.distribute.get_strategy(), run, *made(settings)
@@ -120,7 +122,8 @@ def features(settings, train, test):
         backbones.switch_blocks_on(backbone)
     parts = []
     for source in (train, test):
-        batches = data.evaluation_batches(source, settings.image_size, 256)
+        normalization = data.normalization(settings.normalize, source.channels)
+        batches = data.evaluation_batches(source, settings.image_size, 256, None, *normalization)
         parts += extract_features(backbone, batches)
     return parts
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from dataclasses import fields
 from absl import flags, logging
 
 from trainers.cli import STOPPED
-from trainers.runs.settings import kinds_of
+from trainers.runs.settings import SIZE, kinds_of
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 
@@ -67,17 +68,24 @@ def flags_of(settings_class):
     define = {str: flags.DEFINE_string, bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
     define |= {float: flags.DEFINE_float}
     define |= dict.fromkeys((tuple[int, ...], tuple[str, ...]), flags.DEFINE_list)
+    define |= {SIZE: flags.DEFINE_string}
     for field in fields(settings_class):
         help, choices = field.metadata["help"], field.metadata["choices"]
         if choices:
             flags.DEFINE_enum(field.name, field.default, choices, help, flag_values=values)
         else:
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            define[kinds_of(field)[0]](field.name, default, help, flag_values=values)
+            kinds = kinds_of(field)
+            kind = SIZE if SIZE in kinds else kinds[0]
+            if kind is SIZE and default is not None:
+                default = str(default)
+            define[kind](field.name, default, help, flag_values=values)
     return values
 
 
 def _value(field, value):
+    if SIZE in kinds_of(field) and value is not None:
+        return _size(field.name, value)
     if field.type != tuple[int, ...]:
         return tuple(value) if isinstance(value, list) else value
     try:
@@ -87,6 +95,17 @@ def _value(field, value):
             f"--{field.name} must be whole numbers such as 7,14,21. "
             f"Received: --{field.name}={','.join(value)}"
         ) from None
+
+
+def _size(name, value):
+    """Returns the size that a flag names: an int, or of HEIGHTxWIDTH both."""
+    if not re.fullmatch(r"-?\d+(x\d+)?", value):
+        raise ValueError(
+            f"--{name} must be a whole number such as 64, or height x width such as 64x96. "
+            f"Received: --{name}={value}"
+        )
+    sides = tuple(map(int, value.split("x")))
+    return sides if len(sides) == 2 else sides[0]
 
 
 def _described(field):

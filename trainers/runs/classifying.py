@@ -18,15 +18,16 @@ FIGURES = {"loss": "loss", "top1": "top-1", "val_top1": "test top-1", "val_top5"
 FIGURES |= {"val_loss": "test loss"}
 
 
-def training_view(image_size, min_area, flip):
+def training_view(image_size, min_area, flip, mean=data.IMAGENET_MEAN, std=data.IMAGENET_STD):
     """Returns the view that classifiers train on: a random crop, resized bilinearly, and a flip."""
+    aspect = augmentations.aspect_of_views((3 / 4, 4 / 3), image_size)
     return augmentations.View(
         [
             augmentations.RandomResizedCrop(
-                image_size, area=(min_area, 1.0), interpolation="bilinear"
+                image_size, (min_area, 1.0), aspect, interpolation="bilinear"
             ),
             augmentations.RandomFlip(flip),
-            augmentations.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD),
+            augmentations.Normalize(mean, std),
         ]
     )
 
@@ -89,13 +90,19 @@ class ClassifierRun:
     def batches(self, first_epoch):
         """Returns the run's training batches from an epoch on."""
         s = self.settings
-        view = training_view(self.subject.image_size, s.min_area, s.flip)
+        view = training_view(
+            self.subject.image_size, s.min_area, s.flip, *self.subject.normalization
+        )
         return data.labelled_views(self.train, view, self.batch_size, s.seed, first_epoch)
 
     def test_batches(self, batch_size):
         """Returns the batches of the test images."""
         return data.evaluation_batches(
-            self.test, self.subject.image_size, batch_size, self.subject.resize
+            self.test,
+            self.subject.image_size,
+            batch_size,
+            self.subject.resize,
+            *self.subject.normalization,
         )
 
     def restore(self):

@@ -50,4 +50,6 @@ def labelled_subset(job):
         max_train=max_images,
         max_test=max(1, max_images * 2 // 5),
         seed=job.settings.seed,
+        mean=job.mean,
+        std=job.std,
     )

@@ -32,7 +32,8 @@ def draw(out, job, epochs, max_images):
 
     train, test, why_not = labels_or_reason(job)
     with data.reading(*job.sources):
-        seen = Sample(test or job.test or job.train, image_size, max_images, seed)
+        normalization = job.mean, job.std
+        seen = Sample(test or job.test or job.train, image_size, max_images, seed, normalization)
         features = {name: seen.features(model.backbone) for name, model in models.items()}
         embeddings = {name: project(models[name].projector, z) for name, z in features.items()}
         for what, named in (("features", features), ("embeddings", embeddings)):
@@ -48,7 +49,7 @@ def draw(out, job, epochs, max_images):
             drawn("neighbours", draw_neighbours, *found, *found, None, seed)
             print(f"Not drawn: the colors of classes and confusion.png ({why_not}).")
             return
-        fitted = Sample(train, image_size, max_images, seed)
+        fitted = Sample(train, image_size, max_images, seed, normalization)
         known = fitted, fitted.features(job.model.backbone)
         drawn("neighbours", draw_neighbours, *found, *known, names, seed)
         confusion = probe_of(job.run, test) or fit_probe(*known, *found, seed)
@@ -77,30 +78,33 @@ def correlations(models, view_a, view_b):
 
 
 class Sample:
-    """A sample of at most `most` images of a source, determined by the seed."""
+    """A sample of at most `most` images of a source, determined by the seed.
 
-    def __init__(self, source, image_size, most, seed):
-        self._image_size, self.labels = image_size, None
+    `normalization` is the mean and the deviation of each channel that the network is given.
+    """
+
+    def __init__(self, source, image_size, most, seed, normalization):
+        self._image_size, self._normalization, self.labels = image_size, normalization, None
         self._source = source.sample(most, seed) if source.num_examples > most else source
 
     def __len__(self):
         """Returns the number of images, known once they have been read."""
         return len(self.labels)
 
-    def batches(self, **normalization):
+    def batches(self, mean, std):
         """Returns batches (images, labels), prepared for a network."""
-        size = self._image_size
-        return data.evaluation_batches(self._source, size, _BATCH, **normalization)
+        return data.evaluation_batches(self._source, self._image_size, _BATCH, mean=mean, std=std)
 
     def features(self, backbone):
         """Extracts the images' features, float32 (n, d), and keeps their labels in `labels`."""
-        features, self.labels = extract_features(backbone, self.batches())
+        features, self.labels = extract_features(backbone, self.batches(*self._normalization))
         return features
 
     def images(self, numbers):
-        """Returns the images with these numbers, as cropped for the network, (count, s, s, 3)."""
+        """Returns the images with these numbers, as cropped for the network, (count, h, w, c)."""
         wanted, found, start = set(numbers), {}, 0
-        for images, _ in self.batches(mean=(0, 0, 0), std=(1, 1, 1)).as_numpy_iterator():
+        plain = data.normalization("none", self._source.channels)
+        for images, _ in self.batches(*plain).as_numpy_iterator():
             for number in wanted & set(range(start, start + len(images))):
                 found[number] = np.clip(images[number - start], 0, 1)
             start += len(images)

@@ -3,6 +3,7 @@
 from keras_bt import data
 from trainers.runs.settings import OF_A_NEW_RUN
 
+DECODING = ("background", "exif", "max_pixels")
 FIELDS = (*OF_A_NEW_RUN, "image_feature", "label_feature")
 
 
@@ -35,7 +36,7 @@ def decoding(settings, read):
     """Returns the `keras_bt.data.Decoding` of settings and what `reading` returns."""
     share = getattr(settings, "max_unreadable", "1%")
     return data.Decoding(
-        **{name: read[name] for name in OF_A_NEW_RUN},
+        **{name: read[name] for name in DECODING},
         max_unreadable=float(share.removesuffix("%")) / 100,
     )
 

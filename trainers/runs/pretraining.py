@@ -142,7 +142,13 @@ class Pretraining:
                 "batch_size must divide evenly across replicas. "
                 f"Received: batch_size={batch_size}, replicas={replicas}."
             )
-        self.views = make_views(settings)
+        self.views = make_views(settings, train)
+        self.mean, self.std = data.normalization(settings.normalize, train.channels)
+        if test is not None and test.channels != train.channels:
+            raise ValueError(
+                "Images to train on and to measure on must have equally many channels. "
+                f"Received: {train.channels} and {test.channels}."
+            )
         data.check_pretraining(train, batch_size)  # before anything is made
         self.steps_per_epoch = train.num_examples // batch_size
         self.model = self.build(strategy)
@@ -152,7 +158,9 @@ class Pretraining:
         s = self.settings
         keras.utils.set_random_seed(s.seed)
         with strategy.scope():
-            backbone = backbones.build(s.backbone, s.stem, s.width, s.image_size)
+            backbone = backbones.build(
+                s.backbone, s.stem, s.width, s.image_size, self.train.channels, s.normalize
+            )
             features = backbone.output_shape[-1] if len(backbone.output_shape) == 2 else 1
             model = BarlowTwins(
                 backbone,
@@ -327,7 +335,7 @@ class Pretraining:
         """Draws some view pairs, to inspect while training runs."""
         view_a, view_b = self.first_views
         path = self.run.plots / "views.png"
-        plots.view_pairs(path, view_a, view_b, data.IMAGENET_MEAN, data.IMAGENET_STD)
+        plots.view_pairs(path, view_a, view_b, self.mean, self.std)
         print(f"What the model sees: {path}")
 
 
@@ -336,16 +344,42 @@ def largest_divisor(number, most):
     return next(k for k in range(min(number, most), 0, -1) if number % k == 0)
 
 
-def make_views(settings):
-    """Returns the two views with the settings' probabilities and strengths."""
+def make_views(settings, source):
+    """Returns the two views of a source with the settings' probabilities and strengths.
+
+    Raises:
+        ValueError: if they need three channels, and its images have others.
+    """
     s = settings
+    if source.channels != 3:
+        check_colorless(s, source)
     same = ("flip", "jitter", "brightness", "contrast", "saturation", "hue", "grayscale")
     same += ("rotation", "shear")
+    mean, std = data.normalization(s.normalize, source.channels)
     return augmentations.barlow_twins_views(
         s.image_size,
         area=(s.min_area, 1.0),
         blur=(s.blur_a, s.blur_b),
         blur_sigma=(0.1, s.blur_sigma),
         solarize=(s.solarize_a, s.solarize_b),
+        mean=mean,
+        std=std,
         **{name: getattr(s, name) for name in same},
     )
+
+
+def check_colorless(settings, source):
+    """Refuses settings for images that are not RGB, in one line with the flags that would do."""
+    s = settings
+    needed = {
+        "--normalize=none": s.normalize == "imagenet",
+        "--jitter=0": s.jitter > 0 and max(s.contrast, s.saturation, s.hue) > 0,
+        "--grayscale=0": s.grayscale > 0,
+    }
+    flags = [flag for flag, is_needed in needed.items() if is_needed]
+    if flags:
+        raise ValueError(
+            "ImageNet's normalization and changes of color are for images of three channels; for "
+            f"others add {' '.join(flags)}. Received: {source.name} with {source.channels} "
+            "channels."
+        )

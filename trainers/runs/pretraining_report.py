@@ -66,6 +66,8 @@ def export(job, backbone, summary):
         job.run.saved_model,
         image_size,
         job.settings.resize or data.evaluation_resize(job.train, image_size),
+        job.mean,
+        job.std,
         card=saved_model.run_card(job.settings.identity(), summary),
         decoding=job.train.decoder.decoding,
     )
@@ -94,7 +96,7 @@ def measure(job, untrained, trained):
                 parts += data.raw_pixels(source)
             else:
                 batches = data.evaluation_batches(
-                    source, image_size, EVALUATION_BATCH, job.settings.resize
+                    source, image_size, EVALUATION_BATCH, job.settings.resize, job.mean, job.std
                 )
                 parts += extract_features(backbone, batches)
         rows[name] = report.measure(*parts, seed=job.settings.seed)

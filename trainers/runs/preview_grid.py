@@ -11,25 +11,27 @@ from keras_bt.plots import figures
 from keras_bt.randomness import fold_in
 
 
-def draw_views(views, image, draws, seed):
+def draw_views(views, image, draws, seed, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     """Draws both views of an image `draws` times; `seed` is two integers.
 
+    `mean` and `std` are those that the views are normalized by.
+
     Returns:
-        float array (2, draws, s, s, 3), views A and B in 0..1.
+        float array (2, draws, h, w, c), views A and B in 0..1.
     """
     with tf.device("CPU:0"):  # a few images need no accelerator
         normalized = [
             [view(image, fold_in(seed, 2 * draw + which)) for draw in range(draws)]
             for which, view in enumerate(views)
         ]
-    return np.clip(np.array(normalized) * IMAGENET_STD + IMAGENET_MEAN, 0, 1)
+    return np.clip(np.array(normalized) * std + mean, 0, 1)
 
 
 def draw_grid(path, shown, drawn, title):
     """Draws one row per image: the image itself, draws of view A, draws of view B.
 
     Args (the others speak for themselves):
-        shown: list of pairs (image uint8 (h, w, 3), class name or None).
+        shown: list of pairs (image uint8 (h, w, c), class name or None).
         drawn: the views of each, as `draw_views` returns them.
     """
     draws = len(drawn[0][0])
@@ -38,13 +40,14 @@ def draw_grid(path, shown, drawn, title):
     figure, panels = figures.new(*size, len(shown), len(widths), width_ratios=widths)
     panels = panels.reshape(len(shown), len(widths))
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
-    figure.suptitle(textwrap.shorten(title, 110), fontsize=12, parse_math=False)
+    title = textwrap.shorten(title, 110) + figures.about_channels(shown[0][0])
+    figure.suptitle(title, fontsize=12, parse_math=False)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     for row, ((image, name), views) in enumerate(zip(shown, drawn, strict=True)):
         first = panels[row, 0]
-        show(first, framed(image))
+        show(first, framed(figures.colors(image)))
         height, width = image.shape[:2]
         caption = [*([] if name is None else textwrap.wrap(name, 18)[:3]), f"{width} × {height}"]
         first.set_ylabel(
@@ -52,7 +55,7 @@ def draw_grid(path, shown, drawn, title):
         )
         for which, view in enumerate(views):
             for draw, picture in enumerate(view):
-                show(panels[row, 2 + which * (draws + 1) + draw], picture)
+                show(panels[row, 2 + which * (draws + 1) + draw], figures.colors(picture))
     panels[0, 0].set_title("image", fontsize=10)
     for which, letter in enumerate("AB"):
         for draw in range(draws):

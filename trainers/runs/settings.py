@@ -15,6 +15,8 @@ from typing import Any, Self
 
 from trainers.runs.sources import SOURCES
 
+SIZE = tuple[int, int]  # (height, width); on the command line 64x96
+
 
 def setting(
     default: Any,
@@ -71,6 +73,8 @@ class Settings:
                     f"--{field.name} must be of type {wanted}. Received: --{field.name}={value!r}"
                 )
             _check(field.name, value, **field.metadata)
+            if SIZE in kinds and isinstance(value, tuple) and value[0] == value[1]:
+                self._resolve(**{field.name: value[0]})  # 64x64 is 64, in config.json as well
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the run, as JSON values by name, sorted."""
@@ -105,7 +109,7 @@ class Settings:
 
 
 def kinds_of(field: dataclasses.Field) -> tuple[Any, ...]:
-    """Returns the types that a field may have: X, or of X | None both."""
+    """Returns the types that a field may have: X, or of X | Y | None all of them."""
     if isinstance(field.type, types.UnionType):
         return typing.get_args(field.type)
     return (field.type,)
@@ -116,6 +120,8 @@ def _is_a(value, kind):
     if kind in (int, float):
         numbers = (int,) if kind is int else (int, float)
         return isinstance(value, numbers) and not isinstance(value, bool)
+    if kind == SIZE:
+        return isinstance(value, tuple) and len(value) == 2 and all(_is_a(v, int) for v in value)
     kind = typing.get_origin(kind) or kind
     return isinstance(kind, type) and isinstance(value, kind)
 
@@ -175,6 +181,12 @@ class ReadingSettings(DataSettings):
     max_unreadable: str = free(
         "1%", "Share of unreadable images that is tolerated; they are left out, and listed."
     )
+    normalize: str | None = setting(
+        None,
+        "Normalization of pixels: by the mean and deviation of ImageNet's red, green and blue, or "
+        "none but the division by 255. Default: imagenet, or that of the backbone's run.",
+        choices=("imagenet", "none"),
+    )
     image_feature: str | None = setting(
         None, "Feature of a tfds data set that holds the images. Default: image, or the only one."
     )
@@ -199,9 +211,25 @@ class ReadingSettings(DataSettings):
 
 RESIZE = (
     "Shorter side in pixels to which evaluation resizes images before the center crop. Default: "
-    "256/224 of --image_size, or --image_size if all images have the same size and are no larger."
+    "256/224 of --image_size, or --image_size if all images have the same size and are no larger. "
+    "For a crop that is not square, docs/data.md."
 )
-OF_A_NEW_RUN = {"background": "white", "exif": "ignore", "max_pixels": 64_000_000}
+OF_A_NEW_RUN = {
+    "background": "white",
+    "exif": "ignore",
+    "max_pixels": 64_000_000,
+    "normalize": "imagenet",
+}
+
+
+def check_resize(resize: int | None, image_size: int | tuple[int, int]) -> None:
+    """Raises ValueError if images would be resized to less than the crop of them."""
+    least = min(image_size) if isinstance(image_size, tuple) else image_size
+    if resize is not None and resize < least:
+        raise ValueError(
+            "--resize must be at least --image_size, of two numbers the smaller one. "
+            f"Received: --resize={resize}, --image_size={image_size}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,7 +277,9 @@ class PretrainingSettings(TrainingSettings):
     )
     width: int = setting(16, "Channels of the ResNet's first stage.", least=1)
     projector: str = setting("512-512-512", "Widths of the projector's layers, joined by hyphens.")
-    image_size: int = setting(32, "Side of the square views in pixels.", least=1)
+    image_size: int | tuple[int, int] = setting(
+        32, "Side of the square views in pixels, or their height and width: 64x96.", least=1
+    )
     resize: int | None = setting(None, RESIZE, least=1)
 
     epochs: int = setting(100, "Total number of training epochs.", least=1)
@@ -350,11 +380,7 @@ class PretrainingSettings(TrainingSettings):
                 "--projector must be layer widths such as 8192-8192-8192. "
                 f"Received: --projector={self.projector}"
             )
-        if self.resize is not None and self.resize < self.image_size:
-            raise ValueError(
-                "--resize must be at least --image_size. "
-                f"Received: --resize={self.resize}, --image_size={self.image_size}"
-            )
+        check_resize(self.resize, self.image_size)
         self._resolve(**{n: v for n, v in OF_A_NEW_RUN.items() if getattr(self, n) is None})
         if self.warmup_epochs is None:
             self._resolve(warmup_epochs=min(10.0, self.epochs / 10))
@@ -388,8 +414,11 @@ class SubjectSettings(ReadingSettings):
     data: str | None = setting(
         None, f"Labeled images: {SOURCES}. Default: those of the backbone's run."
     )
-    image_size: int | None = setting(
-        None, "Side of the square images in pixels. Default: that of the backbone's run.", least=1
+    image_size: int | tuple[int, int] | None = setting(
+        None,
+        "Side of the square images in pixels, or their height and width: 64x96. Default: that of "
+        "the backbone's run.",
+        least=1,
     )
     resize: int | None = setting(None, RESIZE + " An earlier run's --resize holds for it.", least=1)
     seed: int = setting(

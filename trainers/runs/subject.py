@@ -10,9 +10,11 @@ import pathlib
 
 import numpy as np
 
+from keras_bt.data import normalization
 from keras_bt.evaluation.feature_cache import cached_features
 from trainers.runs import backbones, opening
 from trainers.runs.labelled import labelled_halves
+from trainers.runs.settings import check_resize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +22,15 @@ class Subject:
     """A backbone, and labeled images to measure it with.
 
     Attributes:
-        backbone: `keras.Model`, (b, h, w, 3) → (b, features).
+        backbone: `keras.Model`, (b, h, w, c) → (b, features).
         file: its .keras file.
         folder: folder of the run or of the file, where results go by default.
         data: specification of the images, as in `--data`.
         train: labeled `keras_bt.data.Source` to fit on.
         test: labeled `keras_bt.data.Source` to measure on.
         where: description of the images that are measured on.
-        image_size: side in pixels.
-        resize: shorter side in pixels before the center crop, or None for the default of
-            `keras_bt.data.evaluation_batches`.
+        image_size: side in pixels, or (height, width).
+        resize: see `keras_bt.data.evaluation_batches`, whose default None is.
         cache: folder that caches features.
         reading: dict, how the images are read, see `trainers.runs.opening.reading`.
     """
@@ -41,7 +42,7 @@ class Subject:
     train: object
     test: object
     where: str
-    image_size: int
+    image_size: int | tuple
     resize: int | None
     cache: pathlib.Path
     reading: dict
@@ -54,12 +55,18 @@ class Subject:
             f"{self.where}\n{opening.remarks(self.train, self.test)}".rstrip("\n")
         )
 
+    @property
+    def normalization(self):
+        """The mean and the standard deviation of each channel that the backbone is given."""
+        return normalization(self.reading["normalize"], self.train.channels)
+
     def identity(self):
         """Returns what it adds to a run's identity; the file's SHA-256, wherever the file is."""
+        size = self.image_size
         return {
             "backbone_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
             "data": self.data,
-            "image_size": self.image_size,
+            "image_size": list(size) if isinstance(size, tuple) else size,
             "resize": self.resize,
             **self.reading,
         }
@@ -76,7 +83,8 @@ class Subject:
             self.image_size,
             self.resize,
             batch_size,
-            progress=f"Features of the {name} images, kept in {self.cache}:",
+            f"Features of the {name} images, kept in {self.cache}:",
+            *self.normalization,
         )
 
 
@@ -95,9 +103,10 @@ def read(settings):
     for name, value in {"data": spec, "image_size": image_size}.items():
         if not value:
             raise ValueError(f"--{name} is needed, as {file} does not belong to a run.")
-    backbones.check_resize(settings.resize or of_run.get("resize"), image_size)
-    backbone = backbones.load(file, image_size)
+    check_resize(settings.resize or of_run.get("resize"), image_size)
     train, test = opening.open_data(spec, settings, of_run)
+    reading = opening.reading(settings, of_run)
+    backbone = backbones.load(file, image_size, train.channels, reading["normalize"])
     halves = labelled_halves(train, test, settings.seed)
     if halves[0] is None:
         raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}")
@@ -109,5 +118,4 @@ def read(settings):
         )
     cache = pathlib.Path(settings.cache_dir) if settings.cache_dir else file.parent / "features"
     resize = settings.resize or of_run.get("resize")
-    reading = opening.reading(settings, of_run)
     return Subject(backbone, file, file.parent, spec, *halves, image_size, resize, cache, reading)

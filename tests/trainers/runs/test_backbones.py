@@ -38,6 +38,15 @@ def test_a_backbone_with_a_rescaling_of_its_own_sees_0_to_255(first, wrapped, tm
     assert capsys.readouterr().out == ""
 
 
+def test_a_rescaling_is_given_0_to_255_of_any_channels(tmp_path):
+    layers = [keras.layers.Rescaling(0.1), keras.layers.GlobalAveragePooling2D()]
+    theirs = keras.Sequential([keras.Input((8, 8, 5)), *layers])
+    theirs.save(tmp_path / "theirs.keras")
+    backbone = backbones.build(str(tmp_path / "theirs.keras"), "small", 16, 8, 5, "none")
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 5)).astype("float32")
+    np.testing.assert_allclose(backbone(images / 255), theirs(images), rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_of_keras_applications(capsys):
     network = keras.applications.MobileNetV3Small(

@@ -27,6 +27,7 @@ class Few(Settings):
     kind: str = setting("a", "A kind.", choices=("a", "b"))
     fast: bool = setting(False, "Whether to hurry.", identity=False)
     epochs: tuple[int, ...] = setting((), "Some epochs.")
+    size: int | tuple[int, int] = setting(32, "A size.", least=1)
 
 
 def parsed(monkeypatch, *argv, settings_class=Few, **kwargs):
@@ -42,6 +43,11 @@ def test_flags_become_settings(monkeypatch):
     flags = ["--name=x", "--count=4", "--share=2", "--kind=b", "--fast", "--epochs=7,14"]
     expected = Few(name="x", count=4, share=2.0, kind="b", fast=True, epochs=(7, 14))
     assert parsed(monkeypatch, *flags) == expected
+    for text, size in (("64", 64), ("64x96", (64, 96)), ("64x64", 64)):
+        found = parsed(monkeypatch, f"--size={text}")
+        assert found.size == size
+        assert Few.of_identity(found.identity()) == found
+    assert Few(size=(64, 96)).identity()["size"] == [64, 96]
     assert parsed(monkeypatch, "--nofast", "a", positional=True) == [Few(), ["a"]]
 
 
@@ -68,6 +74,10 @@ def test_the_last_word_is_with_the_command_line(monkeypatch, tmp_path):
         ("--share=inf", "--share must be finite. Received: --share=inf"),
         ("--kind=c", "value should be one of <a|b>"),
         ("--epochs=7,x", "--epochs must be whole numbers such as 7,14,21. Received: --epochs=7,x"),
+        ("--size=0", "--size must be at least 1. Received: --size=0"),
+        ("--size=8x0", "--size must be at least 1. Received: --size=0"),
+        ("--size=8×9", "64, or height x width such as 64x96. Received: --size=8×9"),
+        ("--size=8x9x3", "64, or height x width such as 64x96. Received: --size=8x9x3"),
         ("--counts=3", "Did you mean: count"),
         ("count=3", "Flags must have the form --name=value. Received: count=3"),
         ("--flagfile=nowhere", "Unable to open flagfile"),
@@ -96,6 +106,7 @@ def test_python_is_told_the_same():
         ("name", 5, r"str \| None"),
         ("fast", 1, "bool"),
         ("epochs", 3, "tuple"),
+        *(("size", value, r"int \| tuple\[int, int\]") for value in ("8x9", (8, 9, 3), (8, 9.5))),
     ],
 )
 def test_types_are_checked(name, value, kind):
@@ -115,7 +126,7 @@ def test_help_names_every_flag_its_limits_and_its_default(monkeypatch, capsys):
 
 def test_identity_holds_what_the_numbers_depend_on():
     identity = Few(epochs=(1, 2), fast=True).identity()
-    assert list(identity) == ["count", "epochs", "kind", "name", "share"]
+    assert list(identity) == ["count", "epochs", "kind", "name", "share", "size"]
     assert identity["epochs"] == [1, 2]
     assert Few.of_identity(identity | {"later": 1}, fast=True).identity() == identity
     # A run from before there was a setting did what its default does.
