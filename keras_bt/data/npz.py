@@ -23,7 +23,7 @@ def open_npz(file: str, name: str) -> tuple[ArraySource, ArraySource | None]:
     read into memory than the arrays are said to take.
 
     Args:
-        file: path of the file. Images are uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3). Labels
+        file: path of the file. Images are uint8 (n, h, w) or (n, h, w, c). Labels
             are (n,) integers or text; every distinct value in `labels` is a class.
         name: name of the data in messages.
 
@@ -146,9 +146,7 @@ def _check_kind(name, shape, dtype, which):
             f"np.round(images).astype(np.uint8). {received}."
         )
     elif len(shape) not in (3, 4):
-        raise DataError(
-            f"Images must have the shape (n, h, w), (n, h, w, 1) or (n, h, w, 3). {received}."
-        )
+        raise DataError(f"Images must have the shape (n, h, w) or (n, h, w, c). {received}.")
     elif len(shape) == 3 and shape[-1] in (1, 3, 4):  # not the columns of gray images
         raise DataError(f"One image alone must be given as images[None]. {received}.")
     elif len(shape) == 4 and shape[1] in (1, 3) and shape[-1] > 4:

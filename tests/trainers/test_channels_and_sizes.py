@@ -189,3 +189,13 @@ def test_mistakes_after_it(run, tmp_path, capsys, opened):
     opened(made(48, 0), made(20, 1))
     line = script.mistake(capsys, "knn", given, "--normalize=imagenet")
     assert "or none (--normalize=none). Received: imagenet for 5 channels" in line
+
+
+def test_arrays_in_a_file(tmp_path, capsys):
+    bands = made(20, 0)
+    np.savez(tmp_path / "bands.npz", images=bands.images, labels=bands.labels())
+    flags = [f"--data=npz:{tmp_path / 'bands.npz'}", f"--out={tmp_path / 'views.png'}"]
+    line = script.mistake(capsys, "preview_views", *flags)
+    assert "add --normalize=none --jitter=0 --grayscale=0. Received: npz:" in line
+    script.call("preview_views", *flags, *COLORLESS, "--images=1", "--draws=1")
+    assert "20 images to train on, in 2 classes: 0, 1" in capsys.readouterr().out
