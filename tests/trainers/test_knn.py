@@ -151,7 +151,7 @@ def test_few_classes_have_no_top5_and_a_fifth_is_held_out(backbone, tmp_path, ca
         ),
         (["--cache_dir={tmp}/notes.keras"], "{tmp}/notes.keras"),
         (["stray"], "stray"),
-        (["--resize=7"], "--resize must be at least --image_size. Received: --resize=7"),
+        (["--resize=7"], "of two numbers the smaller one. Received: --resize=7, --image_size=8"),
     ],
 )
 def test_mistakes_are_one_line(backbone, tmp_path, capsys, flags, message):

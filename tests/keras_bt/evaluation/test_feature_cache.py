@@ -96,7 +96,7 @@ def test_labels_may_be_several_or_none(tmp_path, model, monkeypatch):
     np.testing.assert_array_equal(labels, -np.ones(23))
     several = np.arange(23 * 4).reshape(23, 4) % 3 - 1
 
-    def batches(source, image_size, batch_size, resize):
+    def batches(source, image_size, batch_size, *_):
         images = data.normalize(source.images)
         return tf.data.Dataset.from_tensor_slices((images, several)).batch(batch_size)
 
