@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 import processes
+import script
 import tensorflow as tf
 
 from keras_bt.checkpoint import VARIABLES, checkpoints
@@ -27,8 +28,11 @@ FLAGS = ["--width=4", "--projector=16-16", "--batch_size=16", "--noevaluate", "-
 
 def start(workdir, epochs, *flags):
     """Starts the run, in a process of its own."""
-    arguments = [f"--workdir={workdir}", f"--epochs={epochs}", *FLAGS, *flags]
-    return processes.start(["-m", "trainers.pretrain", *arguments])
+    return processes.start(["-m", "trainers.pretrain", *arguments(workdir, epochs, *flags)])
+
+
+def arguments(workdir, epochs, *flags):
+    return [f"--workdir={workdir}", f"--epochs={epochs}", *FLAGS, *flags]
 
 
 def newest(workdir):
@@ -77,7 +81,8 @@ def stress(folder, kills, epochs, seed=0, flags=()):
         AssertionError: if a variable differs.
     """
     draw = random.Random(seed)
-    processes.finish(start(folder / "whole", epochs, *flags))
+    # What nobody kills runs in this process, which saves TensorFlow's start.
+    script.call("pretrain", *arguments(folder / "whole", epochs, *flags))
     workdir = folder / "killed"
     moments = {"starting": 0, "training": 0, "saving": 0, "within an epoch": 0}
     done = 0
@@ -90,7 +95,7 @@ def stress(folder, kills, epochs, seed=0, flags=()):
         moments[moment] += 1
         moments["within an epoch"] += newest(workdir) % 81 != 0
         print(f"kill {done}: {moment}, at step {newest(workdir)}", flush=True)
-    processes.finish(start(workdir, epochs, *flags))
+    script.call("pretrain", *arguments(workdir, epochs, *flags))
     ours, theirs = (
         variables(checkpoints(run / "checkpoints")[0]) for run in (workdir, folder / "whole")
     )

@@ -14,10 +14,9 @@ from keras_bt.strategy import choose_strategy
 PROGRAM = HELPERS / "replica_run.py"
 
 
-def run(folder, *tasks, workers=1, devices=1, environments=None):
-    """Runs `replica_run.py` and returns what its first worker found."""
-    out = folder / "found.npz"
-    environments = environments or (processes.tf_configs(workers) if workers > 1 else [{}])
+def run(folder, *tasks, devices=1, environments=({},)):
+    """Runs `replica_run.py`, one worker in each environment; what the first of them found."""
+    out, workers = folder / "found.npz", len(environments)
     started = [processes.start([PROGRAM, out, devices, *tasks], e) for e in environments]
     said = [json.loads(processes.finish(p).splitlines()[-1]) for p in started]
     assert [line["chief"] for line in said] == [True] + [False] * (workers - 1)
@@ -27,31 +26,26 @@ def run(folder, *tasks, workers=1, devices=1, environments=None):
 
 
 @pytest.fixture(scope="module")
-def on_one(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("one"), "compare")
+def on_one():
+    return dict(replica_run.compare(choose_strategy("one")))
 
 
 @pytest.fixture(scope="module")
-def on_four_devices(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("four"), "compare", "overflow", devices=4)
+def on_three_devices(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("devices"), "compare", "overflow", devices=3)
 
 
 @pytest.fixture(scope="module")
 def on_two_workers(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("two"), "overflow", "plain_keras", workers=2)
-
-
-@pytest.fixture(scope="module")
-def on_three_workers(tmp_path_factory):
-    # What srun --ntasks=3 sets on a single node; ports count up from 8888.
+    # What srun --ntasks=2 sets on a single node; ports count up from 8888.
     same = {
-        "SLURM_STEP_NUM_TASKS": "3",
+        "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_STEP_TASKS_PER_NODE": "3",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
     }
-    environments = [same | {"SLURM_PROCID": str(rank)} for rank in range(3)]
-    folder = tmp_path_factory.mktemp("three")
-    return run(folder, "compare", workers=3, environments=environments)
+    environments = [same | {"SLURM_PROCID": str(rank)} for rank in range(2)]
+    tasks = ("compare", "overflow", "plain_keras")
+    return run(tmp_path_factory.mktemp("workers"), *tasks, environments=environments)
 
 
 def assert_same_training(found, expected):
@@ -64,19 +58,19 @@ def assert_same_training(found, expected):
 
 
 @pytest.mark.slow  # two devices: see test_barlow_twins.py
-def test_logical_devices_equal_one(on_four_devices, on_one):
-    assert on_four_devices["where"] == "4 replicas (CPUs of this machine)"
-    assert_same_training(on_four_devices, on_one)
+def test_logical_devices_equal_one(on_three_devices, on_one):
+    assert on_three_devices["where"] == "3 replicas (CPUs of this machine)"
+    assert_same_training(on_three_devices, on_one)
 
 
 @pytest.mark.slow
-def test_processes_started_by_slurm_equal_one(on_three_workers, on_one):
-    assert on_three_workers["where"] == "3 replicas (3 workers with 1 CPU each)"
-    assert_same_training(on_three_workers, on_one)
+def test_processes_started_by_slurm_equal_one(on_two_workers, on_one):
+    assert on_two_workers["where"] == "2 replicas (2 workers with 1 CPU each)"
+    assert_same_training(on_two_workers, on_one)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["on_four_devices", "on_two_workers"])
+@pytest.mark.parametrize("where", ["on_three_devices", "on_two_workers"])
 def test_an_overflow_on_the_last_replica_skips_the_step_on_all(where, request):
     found = request.getfixturevalue(where)
     assert found["skipped"].tolist() == [1, 1]  # and each worker has compared its weights

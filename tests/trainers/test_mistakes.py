@@ -5,35 +5,56 @@ import subprocess
 import sys
 
 import pytest
-from places import ROOT
+import script
+from places import HELPERS, ROOT
 
-COMMANDS = [
-    ("trainers.knn", "--backbone=nothing"),
-    ("trainers.linear_probe", "--backbone=nothing"),
-    ("trainers.finetune", "--backbone=nothing"),
-    ("trainers.plot", "nothing"),
-    ("export.export_saved_model", "--backbone=nothing"),
-    ("export.export_portable", "--backbone=nothing"),
-    ("export.convert_torch", "--source=nothing"),
-]
-# Each starts TensorFlow, for seconds: one of each package is in the fast set.
-FAST = ("trainers.knn", "export.convert_torch")
+# Each is wrong in a way that shows only after the start of TensorFlow.
+COMMANDS = {
+    "trainers.pretrain": ["--data=folder:nothing"],
+    "trainers.knn": ["--backbone=nothing"],
+    "trainers.linear_probe": ["--backbone=nothing"],
+    "trainers.finetune": ["--backbone=nothing"],
+    "trainers.plot": ["nothing"],
+    "trainers.preview_views": ["--data=folder:nothing"],
+    "export.export_saved_model": ["--backbone=nothing"],
+    "export.export_portable": ["--backbone=nothing", "--target=nothing.onnx"],
+    "export.convert_torch": [f"--source={ROOT / 'README.md'}", "--target=nothing.keras"],
+}
 
 
-@pytest.mark.parametrize(
-    ("script", "flag"),
-    [pytest.param(*c, marks=[] if c[0] in FAST else pytest.mark.slow) for c in COMMANDS],
-)
-def test_nothing_but_the_line_is_printed(script, flag):
-    result = subprocess.run(
-        [sys.executable, "-m", script, flag],
+def python(*arguments):
+    """Runs Python as a user does."""
+    return subprocess.run(
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+# Each starts TensorFlow, for seconds: one of each package.
+@pytest.mark.parametrize("name", ["trainers.knn", "export.convert_torch"])
+def test_nothing_but_the_line_is_printed(name):
+    result = python("-m", name, *COMMANDS[name])
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert not result.stdout
+
+
+def test_every_command_hides_what_tensorflow_says():
+    given = ["\n".join([name, *flags]) for name, flags in COMMANDS.items()]
+    result = python(HELPERS / "first_import.py", *given)
+    assert result.stdout.splitlines() == [f"{name} hidden" for name in COMMANDS], result.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistake_after_the_start_is_one_line(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package, command = name.split(".")
+    script.mistake(capsys, command, *COMMANDS[name], package=package)
+    assert not capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
