@@ -11,17 +11,21 @@ from places import ROOT
 from keras_bt.saved_model import export_saved_model
 
 SCRIPT = ROOT / "examples" / "transfer.py"
-# Runs a script with the project out of reach, though it is installed.
-ALONE = (
-    "import runpy, sys; sys.modules |= dict.fromkeys(['keras_bt', 'trainers', 'export']); "
-    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-)
+# Runs a script with the project out of reach, though it is installed, once for each group of flags.
+ALONE = """
+import runpy, sys
+sys.modules |= dict.fromkeys(["keras_bt", "trainers", "export"])
+script, *groups = sys.argv[1:]
+for flags in groups:
+    sys.argv = [script, *flags.split()]
+    runpy.run_path(script, run_name="__main__")
+"""
 
 
-def run(folder, *flags):
+def run(folder, *groups):
     """What the example prints."""
     result = subprocess.run(
-        [sys.executable, "-c", ALONE, SCRIPT, *flags],
+        [sys.executable, "-c", ALONE, SCRIPT, *groups],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -40,7 +44,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def output(folder):
-    return run(folder, "--saved_model=saved_model/1", "--labels_per_class=3", "--epochs=2")
+    return run(folder, "--saved_model=saved_model/1 --labels_per_class=3 --epochs=2")
 
 
 @pytest.mark.slow
@@ -56,6 +60,6 @@ def test_predicts_the_label_of_a_jpeg(output, folder):
     said = re.search(r"frozen takes digit.jpg for a (\d)\.", output)[1]
     # A new process, without the backbone.
     (folder / "saved_model").rename(folder / "moved")
-    assert run(folder, "--jpeg=classifier/digit.jpg") == f"{said}\n"
-    found = run(folder, "--jpeg=classifier/digit.jpg", "--classifier=classifier/fine_tuned")
-    assert re.fullmatch(r"\d\n", found)
+    jpeg = "--jpeg=classifier/digit.jpg"
+    found = run(folder, jpeg, f"{jpeg} --classifier=classifier/fine_tuned")
+    assert re.fullmatch(rf"{said}\n\d\n", found)

@@ -259,13 +259,14 @@ def test_executions_of_steps_that_do_not_divide_an_epoch(number, pretrain, whole
 
 @pytest.mark.slow
 def test_monitors_measure_the_same_after_a_stop(pretrain, tmp_path):
-    pretrain("--monitor_every=1", workdir=tmp_path / "whole")
+    monitored = ["--monitor_every=1", "--monitor_images=100"]
+    pretrain(*monitored, workdir=tmp_path / "whole")
     with (
         before("on_train_batch_end", kill, call=2 * STEPS + 5),
         pytest.raises(SystemExit, match="130"),
     ):
-        pretrain("--monitor_every=1")
-    pretrain("--monitor_every=1")
+        pretrain(*monitored)
+    pretrain(*monitored)
     clocks = {"time": 0, "images_per_second": 0}
     found, expected = (
         [m | clocks for m in read_metrics(tmp_path / name / "metrics.jsonl")]
