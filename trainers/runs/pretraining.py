@@ -193,13 +193,18 @@ class Pretraining:
         )
 
     @functools.cached_property
+    def all_batches(self):
+        """`batches` from the first step on, opened once: to trace the views takes seconds."""
+        return self.batches(first_step=0)
+
+    @functools.cached_property
     def first_views(self):
         """The first view pairs of the first step, (view_a, view_b) as NumPy arrays.
 
-        Augmentation on the device uses the first replica's seed. Made once, as opening the pipeline
-        may take XLA seconds.
+        Augmentation on the device uses the first replica's seed. Made once, as XLA may take seconds
+        to compile the views.
         """
-        views = self.model.two_views(next(iter(self.batches(first_step=0))))
+        views = self.model.two_views(next(iter(self.all_batches)))
         return tuple(np.array(view[:FIRST_PAIRS]) for view in views)
 
     def check_images(self, images):
@@ -313,7 +318,11 @@ class Pretraining:
 
     def _fit(self, first_step, first_epoch, last_epoch, steps, callbacks):
         """Trains the epochs from `first_epoch` to `last_epoch`, of `steps` steps each."""
-        batches = functools.partial(self.batches, first_step)
+
+        def batches(*shard):
+            all_on_one = first_step == 0 and self.strategy.num_replicas_in_sync == 1
+            return self.all_batches if all_on_one else self.batches(first_step, *shard)
+
         self.model.fit(
             distribute_batches(self.strategy, batches, self.settings.batch_size),
             initial_epoch=first_epoch,
