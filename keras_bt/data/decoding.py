@@ -15,6 +15,7 @@ import dataclasses
 import io
 import os
 import threading
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -78,6 +79,10 @@ class Decoding:
     def color(self) -> tuple[int, int, int]:
         """The background's red, green and blue, 0 to 255."""
         return image_files.color(self.background)
+
+    def identity(self) -> tuple[Any, ...]:
+        """Returns what the pixels depend on."""
+        return *self.color, self.exif, self.max_pixels
 
 
 class Unreadable:

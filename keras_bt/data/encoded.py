@@ -34,6 +34,10 @@ class EncodedSource(MapSource):
         self.cache_bytes = cache_bytes
         self._cached: MapSource | None = None
 
+    def fingerprint(self) -> str:
+        """See `Source.fingerprint`; from the files and how they are decoded."""
+        return fingerprint(super().fingerprint(), self.decoder.decoding.identity())
+
     def encoded_bytes(self, enough: int) -> int:
         """Returns the size of all encoded images; may stop counting beyond `enough`."""
         raise NotImplementedError

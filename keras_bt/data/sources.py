@@ -91,7 +91,10 @@ class Source:
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Returns 64 hexadecimal digits that differ if images, labels or their order differ."""
+        """Returns 64 hexadecimal digits that differ if images, labels or their order differ.
+
+        Images that are decoded in another way are others.
+        """
         raise NotImplementedError
 
     def identity(self) -> str:

@@ -243,14 +243,14 @@ class RecordSource(Source):
         return [tf.io.gfile.stat(str(file.filename)).length for file in self.files]
 
     def fingerprint(self) -> str:
-        """See `Source.fingerprint`; from the name of the data set and the sizes of its files."""
+        """See `Source.fingerprint`; from names, the sizes of files, and what is read of them how."""
         names = [os.path.basename(str(file.filename)) for file in self.files]
         skip, take = [file.skip for file in self.files], [file.take for file in self.files]
-        features, labelled = self.features, self.class_names is not None
-        parts = [self.name, names, self._sizes(), skip, take, features.image, labelled]
-        if features.values is not None or features.labels[:1] not in [(), ("label",), ("labels",)]:
-            parts += [features.labels, features.values]  # others have them since they were added
-        return fingerprint(*parts)
+        return fingerprint(
+            *(self.name, names, self._sizes(), skip, take),
+            *(self.features.image, self.features.labels, self.features.values),
+            self.decoder.decoding.identity(),
+        )
 
     def in_order(self) -> tf.data.Dataset:
         """See `Source.in_order`; the records, file by file, each with its place."""

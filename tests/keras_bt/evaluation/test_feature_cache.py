@@ -359,3 +359,15 @@ def test_a_backbone_without_configuration_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="must have a configuration"):
         cached_features(tmp_path, Opaque(object()), source(), 8)
+
+
+def test_images_decoded_in_another_way_are_others(tmp_path):
+    Image.new("RGBA", (4, 5)).save(tmp_path / "a.png")
+    ways = [{}, {"background": "black"}, {"exif": "apply"}, {"max_pixels": 20}]
+    sources = [
+        data.open_source(f"folder:{tmp_path}", decoding=data.Decoding(**way))[0] for way in ways
+    ]
+    assert len({source.fingerprint() for source in sources}) == len(ways)
+    lenient = data.Decoding(max_unreadable=0.5)
+    same, _ = data.open_source(f"folder:{tmp_path}", decoding=lenient)
+    assert same.fingerprint() == sources[0].fingerprint()
