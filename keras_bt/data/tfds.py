@@ -243,7 +243,7 @@ class RecordSource(Source):
         return [tf.io.gfile.stat(str(file.filename)).length for file in self.files]
 
     def fingerprint(self) -> str:
-        """See `Source.fingerprint`; from names, the sizes of files, and what is read of them how."""
+        """See `Source.fingerprint`; from names, the sizes of files, and how they are read."""
         names = [os.path.basename(str(file.filename)) for file in self.files]
         skip, take = [file.skip for file in self.files], [file.take for file in self.files]
         return fingerprint(

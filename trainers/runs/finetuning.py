@@ -17,7 +17,7 @@ EVALUATION_BATCH = 256
 _FROM_SCRATCH = "_from_scratch"
 # Settings that two runs must share to be compared: the same labels and the same work.
 BUDGET = ("data", "labels", "seed", "epochs", "batch_size", "image_size", "resize", "min_area")
-BUDGET += ("flip", "backbone_sha256")
+BUDGET += ("flip", "backbone_sha256", *opening.FIELDS)
 
 
 class Finetuning(classifying.ClassifierRun):
