@@ -145,8 +145,9 @@ def _splits(here):
         parts = [folder.name for folder in here.with_images if split_of(folder.name)]
         raise DataError(
             "Folders of parts of the data (train, test, val, unlabeled) must not lie beside "
-            f"others: if these are classes, move all of them into {_inside(here, 'train')}. "
-            f"Received: {listed(parts)} beside {listed(others)} in {shown(here.path)}."
+            "others: move or remove those, or, if all are classes, move all of them into "
+            f"{_inside(here, 'train')}. Received: {listed(parts)} beside {listed(others)} in "
+            f"{shown(here.path)}."
         )
     if here.images:
         raise DataError(

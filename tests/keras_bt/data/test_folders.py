@@ -199,6 +199,11 @@ NONE = r"must hold files ending in \.jpg, "
 REFUSED = {
     "parts beside a class": ("train/a/1.png cats/1.png", MIXED, "train beside cats in {dir}"),
     "a class named like a part": ("bus/1.png car/1.png train/1.png", MIXED, "beside bus, car in"),
+    "parts beside images without a part": (
+        "seg_train/a/1.png seg_test/a/1.png seg_pred/1.png",
+        "others: move or remove those, or, if all are classes, move all",
+        "seg_test, seg_train beside seg_pred in {dir}",
+    ),
     "a class with such a word": ("flask/1.png test_tube/1.png", MIXED, "test_tube beside flask"),
     "classes that are no parts": (
         "test_positive/1.png test_negative/1.png",
