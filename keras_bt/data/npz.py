@@ -14,6 +14,7 @@ from keras_bt.data.promised import PromiseError, read_promised
 
 _ARRAYS = ("images", "labels", "test_images", "test_labels")
 _NAMES_SHOWN = 20
+_ROUNDED = "np.round(images).astype(np.uint8)"
 
 
 def open_npz(file: str, name: str) -> tuple[ArraySource, ArraySource | None]:
@@ -141,9 +142,15 @@ def _check_kind(name, shape, dtype, which):
         if len(shape) != 1 or dtype.kind not in "iubUS" or not dtype.itemsize:
             raise DataError(f"Labels must be integers or text, one per image. {received}.")
     elif dtype != np.uint8:
+        # Converted as they are, values above 255 would start again at 0.
+        change = (
+            "bring values to that range, those of 16 bits by images >> 8"
+            if dtype.kind in "iu"
+            else "multiply values from 0 to 1 by 255"
+        )
+        convert = "images.astype(np.uint8)" if dtype.kind in "iu" else _ROUNDED
         raise DataError(
-            "Images must be uint8, 0 to 255: multiply values from 0 to 1 by 255, and convert with "
-            f"np.round(images).astype(np.uint8). {received}."
+            f"Images must be uint8, 0 to 255: {change}, and convert with {convert}. {received}."
         )
     elif len(shape) not in (3, 4):
         raise DataError(f"Images must have the shape (n, h, w) or (n, h, w, c). {received}.")

@@ -77,7 +77,7 @@ def test_a_part_can_be_held_out_and_other_arrays_are_named(file):
         ({"images": RGB, "test_labels": THREE}, "without labels, which has images, test_labels"),
         ({"images": RGB, "labels": THREE, "test_labels": THREE}, "without test_images"),
         ({"images": RGB / 255}, r"by 255.*images of .*npz, float64 of shape \(12, 5, 6, 3\)"),
-        ({"images": RGB.astype(np.uint16)}, "must be uint8.*uint16"),
+        ({"images": RGB.astype(np.uint16)}, "those of 16 bits by images >> 8, .*uint16"),
         ({"images": RGB > 9}, "must be uint8.*bool"),
         ({"images": RGB[0]}, r"images\[None\].*\(5, 6, 3\)"),
         ({"images": RGB.transpose(0, 3, 1, 2)}, r"transpose\(0, 2, 3, 1\)"),
