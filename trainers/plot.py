@@ -55,7 +55,8 @@ def plot(flags, folders):
             return
         draw_curves(out, metrics[0])
         run, settings = runs[0]
-        settings = dataclasses.replace(settings, data_dir=flags.data_dir)
+        # The run has decided how many images may be unreadable.
+        settings = dataclasses.replace(settings, data_dir=flags.data_dir, max_unreadable="100%")
         job, epochs = rebuilding.rebuild(run, settings)
         print(f"The network after epoch {epochs} of {settings.epochs}:")
         network_pictures.draw(out, job, epochs, flags.max_images)

@@ -4,6 +4,7 @@ import pytest
 import script
 import tensorflow as tf
 from exported import SETTINGS, difference, digits, write_run
+from PIL import Image
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_versions_are_added_and_flags_have_the_last_word(run, tmp_path, monkeypa
     sizes = [(c["preprocessing"]["image_size"], c["preprocessing"]["resize"]) for c in found]
     assert sizes == [(16, 20), (8, 9), (28, 32)]
     assert "settings" not in found[2]
+
+
+def test_images_that_the_run_tolerated_do_not_stop_an_export(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(6):
+        file = tmp_path / "photos" / f"{index}.png"
+        if index % 2:
+            file.write_text("text")
+        else:
+            Image.new("RGB", (20 + index, 20)).save(file)
+    settings = {**SETTINGS, "data": f"folder:{tmp_path / 'photos'}"}
+    (run / "config.json").write_text(json.dumps({"settings": settings}))
+    export(f"--backbone={run}")
+    assert card(run / "saved_model" / "1")["preprocessing"]["resize"] == round(8 * 256 / 224)
 
 
 def test_mistakes_are_said_in_one_line(run, tmp_path, capsys):

@@ -17,7 +17,7 @@ from places import ROOT
 
 from keras_bt import data, plots, workdir
 from keras_bt.evaluation.features import extract_features
-from trainers.runs import network_pictures
+from trainers.runs import network_pictures, opening
 from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--projector=16-16", "--batch_size=64", "--log_every=20", "--noevaluate"]
@@ -61,6 +61,16 @@ def arguments(drawn, stem):
 def files(folder):
     """Every file below a folder with its content."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_images_that_the_run_tolerated_do_not_stop_it(digits_run, tmp_path, capsys, monkeypatch):
+    def opened(spec, settings):
+        raise ValueError(f"{settings.max_unreadable} of {spec}")
+
+    monkeypatch.setattr(opening, "open_data", opened)
+    line = script.mistake(capsys, "plot", digits_run, f"--out={tmp_path}")
+    assert line == "error: 100% of digits"
 
 
 @pytest.mark.slow

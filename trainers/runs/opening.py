@@ -34,7 +34,8 @@ def open_data(spec, settings, of_run=None):
 
 def decoding(settings, read):
     """Returns the `keras_bt.data.Decoding` of settings and what `reading` returns."""
-    share = getattr(settings, "max_unreadable", "1%")
+    # Commands without that flag take a run's images as they are, whatever it tolerated.
+    share = getattr(settings, "max_unreadable", "100%")
     return data.Decoding(
         **{name: read[name] for name in DECODING},
         max_unreadable=float(share.removesuffix("%")) / 100,
