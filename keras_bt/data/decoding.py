@@ -128,11 +128,14 @@ class Unreadable:
         """Raises DataError if more images were unreadable than are tolerated."""
         if len(self) <= self.limit:
             return
-        names = self.names
+        reasons = self.reasons
+        first, *names = sorted(reasons)
+        names = [f"{first} ({reasons[first]})", *names]
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         raise DataError(
-            f"At most {100 * self.share:g}% of the images may be unreadable: remove or repair "
-            f"them. Received: {len(names)} unreadable of {self.total} in {self.where}: "
+            f"At most {100 * self.share:g}% of the images may be unreadable (max_unreadable): "
+            "remove or repair them. "
+            f"Received: {len(names)} unreadable of {self.total} in {self.where}: "
             f"{', '.join(names[:_NAMES_SHOWN])}{more}."
         )
 

@@ -46,7 +46,7 @@ def test_cached_images_of_one_size_become_an_array(tmp_path):
 def test_more_than_one_per_cent_unreadable_stop_the_cache_and_all_are_named(make_source, tmp_path):
     source = make_source("cached files", broken=[4, 6])
     (tmp_path / "02.png").unlink()
-    with pytest.raises(DataError, match=r"3 unreadable of 24 in folder: 02.png, 04.png, 06.png\.$"):
+    with pytest.raises(DataError, match=r"3 unreadable of 24 .*: 02.png \(.+\), 04.png, 06.png\.$"):
         source.cached()
 
 

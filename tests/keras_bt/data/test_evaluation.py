@@ -58,7 +58,7 @@ def test_large_arrays_give_the_same_as_small_ones():
 def test_too_many_unreadable_images_are_reported_as_the_users_mistake(make_source):
     source, other = make_source("files", broken=[4, 5]), make_source("arrays")
     with (
-        pytest.raises(data.DataError, match=r"2 unreadable of 24 in folder: 04\.png, 05\.png\.$"),
+        pytest.raises(data.DataError, match=r"2 unreadable of 24 .*: 04\.png \(.+\), 05\.png\.$"),
         data.reading(other, source),
     ):
         list(data.evaluation_batches(source, 16, batch_size=4))
