@@ -48,7 +48,8 @@ def preview_views(settings):
         with data.reading(train):
             shown, sizes = look(train, s.images, max(s.sample, s.images), s.seed)
         print(about_sizes(train, sizes))
-        print(opening.remarks(train, test, image_size=s.image_size), end="")
+        if shown:  # else they would be looked at once more
+            print(opening.remarks(train, test, image_size=s.image_size), end="")
         print(about_unreadable(train.unreadable), end="")
         if not shown:
             raise data.DataError(
@@ -71,7 +72,8 @@ def about(source, purpose):
     if names is None:
         return f"{source.num_examples:,} images to {purpose}, without labels"
     some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return f"{source.num_examples:,} images to {purpose}, in {len(names):,} classes: {some}"
+    classes = "1 class" if len(names) == 1 else f"{len(names):,} classes"
+    return f"{source.num_examples:,} images to {purpose}, in {classes}: {some}"
 
 
 def look(source, count, sample, seed):
@@ -115,7 +117,7 @@ def about_sizes(source, sizes):
     all_of_them = len(sizes) + len(source.unreadable) == source.num_examples
     which = f"all {len(sizes):,}" if all_of_them else f"{len(sizes):,} of them"
     if len(set(sizes)) == 1:
-        return f"Sizes of {which}: {widths[0]} × {heights[0]}"
+        return f"Sizes of {which}: width {widths[0]}, height {heights[0]}"
     return (
         f"Sizes of {which}: width {widths.min()} to {widths.max()}, median "
         f"{np.median(widths):.0f}; height {heights.min()} to {heights.max()}, median "

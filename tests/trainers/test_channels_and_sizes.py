@@ -147,14 +147,18 @@ def test_labeled_views_of_large_images():
 
 def test_preview(tmp_path, capsys, opened, monkeypatch):
     opened(made(48, 0), made(20, 1))
-    titles = []
+    titles, captions = [], []
     figure = "matplotlib.figure.Figure.suptitle"
     monkeypatch.setattr(figure, lambda self, title, **_: titles.append(title))
+    axes = "matplotlib.axes.Axes.set_ylabel"
+    monkeypatch.setattr(axes, lambda self, caption, **_: captions.append(caption))
     script.call("preview_views", *FLAGS, f"--out={tmp_path / 'views.png'}", "--images=2")
     assert titles == [
         "What the model sees of digits: 8 × 12 pixels (height × width) "
         "(the first three of 5 channels)"
     ]
+    # The images' sizes in the order of the title.
+    assert {caption.splitlines()[-1] for caption in captions} == {f"{SHAPE[0]} × {SHAPE[1]}"}
 
 
 @pytest.mark.parametrize(

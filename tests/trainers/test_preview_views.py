@@ -35,7 +35,7 @@ def test_the_command_of_the_readme(tmp_path, capsys):
     output = preview(capsys, "--data=digits", f"--out={out}")
     assert "1,297 images to train on, in 10 classes: 0, 1, 2, 3, 4, …" in output
     assert "500 images to measure on" in output
-    assert "Sizes of 1,000 of them: 8 × 8" in output
+    assert "Sizes of 1,000 of them: width 8, height 8" in output
     assert f"What the model will see: {out}" in output
     assert size(out)[0] > 800
 
@@ -125,7 +125,8 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
     (tmp_path / "file.png").write_bytes(b"mine")
     for folder in ("none", "broken"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "broken" / "0.jpg").write_text("text")
+    for index in range(3):  # more than are tolerated
+        (tmp_path / "broken" / f"{index}.jpg").write_text("text")
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     if not any(argument.startswith("--out") for argument in arguments):
         arguments.append(f"--out={tmp_path / 'new' / 'grid.png'}")

@@ -49,7 +49,8 @@ def draw_grid(path, shown, drawn, title):
         first = panels[row, 0]
         show(first, framed(figures.colors(image)))
         height, width = image.shape[:2]
-        caption = [*([] if name is None else textwrap.wrap(name, 18)[:3]), f"{width} × {height}"]
+        caption = [] if name is None else textwrap.wrap(name, 18)[:3]
+        caption += [f"{height} × {width}"]  # as in the title
         first.set_ylabel(
             "\n".join(caption), rotation=0, ha="right", va="center", fontsize=8, parse_math=False
         )
