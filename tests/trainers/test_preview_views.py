@@ -117,6 +117,8 @@ def test_class_names_of_any_script_are_drawn(tmp_path):
         (["--out={tmp}/file.png/grid.png"], ["--out must be a file that can be written to"]),
         (["--out={tmp}/grid.jpg"], ["out must end in .png", "grid.jpg"]),
         (["--images=0"], ["images", "0"]),
+        (["--images=64M"], ["error: --images must be a whole number. Received: --images=64M"]),
+        (["--flip=half"], ["error: --flip must be a number. Received: --flip=half"]),
         (["--projector=8x"], ["projector must be layer widths"]),
         (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
     ],

@@ -56,11 +56,24 @@ def _run(main, settings_class, default_recipe, positional):
             **{f.name: _value(f, values[f.name].value) for f in fields(settings_class)}
         )
     except (flags.Error, OSError, ValueError) as error:
-        fail(str(error).removeprefix("ERROR:: "))  # absl's, of a flagfile
+        fail(_in_words(str(error)))
     if rest and not positional:
         fail(f"Flags must have the form --name=value. Received: {' '.join(rest)}")
     logging.set_verbosity(logging.WARNING)
     main(settings, *([rest] if positional else []))
+
+
+def _in_words(message):
+    """Returns a message of absl's, or of Python's inside it, as the others are.
+
+    >>> _in_words("flag --epochs=1e2: invalid literal for int() with base 10: '1e2'")
+    '--epochs must be a whole number. Received: --epochs=1e2'
+    """
+    message = message.removeprefix("ERROR:: ")  # of a flagfile
+    for kind, python in (("whole number", "invalid literal for int"), ("number", "could not conv")):
+        if found := re.match(rf"flag (--\w+)=(.*): {python}", message, re.DOTALL):
+            return f"{found[1]} must be a {kind}. Received: {found[1]}={found[2]}"
+    return message
 
 
 def flags_of(settings_class):
