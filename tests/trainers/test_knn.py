@@ -188,3 +188,17 @@ def test_the_command_itself_starts_quietly(backbone, measured, tmp_path):
     assert result.stderr == ""
     assert "batch" not in result.stdout  # the features were known again in another process
     assert json.loads((tmp_path / "knn.json").read_text())["accuracies"]
+
+
+def test_images_that_cannot_be_read_are_said_to_be_left_out(backbone, tmp_path, capsys):
+    for number in range(20):
+        folder = tmp_path / "photos" / ("train" if number < 12 else "test") / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * (number % 2), 0, 0)).save(folder / f"{number}.png")
+    (tmp_path / "photos" / "test" / "a" / "12.png").write_text("text")
+    arguments = [f"--data=folder:{tmp_path / 'photos'}", "--image_size=8", "--k=3"]
+    for _ in ("extracted", "kept"):
+        script.call("knn", f"--backbone={backbone}", f"--cache_dir={tmp_path / 'c'}", *arguments)
+        output = capsys.readouterr().out
+        assert "\n1 of the 8 test images could not be read: left out.\n" in output
+        assert "training images could not" not in output

@@ -76,7 +76,7 @@ class Subject:
 
         The line above the progress bar names the kind of images, "training", say.
         """
-        return cached_features(
+        found = cached_features(
             self.cache,
             self.backbone,
             source,
@@ -86,6 +86,12 @@ class Subject:
             f"Features of the {name} images, kept in {self.cache}:",
             *self.normalization,
         )
+        if left_out := source.num_examples - len(found[0]):
+            print(
+                f"{left_out:,} of the {source.num_examples:,} {name} images could not be read: "
+                "left out."
+            )
+        return found
 
 
 def read(settings):
