@@ -153,6 +153,10 @@ def test_preview(tmp_path, capsys, opened, monkeypatch):
     axes = "matplotlib.axes.Axes.set_ylabel"
     monkeypatch.setattr(axes, lambda self, caption, **_: captions.append(caption))
     script.call("preview_views", *FLAGS, f"--out={tmp_path / 'views.png'}", "--images=2")
+    script.call("preview_views", *FLAGS, f"--out={tmp_path / 'views.png'}", "--draws=1")
+    narrow = titles.pop()
+    assert max(map(len, narrow.splitlines())) < 70
+    assert narrow.split() == titles[0].split()
     assert titles == [
         "What the model sees of digits: 8 × 12 pixels (height × width) "
         "(the first three of 5 channels)"

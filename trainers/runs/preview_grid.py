@@ -41,6 +41,7 @@ def draw_grid(path, shown, drawn, title):
     panels = panels.reshape(len(shown), len(widths))
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
     title = textwrap.shorten(title, 110) + figures.about_channels(shown[0][0])
+    title = textwrap.fill(title, int(10 * size[0]))  # few draws make a narrow picture
     figure.suptitle(title, fontsize=12, parse_math=False)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
