@@ -121,7 +121,8 @@ def view_pairs(
     panels = panels.reshape(rows, len(columns))
     figure.suptitle(f"What the model sees{figures.about_channels(view_a)}", fontsize=12)
     for axes in panels.flat:
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
     for pair in range(pairs):
         row, block = divmod(pair, blocks)
         for side, (name, view) in enumerate((("view A", view_a), ("view B", view_b))):
@@ -129,6 +130,7 @@ def view_pairs(
             image = np.clip(view[pair] * np.asarray(std) + np.asarray(mean), 0, 1)
             smooth = "nearest" if max(height, width) < 200 else "antialiased"
             axes.imshow(figures.colors(image), interpolation=smooth)
+            axes.spines[:].set(visible=True, color="#d0d0d0", linewidth=0.8)  # white has no end
             if row == 0:
                 axes.set_title(name, fontsize=11)
     figures.save(figure, path)

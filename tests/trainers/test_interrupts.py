@@ -63,7 +63,7 @@ def interrupted(capfd, *arguments):
     ("place", "name", "function", "kept"),
     [
         (opening, "open_data", strike, "holds no checkpoint yet"),
-        (opening, "open_data", strike_as_another_error, "What was finished is kept"),
+        (opening, "open_data", strike_as_another_error, "goes on from what was saved"),
         (pretraining.Pretraining, "draw_views", strike, "holds no checkpoint yet"),
         (pretraining_report, "metrics_of_steps", strike, "holds step 4"),
         pytest.param(

@@ -196,9 +196,12 @@ def test_images_that_cannot_be_read_are_said_to_be_left_out(backbone, tmp_path, 
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (20 * (number % 2), 0, 0)).save(folder / f"{number}.png")
     (tmp_path / "photos" / "test" / "a" / "12.png").write_text("text")
-    arguments = [f"--data=folder:{tmp_path / 'photos'}", "--image_size=8", "--k=3"]
-    for _ in ("extracted", "kept"):
-        script.call("knn", f"--backbone={backbone}", f"--cache_dir={tmp_path / 'c'}", *arguments)
+    arguments = [f"--data=folder:{tmp_path / 'photos'}", "--image_size=8"]
+    for k in ((), ("--k=3",)):  # the features are extracted, then kept
+        script.call(
+            "knn", f"--backbone={backbone}", f"--cache_dir={tmp_path / 'c'}", *arguments, *k
+        )
         output = capsys.readouterr().out
+        assert ("There are 12 training images, so --k=1." in output) == (not k)
         assert "\n1 of the 8 test images could not be read: left out.\n" in output
         assert "training images could not" not in output

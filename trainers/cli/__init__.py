@@ -2,7 +2,7 @@
 
 import sys
 
-STOPPED = "Stopped by SIGINT. What was finished is kept; the same command goes on from there."
+STOPPED = "Stopped by SIGINT. The same command goes on from what was saved, or begins again."
 
 
 def _quietly(kind, error, traceback):

@@ -5,21 +5,31 @@ import dataclasses
 from keras_bt import errors
 from keras_bt.evaluation.knn import knn_accuracies
 from trainers.runs import measuring
+from trainers.runs.settings import KnnSettings
 
 
 def check(subject, ks):
-    """Refuses what neighbors cannot classify, before features are extracted."""
+    """Refuses what neighbors cannot classify, before features are extracted.
+
+    Returns the numbers of neighbors: `ks`, or if that is the default those that there are.
+    """
     train = subject.train
     if train.multilabel:
         raise ValueError(
             "Nearest neighbors need images with one label each. Received: "
             f"{subject.data}, whose images have several; use trainers.linear_probe --fast."
         )
-    if max(ks) > train.num_examples:
+    count = train.num_examples
+    if max(ks) <= count:
+        return ks
+    if ks != KnnSettings().k:
         raise ValueError(
             "--k must be at most the number of training images. Received: "
-            f"--k={max(ks)} for {train.num_examples:,} training images of {subject.data}."
+            f"--k={max(ks)} for {count:,} training images of {subject.data}."
         )
+    fitting = tuple(k for k in ks if k <= count) or (1,)
+    print(f"There are {count:,} training images, so --k={','.join(map(str, fitting))}.")
+    return fitting
 
 
 def run(subject, settings, started):
@@ -32,7 +42,7 @@ def run(subject, settings, started):
             results cannot be written.
     """
     s = settings
-    check(subject, s.k)
+    s = dataclasses.replace(s, k=check(subject, s.k))
     out = errors.check_writable("--out", s.out or subject.folder / "evaluation" / "knn.json")
     print(subject)
     arrays = measuring.arrays(subject, s.raw_pixels, s.batch_size)
