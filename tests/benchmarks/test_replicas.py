@@ -2,7 +2,6 @@
 
 import math
 import re
-import types
 
 import benchmark_run
 import pytest
@@ -11,23 +10,17 @@ import keras_bt
 from benchmarks import costs, replicas
 
 
-def test_settings_are_every_form_and_number_of_replicas():
-    expected = [(8, 16, count, form) for count in (0, 1, 2) for form in ("correlation", "gram")]
-    assert replicas.settings_for("8x16", [1, 2]) == expected
-
-
 @pytest.mark.slow
-def test_measures_forms_and_numbers_of_replicas(monkeypatch, capsys):
-    # Each setting starts a process of its own: two of the four.
-    every = replicas.settings_for
-    monkeypatch.setattr(replicas, "settings_for", lambda *size: every(*size)[1:3])
-    replicas.print_measured(
-        types.SimpleNamespace(sizes=["8x2048"], counts=["2"], rounds=1, steps=1)
+def test_measures_every_form_and_number_of_replicas():
+    # In a process of its own: those that it starts inherit its peak of memory.
+    result = benchmark_run.run(
+        "replicas", "--sizes=8x2048", "--counts=2", "--rounds=1", "--steps=1"
     )
-    output = capsys.readouterr().out
-    assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores of .*\nPython .*tensorflow 2", output)
-    table = benchmark_run.cells(output)
-    assert [row[1:3] for row in table] == [["none", "gram *"], ["2", "correlation"]]
+    assert result.returncode == 0, result.stderr
+    assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores of .*\nPython .*tensorflow 2", result.stdout)
+    table = benchmark_run.cells(result.stdout)
+    expected = [[place, form] for place in ("none", "2") for form in ("correlation", "gram *")]
+    assert [row[1:3] for row in table] == expected
     for size, place, form, time, cpu, mib, by_formula, work, sent in table:
         assert size == "8 × 2048"
         median, least, greatest = (float(x) for x in re.findall(r"\d+", time))
