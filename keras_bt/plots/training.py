@@ -130,7 +130,7 @@ def view_pairs(
             image = np.clip(view[pair] * np.asarray(std) + np.asarray(mean), 0, 1)
             smooth = "nearest" if max(height, width) < 200 else "antialiased"
             axes.imshow(figures.colors(image), interpolation=smooth)
-            axes.spines[:].set(visible=True, color="#d0d0d0", linewidth=0.8)  # white has no end
+            figures.frame(axes)
             if row == 0:
                 axes.set_title(name, fontsize=11)
     figures.save(figure, path)

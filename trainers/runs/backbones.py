@@ -106,9 +106,10 @@ def fed_what_it_expects(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     Returns:
         The same backbone, or a model from normalized images to what it gives for those in 0..255.
     """
-    layers = (layer for layer in backbone._flatten_layers(include_self=False))
     first = next(
-        layer for layer in layers if not isinstance(layer, (keras.layers.InputLayer, keras.Model))
+        layer
+        for layer in backbone._flatten_layers(include_self=False)
+        if not isinstance(layer, (keras.layers.InputLayer, keras.Model))
     )
     own = isinstance(first, (keras.layers.Rescaling, keras.layers.Normalization))
     if not own or first.name == _UNDONE:

@@ -10,8 +10,6 @@ from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
 from keras_bt.plots import figures
 from keras_bt.randomness import fold_in
 
-_FRAME = "#d0d0d0"
-
 
 def draw_views(views, image, draws, seed, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     """Draws both views of an image `draws` times; `seed` is two integers.
@@ -72,7 +70,7 @@ def show(axes, picture):
     """Draws an image in a panel; the pixels of a small one stay visible."""
     smooth = "nearest" if max(picture.shape[:2]) < 100 else "antialiased"
     axes.imshow(picture, interpolation=smooth)
-    axes.spines[:].set(visible=True, color=_FRAME, linewidth=0.8)  # white on white has no end
+    figures.frame(axes)
 
 
 def framed(image):
@@ -80,6 +78,6 @@ def framed(image):
     picture = Image.fromarray(image)
     picture.thumbnail((512, 512))  # enough for a panel
     side = max(picture.size)
-    square = Image.new("RGB", (side, side), _FRAME)
+    square = Image.new("RGB", (side, side), figures.FRAME)
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return np.asarray(square)
