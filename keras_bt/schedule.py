@@ -25,7 +25,7 @@ def warmup_cosine(
     Args:
         peak: the highest rate, > 0.
         steps: training steps in total.
-        warmup_steps: 0 ≤ warmup_steps < steps.
+        warmup_steps: 0 ≤ warmup_steps ≤ steps. If equal, training ends as the peak is reached.
 
     Returns:
         The rate as a function of the step, constant after the last one.
@@ -37,14 +37,14 @@ def warmup_cosine(
     """
     if not peak > 0:
         raise ValueError(f"peak must be > 0. Received: peak={peak}.")
-    if not 0 <= warmup_steps < steps:
+    if not 0 <= warmup_steps <= steps or steps < 1:
         raise ValueError(
-            "warmup_steps must be at least 0 and less than steps. "
+            "warmup_steps must be at least 0 and at most steps, which must be at least 1. "
             f"Received: warmup_steps={warmup_steps}, steps={steps}."
         )
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup_steps else peak,
-        decay_steps=steps - warmup_steps,
+        decay_steps=max(1, steps - warmup_steps),
         alpha=FINAL_FRACTION,
         warmup_target=peak if warmup_steps else None,
         warmup_steps=warmup_steps,

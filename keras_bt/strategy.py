@@ -30,9 +30,9 @@ def choose_strategy(name: str = "auto", one_process: bool = False) -> tf.distrib
         name: `"one"`, the default strategy on one device; `"mirrored"`, every GPU of this machine,
             or every logical CPU device if there is no GPU; `"multiworker"`, the same on every
             process that TF_CONFIG or SLURM names; `"tpu"`, the TPU of this machine or that of the
-            environment variable TPU_NAME; or `"auto"`: `"multiworker"` if the environment names
-            several workers, else `"tpu"` if it names a TPU, else `"mirrored"` if there are several
-            GPUs, else `"one"`.
+            environment variable TPU_NAME (no TensorFlow from 2.20 on is known to run on one); or
+            `"auto"`: `"multiworker"` if the environment names several workers, else `"tpu"` if it
+            names a TPU, else `"mirrored"` if there are several GPUs, else `"one"`.
         one_process: whether the caller can run in one process only.
 
     Raises:
@@ -152,7 +152,8 @@ def _mirrored(devices):
 
 @functools.cache
 def _tpu(name):
-    # Not yet run on a TPU; elsewhere this ends in the error below.
+    # Not run: Keras tests TPUs with TensorFlow 2.19 at most, and this package needs 2.20. Without a
+    # TPU this ends in the error below.
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
         return tf.distribute.TPUStrategy(resolver)

@@ -1,10 +1,11 @@
-"""The operations of the views as batched keras-cv layers, each pixel for pixel the reference's.
+"""The operations of the views as batched keras-cv layers, each that of torchvision on floats.
 
-Between layers, images are float32 in 0..255, whatever the global dtype policy. Every layer takes
-an image (h, w, c), a batch (b, h, w, c), or a dict of either: given
-`{"images": x, "seed": s}` with an integer tensor s of shape (2,), the result depends only on x, s
-and the layer's `salt`, and each image of a batch gets its own draws. Without "seed" a layer draws
-one itself and is an ordinary layer of any keras-cv pipeline.
+What that means for single pixels is in docs/pytorch.md. Between layers, images are float32 in
+0..255, whatever the global dtype policy. Every layer takes an image (h, w, c), a batch
+(b, h, w, c), or a dict of either: given `{"images": x, "seed": s}` with an integer tensor s of
+shape (2,), the result depends only on x, s and the layer's `salt`, and each image of a batch gets
+its own draws. Without "seed" a layer draws one itself and is an ordinary layer of any keras-cv
+pipeline.
 
 keras-cv's own layers of these names compute something different (additive brightness, contrast
 about each channel's mean, a fixed order, no antialiasing, zero padding around a blur), hence these.

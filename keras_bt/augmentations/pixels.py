@@ -1,9 +1,10 @@
 """The image operations of the views as pure functions of images and explicit factors.
 
-Images are channels last, in 0..255, and stay float32 between operations: Pillow, which the
-reference uses, rounds after each of them, and the exact formulas below stay within that rounding.
-Every function takes a whole batch, with one factor per image; nothing here is random. They run
-fastest compiled by XLA, on CPU too.
+Images are channels last, in 0..255, and stay float32 between operations, as on torchvision's path
+of floats. Pillow, which the published code uses, cuts off fractions after each of them and keeps
+the hue in 8 bits: its images are 1.5 levels darker, on average, after a whole color jitter. Every
+function takes a whole batch, with one factor per image; nothing here is random. They run fastest
+compiled by XLA, on CPU too.
 """
 
 import math

@@ -25,12 +25,18 @@ def test_without_warm_up_it_starts_at_the_peak_and_ends_at_a_thousandth():
     assert float(rate(99)) == pytest.approx(0.002)
 
 
+def test_a_warm_up_as_long_as_training_is_a_straight_line():
+    rate = warmup_cosine(2.0, steps=10, warmup_steps=10)
+    np.testing.assert_allclose([float(rate(t)) for t in range(11)], np.linspace(0, 2, 11))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((0.0, 10, 1), "peak must be > 0. Received: peak=0.0"),
         ((float("nan"), 10, 1), "peak must be > 0"),
-        ((1.0, 10, 10), "less than steps. Received: warmup_steps=10, steps=10"),
+        ((1.0, 10, 11), "at most steps.* Received: warmup_steps=11, steps=10"),
+        ((1.0, 0, 0), "steps, which must be at least 1. Received: warmup_steps=0, steps=0"),
         ((1.0, 10, -1), "warmup_steps must be at least 0"),
     ],
 )

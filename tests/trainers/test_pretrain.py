@@ -269,7 +269,7 @@ def test_a_flat_folder_without_labels_and_a_backbone_of_ones_own(small, tmp_path
         (["--workdir={tmp}/files"], ["which holds other files"]),
         (["--strategy=tpu"], ["strategy=tpu needs a TPU", "TPUs not found"]),
         (["--flip=1.5"], ["flip", "1.5"]),
-        (["--warmup_epochs=200"], ["--warmup_epochs must be less than --epochs"]),
+        (["--warmup_epochs=200"], ["--warmup_epochs must be at most --epochs"]),
         (["--unknown_flag=1"], ["unknown_flag"]),
         (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
         (["digits"], ["--name=value", "digits"]),

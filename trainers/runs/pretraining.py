@@ -171,7 +171,7 @@ class Pretraining:
                 remat=s.remat,
             )
             steps = s.epochs * self.steps_per_epoch
-            warmup_steps = min(round(s.warmup_epochs * self.steps_per_epoch), steps - 1)
+            warmup_steps = round(s.warmup_epochs * self.steps_per_epoch)
             rate = warmup_cosine(s.rate * s.batch_size / 256, steps, warmup_steps)
             optimizer = LARS(rate, s.bias_rate_ratio, s.weight_decay)
             model.compile(optimizer)

@@ -384,9 +384,9 @@ class PretrainingSettings(TrainingSettings):
         self._resolve(**{n: v for n, v in OF_A_NEW_RUN.items() if getattr(self, n) is None})
         if self.warmup_epochs is None:
             self._resolve(warmup_epochs=min(10.0, self.epochs / 10))
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs > self.epochs:
             raise ValueError(
-                "--warmup_epochs must be less than --epochs. "
+                "--warmup_epochs must be at most --epochs. "
                 f"Received: --warmup_epochs={self.warmup_epochs}, --epochs={self.epochs}"
             )
         if self.workdir is None:

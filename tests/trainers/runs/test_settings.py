@@ -161,7 +161,7 @@ def test_defaults_that_depend_on_other_settings():
     ("kind", "values", "words"),
     [
         (PretrainingSettings, {"projector": "8-"}, "layer widths such as 8192-8192-8192"),
-        (PretrainingSettings, {"warmup_epochs": 9.0, "epochs": 9}, "less than --epochs"),
+        (PretrainingSettings, {"warmup_epochs": 9.5, "epochs": 9}, "at most --epochs"),
         (LinearProbeSettings, {"draws": 2}, "--draws requires --fast"),
         (LinearProbeSettings, {"schedule": "step"}, "must be given together.*milestones=$"),
         (LinearProbeSettings, {"milestones": (3,)}, "must be given together"),
