@@ -133,3 +133,10 @@ def test_private_modules_of_tensorflow_are_imported_where_they_are_needed():
     for path in modules("keras_bt"):
         names = imports(path, at_module_level=True)
         assert not [name for name in names if within(name, "tensorflow.python")]
+
+
+def test_no_duration_is_taken_from_a_clock_that_may_be_set():
+    """`time.time` says when something was; how long it took is of `time.monotonic`."""
+    files = [p for f in ("keras_bt", "trainers", "export", "benchmarks") for p in modules(f)]
+    users = {path.name for path in files if "time.time()" in path.read_text(encoding="utf-8")}
+    assert users == {"feature_cache.py", "metrics_log.py"}  # the age of a file, the time of a line

@@ -14,7 +14,7 @@ from trainers.runs.settings import KnnSettings
 
 def knn(settings):
     """Extracts features, finds their nearest neighbors, and writes and prints the accuracies."""
-    started = time.time()
+    started = time.monotonic()
     # Imported only once the flags are known to be valid: TensorFlow takes seconds.
     with command.quiet_start():
         from trainers.runs import nearest_neighbors, subject

@@ -18,7 +18,7 @@ from trainers.runs.settings import LinearProbeSettings
 
 def linear_probe(settings):
     """Trains the classifier, measures it and writes everything to the workdir."""
-    started = time.time()
+    started = time.monotonic()
     # Imported only once the flags are known to be valid: TensorFlow takes seconds.
     with command.quiet_start():
         from trainers.runs import classifying, fast_probe, linear_probing, subject

@@ -43,7 +43,7 @@ class AblationSettings(PretrainingSettings):
 
 def run(settings):
     """Trains the backbone, unless that is done or not wanted, and measures it."""
-    started = time.time()
+    started = time.monotonic()
     s = dataclasses.replace(settings, evaluate=False)
     with command.quiet_start():
         from keras_bt import data, workdir
@@ -69,7 +69,7 @@ def run(settings):
         found = measure(*parts, s.few_labels)
         folder = pathlib.Path(s.workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        found |= {"measured_on": where, "seconds_of_last_call": round(time.time() - started, 1)}
+        found |= {"measured_on": where, "seconds_of_last_call": round(time.monotonic() - started, 1)}
         workdir.write_json(folder / MEASURED, found)
     print(
         f"Measured on {where}: nearest neighbors {100 * found['knn']:.1f}%, linear probe "

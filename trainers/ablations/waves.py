@@ -70,9 +70,9 @@ class Waves:
         if cores:
             os.sched_setaffinity(process.pid, cores)
         _say(run, f"started; see {log}")
-        started = time.time()
+        started = time.monotonic()
         process.wait()
-        record["seconds"] = round(record["seconds"] + time.time() - started, 2)
+        record["seconds"] = round(record["seconds"] + time.monotonic() - started, 2)
         workdir.write_json(run.beside("json"), record)
         measures = run.measures() if process.returncode == 0 else None
         if self._stopping:

@@ -38,7 +38,7 @@ def classify(kind, settings, folder):
     `kind` is a subclass of `ClassifierRun`; `folder` is the name of the workdir, beside the
     backbone, unless the settings name one.
     """
-    started = time.time()
+    started = time.monotonic()
     what = subject.read(settings)
     if what.train.multilabel:
         raise ValueError(
@@ -152,7 +152,7 @@ class ClassifierRun:
             "classes": len(self.train.class_names),
             "backbone": str(self.subject.file),
             "settings": self.settings.identity() | self.subject.identity(),
-            "seconds_of_last_call": round(time.time() - started, 1),
+            "seconds_of_last_call": round(time.monotonic() - started, 1),
             "skipped_images": sorted(line.split("\t")[1] for line in skipped),
         }
         workdir.write_json(self.run.summary, summary)

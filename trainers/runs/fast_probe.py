@@ -46,8 +46,8 @@ def run(subject, settings, started):
     measure, report = (several, several_report) if train.multilabel else (single, single_report)
     rows = {}
     for name, arrays in features.items():
-        fitting = time.time()
-        rows[name] = measure(arrays, settings) | {"seconds": round(time.time() - fitting, 1)}
+        fitting = time.monotonic()
+        rows[name] = measure(arrays, settings) | {"seconds": round(time.monotonic() - fitting, 1)}
     part = "" if settings.labels == "100%" else f"_{settings.labels.replace('%', 'pct')}"
     path = folder / f"linear_probe_fast{part}.json"
     predictions = {name: row.pop("predictions", None) for name, row in rows.items()}["backbone"]

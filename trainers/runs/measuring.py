@@ -39,6 +39,6 @@ def write(path, command, subject, settings, started, **found):
             "measured_on": subject.where,
             "settings": settings | preparation,
             **found,
-            "seconds": round(time.time() - started, 1),
+            "seconds": round(time.monotonic() - started, 1),
         },
     )

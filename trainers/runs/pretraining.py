@@ -65,7 +65,7 @@ def pretrain(settings, objective=None, projector=projector):
         ValueError: if settings, data and folder do not go together, or the loss is not finite.
         OSError: if something cannot be read or written.
     """
-    started = time.time()
+    started = time.monotonic()
     s, run = settings, workdir.Workdir(settings.workdir)
     identity = s.identity()
     if type(objective) not in (type(None), BarlowTwinsObjective):

@@ -35,7 +35,7 @@ def finish(job, started):
         accuracies, where = measure(job, untrained.backbone, backbone)
 
     skipped = skipped_images.write(run.path, *job.sources)
-    seconds = time.time() - started
+    seconds = time.monotonic() - started
     final = {name: finite_or_none(metrics, name) for name in ("loss", "excess")}
     floor = job.model.objective.floor(job.settings.batch_size, job.model.embedding_dim)
     speeds = [m.get("images_per_second", math.nan) for m in metrics]
@@ -88,7 +88,7 @@ def measure(job, untrained, trained):
         ("untrained backbone", untrained),
         ("Barlow Twins", trained),
     ):
-        started = time.time()
+        started = time.monotonic()
         print(f"Measuring {name} … ", end="", flush=True)
         parts = []
         for source in (train, test):
@@ -101,7 +101,7 @@ def measure(job, untrained, trained):
                 parts += extract_features(backbone, batches)
         rows[name] = report.measure(*parts, seed=job.settings.seed)
         mapped = parts[2:]
-        print(f"{time.time() - started:.0f} s")
+        print(f"{time.monotonic() - started:.0f} s")
     plots.feature_map(
         job.run.plots / "features.png", *mapped, train.class_names, seed=job.settings.seed
     )
