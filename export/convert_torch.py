@@ -33,7 +33,7 @@ import math
 import pathlib
 
 from trainers.cli import command
-from trainers.runs.settings import Settings, setting
+from trainers.runs.fields import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

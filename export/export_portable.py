@@ -16,7 +16,7 @@ import pathlib
 
 from export import subject
 from trainers.cli import command
-from trainers.runs.settings import setting
+from trainers.runs.fields import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

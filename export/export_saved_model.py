@@ -9,7 +9,8 @@ import pathlib
 
 from export import subject
 from trainers.cli import command
-from trainers.runs.settings import ReadingSettings, setting
+from trainers.runs.fields import setting
+from trainers.runs.settings import ReadingSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

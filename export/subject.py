@@ -8,7 +8,8 @@ import dataclasses
 import json
 import pathlib
 
-from trainers.runs.settings import DataSettings, setting
+from trainers.runs.fields import setting
+from trainers.runs.settings import MOST_PIXELS, DataSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,12 +24,14 @@ class ExportSettings(DataSettings):
         "Side of the square images that the backbone sees in pixels, or their height and width: "
         "64x96. Default: the run's.",
         least=1,
+        most=MOST_PIXELS,
     )
     resize: int | None = setting(
         None,
         "Shorter side of an image before the center crop, in pixels. Default: as in the run's "
         "evaluation; for a .keras file, image_size · 256/224.",
         least=1,
+        most=MOST_PIXELS,
     )
     normalize: str | None = setting(
         None,

@@ -14,7 +14,7 @@ import signal
 
 from trainers.ablations import sweeps
 from trainers.cli import command
-from trainers.runs.settings import Settings, setting
+from trainers.runs.fields import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class AblateSettings(Settings):
         "Images to train on, as for trainers.pretrain, in sweeps that leave them open as {data}.",
     )
     out: str = setting("runs/ablations", "Folder of the runs, tables and plots.")
-    jobs: int = setting(1, "Number of concurrent runs, which share the cores.", least=1)
+    jobs: int = setting(1, "Number of concurrent runs, which share the cores.", least=1, most=1000)
     dry_run: bool = setting(False, "Only print the commands of the runs that are not finished.")
     report: bool = setting(False, "Only write the tables and plots of the finished runs.")
 

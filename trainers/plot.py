@@ -11,7 +11,8 @@ import os
 import pathlib
 
 from trainers.cli import command
-from trainers.runs.settings import DataSettings, setting
+from trainers.runs.fields import setting
+from trainers.runs.settings import DataSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import numpy as np
 
 from trainers.cli import command
 from trainers.pretrain import default_recipe
-from trainers.runs.settings import PretrainingSettings, free
+from trainers.runs.fields import free
+from trainers.runs.settings import PretrainingSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ import time
 
 from trainers.cli import command
 from trainers.pretrain import default_recipe
-from trainers.runs.settings import LinearProbeSettings, PretrainingSettings, free, setting
+from trainers.runs.fields import free, setting
+from trainers.runs.settings import LinearProbeSettings, PretrainingSettings
 
 MEASURED = "measured.json"
 DRAWS = 10
@@ -69,7 +70,10 @@ def run(settings):
         found = measure(*parts, s.few_labels)
         folder = pathlib.Path(s.workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        found |= {"measured_on": where, "seconds_of_last_call": round(time.monotonic() - started, 1)}
+        found |= {
+            "measured_on": where,
+            "seconds_of_last_call": round(time.monotonic() - started, 1),
+        }
         workdir.write_json(folder / MEASURED, found)
     print(
         f"Measured on {where}: nearest neighbors {100 * found['knn']:.1f}%, linear probe "

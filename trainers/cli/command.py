@@ -1,5 +1,6 @@
 """How a command starts and ends: flags in, one clear line for a mistake."""
 
+import codecs
 import contextlib
 import gc
 import os
@@ -14,7 +15,7 @@ from dataclasses import fields
 from absl import flags, logging
 
 from trainers.cli import STOPPED
-from trainers.runs.settings import SIZE, kinds_of
+from trainers.runs.fields import SIZE, kinds_of
 
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 
@@ -23,7 +24,9 @@ def run(main, settings_class, default_recipe=None, positional=False):
     """Parses the flags and runs `main`; a user's mistake ends in one line and status 1.
 
     A mistake is an error of the flags, or a `ValueError` or `OSError` that `main` raises inside
-    `with mistakes:`. Ctrl-C ends in one line and status 130, whatever is being done.
+    `with mistakes:`. Ctrl-C ends in one line and status 130, whatever is being done. An output that
+    cannot be written to, as on a full disk, is a mistake too; what the terminal's encoding lacks is
+    spelled out.
 
     Args:
         main: function of the settings and, if `positional`, of the list of arguments that are not
@@ -33,13 +36,19 @@ def run(main, settings_class, default_recipe=None, positional=False):
             called if there is no `--flagfile`.
         positional: bool, whether arguments other than flags are allowed.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 — until the program ends
+        with contextlib.suppress(AttributeError):  # of a stream that is no file, in a notebook
+            getattr(sys, name).reconfigure(errors=SPELLED_OUT)
     with interrupts:
         _run(main, settings_class, default_recipe, positional)
+        with mistakes:
+            sys.stdout.flush()
 
 
 def _run(main, settings_class, default_recipe, positional):
     argv = sys.argv[1:]
-    values = flags_of(settings_class)
     if any(argument.lstrip("-") in ("help", "h", "helpfull", "helpshort") for argument in argv):
         about = [sys.modules[main.__module__].__doc__, *map(_described, fields(settings_class))]
         with mistakes:
@@ -51,16 +60,59 @@ def _run(main, settings_class, default_recipe, positional):
         # First, so that flags on the command line override it.
         argv = [f"--flagfile={RECIPES / recipe}.flags", *argv]
     try:
-        rest = values(["", *argv])[1:]
-        settings = settings_class(
-            **{f.name: _value(f, values[f.name].value) for f in fields(settings_class)}
-        )
-    except (flags.Error, OSError, ValueError) as error:
-        fail(_in_words(str(error)))
+        settings, rest = parsed(argv, settings_class)
+    except ValueError as error:
+        fail(error)
     if rest and not positional:
         fail(f"Flags must have the form --name=value. Received: {' '.join(rest)}")
     logging.set_verbosity(logging.WARNING)
     main(settings, *([rest] if positional else []))
+
+
+def parsed(argv, settings_class):
+    """Makes settings of a command line.
+
+    Args:
+        argv: list of strings, without the name of the command.
+        settings_class: see `run`.
+
+    Returns:
+        The settings, and the list of arguments that are not flags.
+
+    Raises:
+        ValueError: if a flag is unknown, or a setting is not what it must be.
+    """
+    values = flags_of(settings_class)
+    try:
+        rest = values(["", *_with_flagfiles(argv)])[1:]
+    except flags.Error as error:
+        raise ValueError(_in_words(str(error))) from error
+    given = {f.name: _value(f, values[f.name].value) for f in fields(settings_class)}
+    return settings_class(**given), rest
+
+
+def _with_flagfiles(arguments, within=()):
+    """Yields the arguments, with those of a file in place of each --flagfile; `within` are open."""
+    arguments = iter(arguments)
+    for argument in arguments:
+        name, equals, file = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            yield argument
+            continue
+        path = pathlib.Path(file if equals else next(arguments, "")).expanduser()
+        if path.resolve() in within:
+            raise ValueError(f"--flagfile must not include itself. Received: --flagfile={path}")
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:  # of a binary file, or of a name with a NUL
+            why = getattr(error, "strerror", None) or "not UTF-8"
+            raise ValueError(
+                "--flagfile must be a text file of flags, one a line. "
+                f"Received: --flagfile={file and path} ({why})"
+            ) from error
+        lines = [line.strip() for line in lines]
+        flags_in_it = [line for line in lines if line and not line.startswith(("#", "//"))]
+        yield from _with_flagfiles(flags_in_it, (*within, path.resolve()))
 
 
 def _in_words(message):
@@ -69,8 +121,11 @@ def _in_words(message):
     >>> _in_words("flag --epochs=1e2: invalid literal for int() with base 10: '1e2'")
     '--epochs must be a whole number. Received: --epochs=1e2'
     """
-    message = message.removeprefix("ERROR:: ")  # of a flagfile
-    for kind, python in (("whole number", "invalid literal for int"), ("number", "could not conv")):
+    for kind, python in (
+        ("whole number", "invalid literal for int"),
+        ("whole number", "Exceeds the limit"),
+        ("number", "could not conv"),
+    ):
         if found := re.match(rf"flag (--\w+)=(.*): {python}", message, re.DOTALL):
             return f"{found[1]} must be a {kind}. Received: {found[1]}={found[2]}"
     return message
@@ -113,7 +168,7 @@ def _value(field, value):
 
 def _size(name, value):
     """Returns the size that a flag names: an int, or of HEIGHTxWIDTH both."""
-    if not re.fullmatch(r"-?\d+(x\d+)?", value):
+    if not re.fullmatch(r"-?\d{1,19}(x\d{1,19})?", value):
         raise ValueError(
             f"--{name} must be a whole number such as 64, or height x width such as 64x96. "
             f"Received: --{name}={value}"
@@ -253,8 +308,8 @@ class Mistakes(contextlib.AbstractContextManager):
         if interrupts.struck:
             return  # the error is Ctrl-C's
         if isinstance(error, BrokenPipeError):
-            # Whoever read the output, such as `head`, has seen enough. Python would still flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read the output, such as `head`, has seen enough.
+            _discard(sys.stdout)
             raise SystemExit(141)  # 128 + SIGPIPE, as of programs that this signal ends
         if isinstance(error, (ValueError, OSError)):
             fail(error)
@@ -270,6 +325,29 @@ mistakes = Mistakes()
 
 def fail(message):
     """Ends the program with a one-line error message and status 1."""
-    sys.stdout.flush()
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _discard(sys.stdout)
+        message = f"The output cannot be written: {error.strerror}."
+    try:
+        print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
     raise SystemExit(1)
+
+
+def _discard(stream):
+    """Lets go of what could not be written, which Python would try again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _spelled_out(error):
+    """Replaces characters that the terminal's encoding lacks, an error handler of `codecs`."""
+    text = error.object[error.start : error.end]
+    known = {"–": "-", "−": "-", "±": "+/-", "×": "x", "…": "...", "→": "->", "≥": ">=", "≤": "<="}
+    return "".join(known.get(letter, "?") for letter in text), error.end
+
+
+SPELLED_OUT = "keras_bt.spelled_out"
+codecs.register_error(SPELLED_OUT, _spelled_out)

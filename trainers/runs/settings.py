@@ -1,150 +1,14 @@
-"""Settings: frozen dataclasses from which flags, their help and limits, and config.json are made.
+"""Settings of the commands: what they mean, their limits, and what goes together.
 
-A field says its default, what it does, what it may be, and whether it belongs to the identity of a
-run: whether the numbers depend on it, so that a run cannot go on with another value. In Python,
-`PretrainingSettings(data="folder:photos", epochs=200)` checks what the flags check. This module
-imports no TensorFlow, so that commands find mistakes at once.
+In Python, `PretrainingSettings(data="folder:photos", epochs=200)` checks what the flags check. This
+module imports no TensorFlow, so that commands find mistakes at once.
 """
 
 import dataclasses
-import math
 import re
-import types
-import typing
-from typing import Any, Self
 
+from trainers.runs.fields import Settings, fraction, free, setting
 from trainers.runs.sources import SOURCES
-
-SIZE = tuple[int, int]  # (height, width); on the command line 64x96
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] = (),
-    identity: bool = True,
-) -> Any:
-    """Declares a field of `Settings`.
-
-    Args:
-        default: its value unless another is given.
-        help: what it is, for `--help`.
-        least: smallest value.
-        most: largest value.
-        above: value that it must exceed.
-        choices: all values, of a string.
-        identity: whether it belongs to a run's identity. If not, it may change when a run goes on:
-            it says where and how, not what is computed.
-    """
-    metadata = {"help": help, "least": least, "most": most, "above": above}
-    metadata |= {"choices": choices, "identity": identity}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def fraction(default: float, help: str) -> Any:
-    """Declares a number from 0 to 1."""
-    return setting(default, help, least=0, most=1)
-
-
-def free(default: Any, help: str, **limits: Any) -> Any:
-    """Declares a setting that does not belong to a run's identity."""
-    return setting(default, help, identity=False, **limits)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Base of settings, whose fields are declared by `setting`.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kinds = kinds_of(field)
-            if not any(_is_a(value, kind) for kind in kinds):
-                wanted = field.type if len(kinds) > 1 else field.type.__name__
-                raise ValueError(
-                    f"--{field.name} must be of type {wanted}. Received: --{field.name}={value!r}"
-                )
-            _check(field.name, value, **field.metadata)
-            if SIZE in kinds and isinstance(value, tuple) and value[0] == value[1]:
-                self._resolve(**{field.name: value[0]})  # 64x64 is 64, in config.json as well
-
-    def identity(self) -> dict[str, Any]:
-        """Returns what determines the run, as JSON values by name, sorted."""
-        fields = [field for field in dataclasses.fields(self) if field.metadata["identity"]]
-        values = {field.name: getattr(self, field.name) for field in fields}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in sorted(values.items())
-        }
-
-    @classmethod
-    def of_identity(cls, identity: dict[str, Any], **others: Any) -> Self:
-        """Returns the settings of an earlier run.
-
-        Args:
-            identity: what `identity` returned. Further names are passed over; a setting that did
-                not exist yet has its default, which must therefore be what runs did before.
-            **others: settings that do not belong to it.
-
-        Raises:
-            ValueError: if a setting is out of range.
-        """
-        fields = [field for field in dataclasses.fields(cls) if field.metadata["identity"]]
-        known = {field.name: identity.get(field.name, field.default) for field in fields}
-        known = {n: tuple(v) if isinstance(v, list) else v for n, v in known.items()}
-        return cls(**known, **others)
-
-    def _resolve(self, **values):
-        """Replaces defaults that depend on other settings; for `__post_init__`."""
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
-def kinds_of(field: dataclasses.Field) -> tuple[Any, ...]:
-    """Returns the types that a field may have: X, or of X | Y | None all of them."""
-    if isinstance(field.type, types.UnionType):
-        return typing.get_args(field.type)
-    return (field.type,)
-
-
-def _is_a(value, kind):
-    """Tells whether a value is of a type; an int is a float, too, and a bool is no number."""
-    if kind in (int, float):
-        numbers = (int,) if kind is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool)
-    if kind == SIZE:
-        return isinstance(value, tuple) and len(value) == 2 and all(_is_a(v, int) for v in value)
-    kind = typing.get_origin(kind) or kind
-    return isinstance(kind, type) and isinstance(value, kind)
-
-
-def _check(name, value, least, most, above, choices, **_):
-    rules = []
-    if value is None:
-        return
-    if choices:
-        rules = [(value in choices, f"one of {', '.join(choices)}")]
-    elif isinstance(value, tuple):
-        for one in value:
-            _check(name, one, least, most, above, ())
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        rules = [
-            (above is None or value > above, f"a number > {above}"),
-            (least is None or value >= least, f"at least {least}"),
-            (most is None or value <= most, f"at most {most}"),
-            (math.isfinite(value), "finite"),
-        ]
-    for holds, rule in rules:
-        if not holds:
-            raise ValueError(f"--{name} must be {rule}. Received: --{name}={value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,6 +73,10 @@ class ReadingSettings(DataSettings):
             )
 
 
+MOST_EPOCHS = 1_000_000
+MOST_IN_A_BATCH = 2**20
+MOST_WIDTH = 2**20  # of a projector's layer
+MOST_PIXELS = 4096  # of a side
 RESIZE = (
     "Shorter side in pixels to which evaluation resizes images before the center crop. Default: "
     "256/224 of --image_size, or --image_size if all images have the same size and are no larger. "
@@ -229,6 +97,17 @@ def check_resize(resize: int | None, image_size: int | tuple[int, int]) -> None:
         raise ValueError(
             "--resize must be at least --image_size, of two numbers the smaller one. "
             f"Received: --resize={resize}, --image_size={image_size}"
+        )
+
+
+def check_projector(widths: str) -> None:
+    """Raises ValueError unless it is the widths of a projector's layers, such as 512-512."""
+    if not re.fullmatch(r"[1-9][0-9]{0,9}(-[1-9][0-9]{0,9}){0,19}", widths) or any(
+        int(width) > MOST_WIDTH for width in widths.split("-")
+    ):
+        raise ValueError(
+            "--projector must be layer widths such as 8192-8192-8192, at most 20 of them and none "
+            f"over {MOST_WIDTH}. Received: --projector={widths}"
         )
 
 
@@ -275,15 +154,20 @@ class PretrainingSettings(TrainingSettings):
         "Stem of the ResNet: imagenet, or small for images of about 32 pixels.",
         choices=("imagenet", "small"),
     )
-    width: int = setting(16, "Channels of the ResNet's first stage.", least=1)
+    width: int = setting(16, "Channels of the ResNet's first stage.", least=1, most=4096)
     projector: str = setting("512-512-512", "Widths of the projector's layers, joined by hyphens.")
     image_size: int | tuple[int, int] = setting(
-        32, "Side of the square views in pixels, or their height and width: 64x96.", least=1
+        32,
+        "Side of the square views in pixels, or their height and width: 64x96.",
+        least=1,
+        most=MOST_PIXELS,
     )
-    resize: int | None = setting(None, RESIZE, least=1)
+    resize: int | None = setting(None, RESIZE, least=1, most=MOST_PIXELS)
 
-    epochs: int = setting(100, "Total number of training epochs.", least=1)
-    batch_size: int = setting(256, "Images per step, over all replicas together.", least=2)
+    epochs: int = setting(100, "Total number of training epochs.", least=1, most=MOST_EPOCHS)
+    batch_size: int = setting(
+        256, "Images per step, over all replicas together.", least=2, most=MOST_IN_A_BATCH
+    )
     redundancy_weight: float = setting(
         0.0051, "Weight λ of the objective's redundancy term.", above=0
     )
@@ -305,19 +189,30 @@ class PretrainingSettings(TrainingSettings):
     )
 
     jitter: float = fraction(0.8, "Probability of color jitter.")
-    brightness: float = setting(0.4, "Strength of the color jitter's brightness change.", least=0)
-    contrast: float = setting(0.4, "Strength of the color jitter's contrast change.", least=0)
-    saturation: float = setting(0.2, "Strength of the color jitter's saturation change.", least=0)
+    brightness: float = setting(
+        0.4, "Strength of the color jitter's brightness change.", least=0, most=100
+    )
+    contrast: float = setting(
+        0.4, "Strength of the color jitter's contrast change.", least=0, most=100
+    )
+    saturation: float = setting(
+        0.2, "Strength of the color jitter's saturation change.", least=0, most=100
+    )
     hue: float = setting(0.1, "Strength of the color jitter's hue shift.", least=0, most=0.5)
     grayscale: float = fraction(0.2, "Probability of converting a view to grayscale.")
     blur_a: float = fraction(1.0, "Probability of blurring view A.")
     blur_b: float = fraction(0.1, "Probability of blurring view B.")
     blur_sigma: float = setting(
-        2.0, "Largest standard deviation of the blur in pixels; the smallest is 0.1.", least=0.1
+        2.0,
+        "Largest standard deviation of the blur in pixels; the smallest is 0.1.",
+        least=0.1,
+        most=1000,
     )
     solarize_a: float = fraction(0.0, "Probability of solarizing view A.")
     solarize_b: float = fraction(0.2, "Probability of solarizing view B.")
-    rotation: float = setting(0.0, "Largest rotation angle in degrees (not in the paper).", least=0)
+    rotation: float = setting(
+        0.0, "Largest rotation angle in degrees (not in the paper).", least=0, most=360
+    )
     shear: float = setting(
         0.0, "Largest shear angle in degrees (not in the paper).", least=0, most=89
     )
@@ -375,11 +270,7 @@ class PretrainingSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", self.projector):
-            raise ValueError(
-                "--projector must be layer widths such as 8192-8192-8192. "
-                f"Received: --projector={self.projector}"
-            )
+        check_projector(self.projector)
         check_resize(self.resize, self.image_size)
         self._resolve(**{n: v for n, v in OF_A_NEW_RUN.items() if getattr(self, n) is None})
         if self.warmup_epochs is None:
@@ -419,8 +310,11 @@ class SubjectSettings(ReadingSettings):
         "Side of the square images in pixels, or their height and width: 64x96. Default: that of "
         "the backbone's run.",
         least=1,
+        most=MOST_PIXELS,
     )
-    resize: int | None = setting(None, RESIZE + " An earlier run's --resize holds for it.", least=1)
+    resize: int | None = setting(
+        None, RESIZE + " An earlier run's --resize holds for it.", least=1, most=MOST_PIXELS
+    )
     seed: int = setting(
         0,
         "Seed for all random choices: held-out images, labels, weights, data order and crops.",
@@ -442,7 +336,9 @@ class KnnSettings(SubjectSettings):
     temperature: float = setting(
         0.07, "Temperature of the votes; the lower, the more the nearest ones count.", above=0
     )
-    batch_size: int = setting(256, "Images per batch during feature extraction.", least=1)
+    batch_size: int = setting(
+        256, "Images per batch during feature extraction.", least=1, most=MOST_IN_A_BATCH
+    )
     raw_pixels: bool = setting(False, "Measure raw pixels as well.")
     out: str | None = setting(
         None, "JSON file of the results. Default: evaluation/knn.json beside the backbone."
@@ -476,8 +372,10 @@ class LinearProbeSettings(ClassifierSettings):
         "Labels to train with: a share such as 10%, or a number of images such as 600; the same "
         "number from each class.",
     )
-    epochs: int = setting(100, "Total number of training epochs.", least=1)
-    batch_size: int = setting(256, "Images per step, over all replicas together.", least=1)
+    epochs: int = setting(100, "Total number of training epochs.", least=1, most=MOST_EPOCHS)
+    batch_size: int = setting(
+        256, "Images per step, over all replicas together.", least=1, most=MOST_IN_A_BATCH
+    )
     rate: float = setting(0.3, "Initial learning rate, independent of the batch size.", above=0)
     weight_decay: float = setting(
         1e-6, "Weight decay of the classifier's kernel and bias.", least=0
@@ -488,7 +386,7 @@ class LinearProbeSettings(ClassifierSettings):
         choices=("cosine", "step"),
     )
     milestones: tuple[int, ...] = setting(
-        (), "Epochs after which --schedule=step lowers the learning rate: 7,14,21, say."
+        (), "Epochs after which --schedule=step lowers the learning rate: 7,14,21, say.", least=1
     )
     decay: float = fraction(0.1, "Factor on the learning rate at each of the --milestones.")
     fast: bool = free(
@@ -498,6 +396,7 @@ class LinearProbeSettings(ClassifierSettings):
         1,
         "Random draws of the labels with --fast; their mean and standard deviation are reported.",
         least=1,
+        most=1000,
     )
     raw_pixels: bool = free(False, "Measure raw pixels as well, with --fast.")
     workdir: str | None = free(
@@ -548,11 +447,12 @@ class FinetuningSettings(ClassifierSettings):
     scratch_rate: float = free(
         0.5, "Initial learning rate of the whole network with --from_scratch.", above=0
     )
-    epochs: int = setting(20, "Total number of training epochs.", least=1)
+    epochs: int = setting(20, "Total number of training epochs.", least=1, most=MOST_EPOCHS)
     batch_size: int = setting(
         256,
         "Images per step, over all replicas together; capped at the number of training images.",
         least=1,
+        most=MOST_IN_A_BATCH,
     )
     measure_every: int = free(
         1,

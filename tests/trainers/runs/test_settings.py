@@ -1,6 +1,7 @@
 """Settings: the one place from which flags, help, limits, config.json and identity come."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
@@ -8,13 +9,8 @@ import pytest
 from places import ROOT
 
 from trainers.cli import command
-from trainers.runs.settings import (
-    FinetuningSettings,
-    LinearProbeSettings,
-    PretrainingSettings,
-    Settings,
-    setting,
-)
+from trainers.runs.fields import Settings, setting
+from trainers.runs.settings import FinetuningSettings, LinearProbeSettings, PretrainingSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,10 @@ def test_flags_become_settings(monkeypatch):
 
 
 def test_the_last_word_is_with_the_command_line(monkeypatch, tmp_path):
-    (tmp_path / "some.flags").write_text("# why\n--count=5\n--kind=b\n")
+    (tmp_path / "other.flags").write_text("--count=5\n")
+    (tmp_path / "some.flags").write_text(
+        f"# why\n\n--flagfile={tmp_path / 'other.flags'}\n  --kind=b\n"
+    )
     flagfile = f"--flagfile={tmp_path / 'some.flags'}"
     assert parsed(monkeypatch, flagfile, "--count=6") == Few(count=6, kind="b")
     found = parsed(
@@ -72,6 +71,11 @@ def test_the_last_word_is_with_the_command_line(monkeypatch, tmp_path):
         ("--count=x", "--count=x"),
         ("--share=0", "--share must be a number > 0. Received: --share=0.0"),
         ("--share=inf", "--share must be finite. Received: --share=inf"),
+        ("--share=nan", "--share must be finite. Received: --share=nan"),
+        ("--share=1e10", "--share must be at most 1000000000. Received: --share=10000000000.0"),
+        (f"--count={10**400}", "--count must be at most 9. Received: --count=1000"),
+        (f"--count={'9' * 5000}", "--count must be a whole number"),
+        ("--name=", "--name must be a text that is not empty. Received: --name="),
         ("--kind=c", "value should be one of <a|b>"),
         ("--epochs=7,x", "--epochs must be whole numbers such as 7,14,21. Received: --epochs=7,x"),
         ("--size=0", "--size must be at least 1. Received: --size=0"),
@@ -80,10 +84,20 @@ def test_the_last_word_is_with_the_command_line(monkeypatch, tmp_path):
         ("--size=8x9x3", "64, or height x width such as 64x96. Received: --size=8x9x3"),
         ("--counts=3", "Did you mean: count"),
         ("count=3", "Flags must have the form --name=value. Received: count=3"),
-        ("--flagfile=nowhere", "Unable to open flagfile"),
+        ("--flagfile=nowhere", "Received: --flagfile=nowhere (No such file or directory)"),
+        ("--flagfile=.", "Received: --flagfile=. (Is a directory)"),
+        ("--flagfile", "Received: --flagfile= (Is a directory)"),
+        (
+            "--flagfile=binary",
+            "one a line. Received: --flagfile=binary (not UTF-8)",
+        ),
+        ("--flagfile=itself", "--flagfile must not include itself. Received: --flagfile=itself"),
     ],
 )
-def test_mistakes_end_in_one_line(monkeypatch, capsys, flag, words):
+def test_mistakes_end_in_one_line(monkeypatch, capsys, tmp_path, flag, words):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("binary").write_bytes(b"--count=5\n\xff\x00")
+    pathlib.Path("itself").write_text("--count=5\n--flagfile=./itself\n")
     with pytest.raises(SystemExit, match="1"):
         parsed(monkeypatch, flag)
     (line,) = capsys.readouterr().err.splitlines()
