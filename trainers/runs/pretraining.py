@@ -26,6 +26,7 @@ from keras_bt.strategy import (
 )
 from trainers.runs import (
     backbones,
+    memory,
     monitors,
     opening,
     pretraining_report,
@@ -150,6 +151,7 @@ class Pretraining:
                 f"Received: {train.channels} and {test.channels}."
             )
         data.check_pretraining(train, batch_size)  # before anything is made
+        memory.check(settings, train.channels, worker_count(strategy))
         self.steps_per_epoch = train.num_examples // batch_size
         self.model = self.build(strategy)
 
