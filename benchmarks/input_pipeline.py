@@ -6,6 +6,7 @@ threads (tf.data) or worker processes (DataLoader) as there are cores. Nothing e
 running on the machine. torchvision is optional.
 """
 
+import dataclasses
 import functools
 import itertools
 import multiprocessing
@@ -17,12 +18,12 @@ import tempfile
 import time
 
 import numpy as np
-from absl import app, flags
 from PIL import Image, ImageFilter, ImageOps
 
-from benchmarks.report import aligned, available_cores, machine
+from benchmarks.report import MOST_THREADS, aligned, available_cores, machine
 from benchmarks.turns import in_turns
 from trainers.cli import command
+from trainers.runs.fields import Settings, setting
 
 # TensorFlow is imported inside functions: DataLoader's workers import this file without needing it.
 PACKAGES = ("keras_bt", "keras", "keras-cv", "tensorflow", "pillow", "torch", "torchvision")
@@ -290,12 +291,29 @@ def operations_table(columns):
     return aligned(["CPU ms per image", *columns], cells)
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputPipelineSettings(Settings):
+    """The flags."""
+
+    images: int = setting(
+        400, "Files to write, and images per measurement.", least=1, most=1_000_000
+    )
+    rounds: int = setting(3, "Measurements of each contestant.", least=1)
+    batch_size: int = setting(64, "Source images per batch.", least=2, most=2**20)
+    image_size: int = setting(224, "Side of the views, in pixels.", least=1, most=4096)
+    cores: int | None = setting(
+        None,
+        "Threads or worker processes. Default: one per core.",
+        least=1,
+        most=MOST_THREADS,
+    )
+
+
+def print_measured(args):
     """Measures and prints."""
     with command.quiet_start():
         import tensorflow as tf
 
-    args = flags.FLAGS
     cores = args.cores or available_cores()
     print(machine(cores, PACKAGES))
     with tempfile.TemporaryDirectory() as folder, tf.device("CPU:0"):
@@ -318,10 +336,10 @@ def main(_):
         print(operations_table(columns))
 
 
+def main():
+    """Runs the command."""
+    command.run(print_measured, InputPipelineSettings)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_integer("images", 400, "Files to write, and images per measurement.", 1)
-    flags.DEFINE_integer("rounds", 3, "Measurements of each contestant.", 1)
-    flags.DEFINE_integer("batch_size", 64, "Source images per batch.", 2)
-    flags.DEFINE_integer("image_size", 224, "Side of the views, in pixels.", 1)
-    flags.DEFINE_integer("cores", None, "Threads or worker processes. Default: one per core.", 1)
-    app.run(main)
+    main()

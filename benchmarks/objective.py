@@ -12,6 +12,7 @@ allocator. PyTorch's has no statistics on CPUs: there it is the growth of the pr
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -22,12 +23,13 @@ import sys
 import time
 
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks import costs, tensorflow_device
 from benchmarks.costs import FORMS
-from benchmarks.report import aligned, available_cores, machine, need_whole_numbers, peak_gib
+from benchmarks.report import MOST_THREADS, aligned, available_cores, machine, peak_gib
 from benchmarks.turns import in_turns, own_process
+from trainers.cli import command
+from trainers.runs.fields import Settings, setting
 
 TORCH = "PyTorch"
 REDUNDANCY_WEIGHT = 0.0051
@@ -241,7 +243,23 @@ def row(n, d, cell, chosen):
     return [f"{n} × {d}", *cells(seconds, 1e-3), worse, *cells(memory, _MIB)]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings(Settings):
+    """The flags."""
+
+    n: tuple[int, ...] = setting((64, 128, 256, 512, 1024, 2048), "Batch sizes n.", least=2)
+    d: tuple[int, ...] = setting(
+        (512, 2048, 8192, 16384, 65536), "Embedding widths d.", least=2, most=2**24
+    )
+    rounds: int = setting(5, "Turns of each form at each size.", least=1)
+    max_gib: float = setting(12.0, "Skip what is expected to need more memory, in GiB.", least=0)
+    threads: int = setting(
+        available_cores(), "Threads of each framework on the CPU.", least=1, most=MOST_THREADS
+    )
+
+
 def print_measured(args):
+    """Measures and prints."""
     calls, gpus = {}, {}
     with contextlib.ExitStack() as stack:
         for framework, forms in ((TensorFlow, FORMS), (PyTorch, [TORCH])):
@@ -263,7 +281,7 @@ def print_measured(args):
             del calls[TORCH]
         print(flush=True)
         rows, skipped, processes = [], [], {}
-        for d, n in itertools.product(map(int, args.d), map(int, args.n)):
+        for d, n in itertools.product(args.d, args.n):
             forms = [f for f in calls if expected_bytes(n, d, f) <= args.max_gib * _GIB]
             skipped += [f"{form} at {n} × {d}" for form in calls if form not in forms]
             chosen = costs.chosen_form(n, d)  # what auto takes
@@ -285,18 +303,10 @@ def print_measured(args):
         print(f"\nNot measured (need more than {args.max_gib:g} GiB): {', '.join(skipped)}.")
 
 
-def main(_):
-    """Measures and prints."""
-    logging.set_verbosity(logging.WARNING)
-    print_measured(flags.FLAGS)
+def main():
+    """Runs the command."""
+    command.run(print_measured, ObjectiveSettings)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("n", ["64", "128", "256", "512", "1024", "2048"], "Batch sizes n.")
-    flags.DEFINE_list("d", ["512", "2048", "8192", "16384", "65536"], "Embedding widths d.")
-    need_whole_numbers("n", 2)
-    need_whole_numbers("d", 2)
-    flags.DEFINE_integer("rounds", 5, "Turns of each form at each size.", 1)
-    flags.DEFINE_float("max_gib", 12.0, "Skip what is expected to need more memory, in GiB.", 0)
-    flags.DEFINE_integer("threads", available_cores(), "Threads of each framework on the CPU.", 1)
-    app.run(main)
+    main()

@@ -10,19 +10,20 @@ amount of work, and what they send one another is copied, not sent.
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
+import re
 import statistics
 import time
 import typing
 
-from absl import app, flags, logging
-
 from benchmarks import costs
 from benchmarks.costs import FORMS
-from benchmarks.report import aligned, machine, need_whole_numbers, peak_gib, spread
+from benchmarks.report import aligned, machine, peak_gib, spread
 from benchmarks.turns import in_turns, own_process
 from trainers.cli import command
+from trainers.runs import fields
 
 WIDTH = 8192  # d of the published model, for --model
 PLAIN = 0  # in place of a number of replicas: no strategy
@@ -155,20 +156,19 @@ def model_table(batch_size, replicas, bandwidth):
 
 
 def print_model(args):
-    counts = [int(count) for count in args.model_replicas]
     print(
         f"Megabytes that each replica sends per step, and in parentheses milliseconds at "
         f"{args.bandwidth:g} GB/s; d = {WIDTH}, {PARAMETERS:,} parameters, float32"
     )
     for batch_size in (lambda count: 2048, lambda count: 16 * count):
-        print("\n" + model_table(batch_size, counts, args.bandwidth))
+        print("\n" + model_table(batch_size, args.model_replicas, args.bandwidth))
 
 
 def settings_for(size, counts):
     """Returns the settings of a size "NxD": the counts of replicas, and without a strategy."""
-    n, cross, d = size.partition("x")
-    if not (cross and n.isdecimal() and d.isdecimal()):
+    if not re.fullmatch("[1-9][0-9]{0,8}x[1-9][0-9]{0,8}", size):
         raise ValueError(f"A size must be NxD, two whole numbers. Received: {size}.")
+    n, d = size.split("x")
     for count in counts:
         if int(n) % count:
             raise ValueError(
@@ -180,8 +180,7 @@ def settings_for(size, counts):
 
 def print_measured(args):
     with command.mistakes:
-        counts = [int(count) for count in args.counts]
-        sizes = [settings_for(size, counts) for size in args.sizes]
+        sizes = [settings_for(size, args.counts) for size in args.sizes]
     print(machine())
     print(
         f"ms: median of {args.rounds} rounds (min–max). CPU ms: all cores. MiB: all replicas, "
@@ -196,27 +195,39 @@ def print_measured(args):
     print(aligned(header, measured_rows(results)))
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplicasSettings(fields.Settings):
+    """The flags."""
+
+    sizes: tuple[str, ...] = fields.setting(
+        ("256x4096", "4096x1024"), "Sizes to measure, NxD: global batch and width."
+    )
+    counts: tuple[int, ...] = fields.setting(
+        (1, 2, 4), "Numbers of replicas under MirroredStrategy.", least=1, most=1024
+    )
+    rounds: int = fields.setting(3, "Measurements of each setting.", least=1)
+    steps: int = fields.setting(3, "Steps per measurement; their median counts.", least=1)
+    model: bool = fields.setting(False, "Print the communication by formula instead of measuring.")
+    model_replicas: tuple[int, ...] = fields.setting(
+        (8, 16, 32, 64, 128, 256), "Numbers of replicas, for --model.", least=1
+    )
+    bandwidth: float = fields.setting(
+        25.0, "Bandwidth of a replica in GB/s, for --model.", least=0.001
+    )
+
+
+def measure_or_model(args):
     """Measures or models, and prints."""
-    args = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     if args.model:
         print_model(args)
     else:
         print_measured(args)
 
 
+def main():
+    """Runs the command."""
+    command.run(measure_or_model, ReplicasSettings)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_list(
-        "sizes", ["256x4096", "4096x1024"], "Sizes to measure, NxD: global batch and width."
-    )
-    flags.DEFINE_list("counts", ["1", "2", "4"], "Numbers of replicas under MirroredStrategy.")
-    flags.DEFINE_integer("rounds", 3, "Measurements of each setting.", 1)
-    flags.DEFINE_integer("steps", 3, "Steps per measurement; their median counts.", 1)
-    flags.DEFINE_bool("model", False, "Print the communication by formula instead of measuring.")
-    counts = ["8", "16", "32", "64", "128", "256"]
-    flags.DEFINE_list("model_replicas", counts, "Numbers of replicas, for --model.")
-    flags.DEFINE_float("bandwidth", 25.0, "Bandwidth of a replica in GB/s, for --model.", 0.001)
-    need_whole_numbers("counts", 1)
-    need_whole_numbers("model_replicas", 1)
-    app.run(main)
+    main()

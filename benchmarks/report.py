@@ -1,4 +1,4 @@
-"""What the benchmarks share around their numbers: flags, the machine, and tables."""
+"""What the benchmarks share around their numbers: the machine, and tables."""
 
 import datetime
 import importlib.metadata
@@ -9,23 +9,13 @@ import resource
 import statistics
 import sys
 
-from absl import flags
-
+MOST_THREADS = 4096
 PACKAGES = ("keras_bt", "keras", "tensorflow", "torch")
 
 
 def available_cores():
     """Returns the number of cores that this process may use, or of all if the system cannot say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def need_whole_numbers(flag, least):
-    """Refuses values of a list flag that are not whole numbers of at least `least`."""
-    flags.register_validator(
-        flag,
-        lambda values: all(x.isdecimal() and int(x) >= least for x in values or []),
-        f"Must be whole numbers of at least {least}.",
-    )
 
 
 def machine(cores=None, packages=PACKAGES):

@@ -18,17 +18,17 @@ The views suit small grayscale images: crop, flip, brightness and contrast, with
 
 import dataclasses
 import importlib.util
-import re
 import statistics
 import sys
 import time
 
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks import tensorflow_device
-from benchmarks.report import aligned, available_cores, machine, need_whole_numbers
+from benchmarks.report import MOST_THREADS, aligned, available_cores, machine
 from trainers.cli import command
+from trainers.runs.fields import Settings, setting
+from trainers.runs.settings import check_projector
 
 DEPTH, STEM, REDUNDANCY_WEIGHT = 18, "small", 0.0051
 RATE, BETAS, EPSILON = 0.001, (0.9, 0.999), 1e-8  # Adam's; the default ε differs in Keras
@@ -194,7 +194,7 @@ def table(seeds, accuracies):
     """Formats a row per seed, and mean ± standard deviation over the seeds."""
     names = (UNTRAINED, *TRAININGS)
     rows = [
-        [seed, *(f"{found[name]:.2f}" for name in names)]
+        [str(seed), *(f"{found[name]:.2f}" for name in names)]
         for seed, found in zip(seeds, accuracies, strict=True)
     ]
     means = [mean_and_deviation([found[name] for found in accuracies]) for name in names]
@@ -257,7 +257,7 @@ def print_compared(args):
         f"Accuracy of {NEIGHBOURS} nearest neighbors in percent; ±: deviation over seeds\n",
         flush=True,
     )
-    accuracies, losses = zip(*(compared(t, int(seed)) for seed in args.seeds), strict=True)
+    accuracies, losses = zip(*(compared(t, seed) for seed in args.seeds), strict=True)
     print(table(args.seeds, accuracies))
     raw = (data.raw_pixels(source) for source in (t.fitted, t.held_out))
     print(f"\nRaw pixels: {100 * knn_accuracy(*next(raw), *next(raw), k=NEIGHBOURS):.2f}%")
@@ -269,10 +269,38 @@ def print_compared(args):
     )
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SameTrainingSettings(Settings):
+    """The flags."""
+
+    data: str = setting("digits", "Labeled images: digits, idx:DIR, folder:DIR …")
+    images: int | None = setting(
+        None,
+        "Number of images to train on; a quarter as many others are measured on. Default: four "
+        f"fifths of the training set, at most {MOST_IMAGES}.",
+        least=1,
+    )
+    epochs: int = setting(3, "Epochs of each training.", least=1)
+    batch_size: int = setting(256, "Images per step.", least=2)
+    width: int = setting(16, "Width of the ResNet.", least=1, most=4096)
+    projector: str = setting("256-256-256", "Widths of the projector's layers.")
+    seeds: tuple[int, ...] = setting(
+        (0, 1, 2),
+        "Seeds for weight initialization, data order and views, one training each.",
+        least=0,
+        most=2**31 - 1,
+    )
+    threads: int = setting(
+        available_cores(), "Threads of each framework.", least=1, most=MOST_THREADS
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_projector(self.projector)
+
+
+def compare(args):
     """Trains, measures and prints."""
-    args = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     with command.mistakes:
         if importlib.util.find_spec("torch") is None:
             raise ValueError("The comparison needs PyTorch: pip install torch.")
@@ -285,24 +313,10 @@ def main(_):
         print_compared(args)
 
 
+def main():
+    """Runs the command."""
+    command.run(compare, SameTrainingSettings)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string("data", "digits", "Labeled images: digits, idx:DIR, folder:DIR …")
-    flags.DEFINE_integer(
-        "images",
-        None,
-        "Number of images to train on; a quarter as many others are measured on. Default: four "
-        f"fifths of the training set, at most {MOST_IMAGES}.",
-        1,
-    )
-    flags.DEFINE_integer("epochs", 3, "Epochs of each training.", 1)
-    flags.DEFINE_integer("batch_size", 256, "Images per step.", 2)
-    flags.DEFINE_integer("width", 16, "Width of the ResNet.", 1)
-    flags.DEFINE_string("projector", "256-256-256", "Widths of the projector's layers.")
-    flags.register_validator(
-        "projector", re.compile(r"[1-9]\d*(-[1-9]\d*)*").fullmatch, "Must be such as 256-256."
-    )
-    seeds = "Seeds for weight initialization, data order and views, one training each."
-    flags.DEFINE_list("seeds", ["0", "1", "2"], seeds)
-    flags.DEFINE_integer("threads", available_cores(), "Threads of each framework.", 1)
-    need_whole_numbers("seeds", 0)
-    app.run(main)
+    main()

@@ -9,6 +9,7 @@ PyTorch (`benchmarks.torch_barlow_twins`, with the same weights) and the runtime
 are measured where they are installed.
 """
 
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -16,12 +17,12 @@ import tempfile
 import time
 
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks.input_pipeline import decode_with_pillow, write_photographs
-from benchmarks.report import aligned, available_cores, machine, need_whole_numbers, spread
+from benchmarks.report import aligned, available_cores, machine, spread
 from benchmarks.turns import in_turns
 from trainers.cli import command
+from trainers.runs.fields import Settings, setting
 
 PACKAGES = ("keras_bt", "keras", "tensorflow", "torch", "onnxruntime", "ai-edge-litert")
 KERAS = "model.predict"
@@ -209,18 +210,30 @@ def speed_table(forms, speeds, distances, batch_sizes):
     return aligned(["images/s", "takes", *sizes, "features differ by"], rows)
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServingSettings(Settings):
+    """The flags."""
+
+    backbone: str = setting("resnet50", "A new resnet18 to resnet152, or a .keras file.")
+    stem: str = setting("imagenet", "Stem of a new ResNet.", choices=("imagenet", "small"))
+    width: int = setting(64, "Width of a new ResNet.", least=1, most=4096)
+    image_size: int = setting(224, "Side of the backbone's images, in pixels.", least=1, most=4096)
+    batch_sizes: tuple[int, ...] = setting((1, 8, 32, 128), "Images per call.", least=1, most=2**20)
+    rounds: int = setting(3, "Measurements of each form and batch size.", least=1)
+    seconds: float = setting(1.0, "Minimum duration of a measurement, in seconds.", least=0)
+
+
+def print_measured(args):
     """Measures and prints."""
     with command.quiet_start():
         import tensorflow as tf
 
-    logging.set_verbosity(logging.WARNING)
-    args = flags.FLAGS
-    cores, batch_sizes = available_cores(), [int(size) for size in args.batch_sizes]
+    cores = available_cores()
     gpus = len(tf.config.list_physical_devices("GPU"))
     print(f"{machine(cores, PACKAGES)}, {gpus} GPUs", flush=True)
     size = args.image_size
-    backbone = new_backbone(args.backbone, args.stem, args.width, size)
+    with command.mistakes:
+        backbone = new_backbone(args.backbone, args.stem, args.width, size)
     print(
         f"{backbone.name}, {backbone.count_params() / 1e6:.1f} million parameters, {size} × {size} "
         f"pixels; {args.rounds} measurements of at least {args.seconds:g} s: median (min–max)"
@@ -229,18 +242,15 @@ def main(_):
         folder = pathlib.Path(name)
         forms = contestants(backbone, folder, size, cores)
         data = inputs(folder, size)
-        speeds = measure(forms, data, batch_sizes, args.rounds, args.seconds)
+        speeds = measure(forms, data, args.batch_sizes, args.rounds, args.seconds)
         print()
-        print(speed_table(forms, speeds, differences(forms, data), batch_sizes))
+        print(speed_table(forms, speeds, differences(forms, data), args.batch_sizes))
+
+
+def main():
+    """Runs the command."""
+    command.run(print_measured, ServingSettings)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("backbone", "resnet50", "A new resnet18 to resnet152, or a .keras file.")
-    flags.DEFINE_enum("stem", "imagenet", ("imagenet", "small"), "Stem of a new ResNet.")
-    flags.DEFINE_integer("width", 64, "Width of a new ResNet.", 1)
-    flags.DEFINE_integer("image_size", 224, "Side of the backbone's images, in pixels.", 1)
-    flags.DEFINE_list("batch_sizes", ["1", "8", "32", "128"], "Images per call.")
-    need_whole_numbers("batch_sizes", 1)
-    flags.DEFINE_integer("rounds", 3, "Measurements of each form and batch size.", 1)
-    flags.DEFINE_float("seconds", 1.0, "Minimum duration of a measurement, in seconds.", 0.0)
-    app.run(main)
+    main()

@@ -18,18 +18,19 @@ import sys
 import time
 
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks import tensorflow_device
 from benchmarks.report import (
+    MOST_THREADS,
     aligned,
     available_cores,
     machine,
-    need_whole_numbers,
     peak_gib,
     spread,
 )
 from benchmarks.turns import in_turns, own_process
+from trainers.cli import command
+from trainers.runs.fields import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,7 @@ def network_of(args, name):
     changes = {
         "image_size": args.image_size,
         "projector": args.projector,
-        "batch_sizes": args.batch_sizes and tuple(map(int, args.batch_sizes)),
+        "batch_sizes": args.batch_sizes or None,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     return dataclasses.replace(NETWORKS[name], **changes)
@@ -225,10 +226,42 @@ def chosen(args):
     return names
 
 
-def main(_):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainStepSettings(Settings):
+    """The flags."""
+
+    networks: tuple[str, ...] = setting(
+        tuple(NETWORKS), f"Networks to train, among {', '.join(NETWORKS)}."
+    )
+    batch_sizes: tuple[int, ...] = setting(
+        (), "Images per batch. Default: the network's own.", least=2, most=2**20
+    )
+    image_size: int | None = setting(
+        None, "Image side in pixels. Default: the network's own.", least=1, most=4096
+    )
+    projector: int | None = setting(
+        None, "Width of the projector's layers. Default: the network's own.", least=1, most=2**20
+    )
+    width: int = setting(64, "Width of the ResNet.", least=1, most=4096)
+    threads: int = setting(
+        available_cores(), "Threads of each contestant.", least=1, most=MOST_THREADS
+    )
+    rounds: int = setting(3, "Measurements of each contestant.", least=1)
+    steps: int = setting(3, "Steps per measurement.", least=1)
+    variants: bool = setting(False, "Also measure variants that are not the default here.")
+    float32_only: bool = setting(False, "Leave out bfloat16.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not set(NETWORKS).issuperset(self.networks):
+            raise ValueError(
+                f"--networks must be among {', '.join(NETWORKS)}. "
+                f"Received: --networks={','.join(self.networks)}"
+            )
+
+
+def print_measured(args):
     """Measures and prints."""
-    args = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
     contestants = chosen(args)
     print(machine(args.threads))
     for network in (network_of(args, name) for name in args.networks):
@@ -247,20 +280,10 @@ def main(_):
         print(aligned(header, lines), flush=True)
 
 
+def main():
+    """Runs the command."""
+    command.run(print_measured, TrainStepSettings)
+
+
 if __name__ == "__main__":
-    names = ", ".join(NETWORKS)
-    flags.DEFINE_list("networks", list(NETWORKS), f"Networks to train, among {names}.")
-    flags.register_validator("networks", set(NETWORKS).issuperset, f"Must be among {names}.")
-    flags.DEFINE_list("batch_sizes", None, "Images per batch. Default: the network's own.")
-    need_whole_numbers("batch_sizes", 2)
-    flags.DEFINE_integer("image_size", None, "Image side in pixels. Default: the network's own.", 1)
-    flags.DEFINE_integer(
-        "projector", None, "Width of the projector's layers. Default: the network's own.", 1
-    )
-    flags.DEFINE_integer("width", 64, "Width of the ResNet.", 1)
-    flags.DEFINE_integer("threads", available_cores(), "Threads of each contestant.", 1)
-    flags.DEFINE_integer("rounds", 3, "Measurements of each contestant.", 1)
-    flags.DEFINE_integer("steps", 3, "Steps per measurement.", 1)
-    flags.DEFINE_bool("variants", False, "Also measure variants that are not the default here.")
-    flags.DEFINE_bool("float32_only", False, "Leave out bfloat16.")
-    app.run(main)
+    main()

@@ -61,7 +61,7 @@ def file_of(module):
 
 def flags_of(path):
     """Names of the flags of a command, or of a script that defines its own."""
-    if path.parts[len(ROOT.parts)] in ("trainers", "export"):
+    if path.parts[len(ROOT.parts)] in ("trainers", "export", "benchmarks"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         with mock.patch.object(command, "run") as run:
             importlib.import_module(module).main()

@@ -7,6 +7,7 @@ import sys
 import benchmark_run
 import numpy as np
 import pytest
+import script
 
 from benchmarks import costs, objective
 
@@ -144,8 +145,14 @@ def test_peak_of_the_process_is_found_though_it_had_more_before():
     assert peak == pytest.approx(32 * MIB, rel=0.1)
 
 
-@pytest.mark.parametrize("flags", [("--n=1", "--d=8"), ("--n=8", "--d=x")])
-def test_bad_sizes_are_told(flags):
-    result = benchmark_run.run("objective", *flags)
-    assert result.returncode == 1
-    assert "Must be whole numbers of at least 2." in result.stderr
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--n=1", "--n must be at least 2. Received: --n=1"),
+        ("--d=x", "Received: --d=x"),
+        ("--n=", "--n must not be empty"),
+        ("--max_gib=nan", "--max_gib must be finite. Received: --max_gib=nan"),
+    ],
+)
+def test_mistakes_are_told(flag, words, capsys):
+    assert words in script.mistake(capsys, "objective", flag, package="benchmarks")

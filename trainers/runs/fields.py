@@ -72,6 +72,8 @@ class Settings:
                     f"--{field.name} must be of type {wanted}. Received: --{field.name}={value!r}"
                 )
             _check(field.name, value, **field.metadata)
+            if value == () and field.default:
+                raise ValueError(f"--{field.name} must not be empty. Received: --{field.name}=")
             if SIZE in kinds and isinstance(value, tuple) and value[0] == value[1]:
                 self._resolve(**{field.name: value[0]})  # 64x64 is 64, in config.json as well
 

@@ -347,8 +347,6 @@ class KnnSettings(SubjectSettings):
     def __post_init__(self):
         self._resolve(k=tuple(dict.fromkeys(self.k)))
         super().__post_init__()
-        if not self.k:
-            raise ValueError("--k must be whole numbers ≥ 1, such as 20,200. Received: --k=")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
