@@ -41,6 +41,7 @@ def ablate(flags):
         runs = [run for sweep in wanted for run in (*sweep.references, *sweep.runs)]
         sweeps.check_folders(runs)
         unfinished = [r for r in {run.folder: run for run in runs}.values() if r.measures() is None]
+        sweeps.check_flags(unfinished)
         if flags.dry_run:
             for run in unfinished:
                 print(shlex.join(["python", *run.command()[1:]]))

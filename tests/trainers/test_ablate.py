@@ -222,6 +222,18 @@ def test_other_scripts(write, tmp_path):
         ({"runs": [{"at": 1, "script": "train"}]}, "train"),
         ({"runs": [{"at": 1}, {"at": 2}, {"at": 1, "flags": {"width": 4}}]}, "twice"),
         ({"runs": []}, "no runs"),
+        ({"runs": [{"at": 1, "flags": {"note": "a" * 200}}]}, "name of a folder"),
+        ({"runs": [{"at": float("nan")}]}, "at"),
+        ({"runs": [{"at": [1]}]}, "at"),
+        ({"runs": [{"at": 1, "series": 2}]}, "series"),
+        ({"title": 5}, "title"),
+        ({"log": "yes"}, "log"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [0.5]}, "seeds"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"flags": {"rate": float("inf")}}, "rate"),
+        ({"flags": {"rate": [1]}}, "rate"),
+        ({"flags": {"rate": None}}, "rate"),
         ({"runs": 5}, ""),
         ({"runs": [7]}, ""),
         ({"runs": "all"}, ""),
@@ -241,7 +253,14 @@ def test_a_wrong_sweep_is_refused(write, content, word):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "", "[]", "3", "title: a", '{"x": "", "runs": [{"at": 1}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "", "[]", "3", "title: a", '{"x": "", "runs": [{"at": 1}]}'),
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param('{"x": ' + "9" * 5000 + "}", id="long number"),
+    ],
+)
 def test_a_file_without_a_sweep_is_refused(tmp_path, text):
     (tmp_path / "wrong.json").write_text(text)
     with pytest.raises(ValueError, match=r"wrong\.json must hold a sweep"):
@@ -671,6 +690,7 @@ def test_a_sweep_is_not_overwritten_by_its_results(write, tmp_path):
         (["--sweep={tmp}/broken.json"], ["broken.json must hold a sweep"]),
         (["--sweep={tmp}/folder.json"], ["folder.json"]),
         (["--sweep={tmp}/latin.json"], ["latin.json"]),
+        (["--sweep={tmp}/rate.json"], ["rate=0-seed0: --rate must be"]),
         (["--sweep=labels"], ["fashion_mnist-seed0", "--sweep=ONE,OTHER"]),
         (["--sweep=fashion_mnist"], ["--data is needed", "fashion_mnist.json"]),
         (["--sweep=loss", "--data=digits"], ["--data=digits", "loss"]),
@@ -687,6 +707,8 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, monkeypatch, arguments, 
     (tmp_path / "broken.json").write_text('{"title": ')
     (tmp_path / "latin.json").write_bytes('{"title": "Größe"}'.encode("latin-1"))
     (tmp_path / "folder.json").mkdir()
+    entry = {"at": 1, "flags": {"rate": 0}}
+    (tmp_path / "rate.json").write_text(json.dumps({"title": "", "x": "", "runs": [entry]}))
     before = set(tmp_path.rglob("*"))
     line = script.mistake(capsys, "ablate", *(a.format(tmp=tmp_path) for a in arguments))
     for word in words:

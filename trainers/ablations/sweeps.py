@@ -26,14 +26,25 @@ other flags is refused.
 import dataclasses
 import functools
 import json
+import math
 import operator
 import pathlib
 import re
 import sys
 
+from trainers.ablations.run import AblationSettings
+from trainers.cli import command
+from trainers.runs.settings import FinetuningSettings, LinearProbeSettings
+
 SWEEPS = pathlib.Path(__file__).parent / "sweeps"
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
+LONGEST_NAME = 200  # bytes; with what is put beside it, file systems take 255
 REFERENCES = {"untrained": "untrained backbone", "pixels": "raw pixels"}
+SETTINGS = {
+    "trainers.ablations.run": AblationSettings,
+    "trainers.linear_probe": LinearProbeSettings,
+    "trainers.finetune": FinetuningSettings,
+}
 _MEASURED = {name: [name] for name in ("knn", "probe", "few_labels")}
 _PROBE = ("trainers.linear_probe", "linear_probe_fast*.json")
 # Script: its module, the last file that it writes, and the keys that lead to each measure in there.
@@ -156,8 +167,9 @@ def read(name, data, folder):
     try:
         text = path.read_text(encoding="utf-8")
         sweep = Sweep(path.stem, "{data}" in text, **json.loads(text))
+        _check(sweep)
         sweep = _with_runs(sweep, {"data": data, "runs": pathlib.Path(folder)})
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} must hold a sweep, as trainers/ablations/sweeps.py describes it. "
             f"Received: {error!r}"
@@ -165,6 +177,41 @@ def read(name, data, folder):
     if data is None and sweep.uses_data:
         raise ValueError(f"--data is needed: {path.name} leaves the images open.")
     return sweep
+
+
+def _check(sweep):
+    """Checks what the file says before anything is derived from it, or hours later plotted.
+
+    Raises:
+        ValueError: if a value is of the wrong type, or not finite.
+    """
+    entries = sweep.runs
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f'"runs" must be a list of objects, and is {entries!r:.60}')
+    series = [entry.get("series", "") for entry in entries]
+    for name, values, kind in (
+        ("title", [sweep.title], str),
+        ("x", [sweep.x], str),
+        ("finding", [sweep.finding], str),
+        ("series", series, str),
+        ("log", [sweep.log], bool),
+        ("at", [entry["at"] for entry in entries], (int, float, str)),
+        ("flags", [sweep.flags, *(entry.get("flags", {}) for entry in entries)], dict),
+    ):
+        for value in values:
+            if not isinstance(value, kind) or not _is_finite(value):
+                raise ValueError(f'"{name}" cannot be {value!r:.60}')
+    for seeds in (sweep.seeds, *(entry.get("seeds", [0]) for entry in entries)):
+        if not seeds or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds):
+            raise ValueError(f'"seeds" must be a list of whole numbers, and is {seeds!r:.60}')
+    for flags in (sweep.flags, *(entry.get("flags", {}) for entry in entries)):
+        for name, value in flags.items():
+            if not isinstance(value, (str, int, float)) or not _is_finite(value):
+                raise ValueError(f"the flag {name} cannot be {value!r:.60}")
+
+
+def _is_finite(value):
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _with_runs(sweep, places):
@@ -184,6 +231,8 @@ def _with_runs(sweep, places):
                 for key, value in {**sweep.flags, **own, "seed": seed}.items()
             }
             name = re.sub(r"[^\w.,=%-]+", "_", ",".join(parts)) + f"-seed{seed}"
+            if len(name.encode()) > LONGEST_NAME:
+                raise ValueError(f"too many flags for the name of a folder: {name:.60}…")
             yield Run(at, series, seed, script, given, places["runs"] / name)
 
     if len({(e.get("series", ""), e["at"]) for e in sweep.runs}) < max(1, len(sweep.runs)):
@@ -218,6 +267,21 @@ def check_folders(runs):
                 f"The sweep that trains {run.needs} must be run first, or be given as well: "
                 "--sweep=ONE,OTHER. Received: only a sweep that uses its backbone."
             )
+
+
+def check_flags(runs):
+    """Refuses runs whose script would refuse their flags, each after the others.
+
+    Raises:
+        ValueError: with what the script would say.
+    """
+    for run in runs:
+        settings_class = SETTINGS.get(SCRIPTS[run.script][0])
+        if settings_class is not None:
+            try:
+                command.parsed(run.command()[3:], settings_class)
+            except ValueError as error:
+                raise ValueError(f"{run.folder.name}: {error}") from error
 
 
 def names():
