@@ -273,7 +273,7 @@ def test_a_flat_folder_without_labels_and_a_backbone_of_ones_own(small, tmp_path
         (["--unknown_flag=1"], ["unknown_flag"]),
         (["--flagfile=nowhere.flags"], ["nowhere.flags"]),
         (["digits"], ["--name=value", "digits"]),
-        (["--rate=nan"], ["rate must be a number > 0"]),
+        (["--rate=nan"], ["rate must be finite"]),
     ],
 )
 def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
