@@ -179,8 +179,7 @@ def settings_for(size, counts):
 
 
 def print_measured(args):
-    with command.mistakes:
-        sizes = [settings_for(size, args.counts) for size in args.sizes]
+    sizes = [settings_for(size, args.counts) for size in args.sizes]
     print(machine())
     print(
         f"ms: median of {args.rounds} rounds (min–max). CPU ms: all cores. MiB: all replicas, "
@@ -214,6 +213,11 @@ class ReplicasSettings(fields.Settings):
     bandwidth: float = fields.setting(
         25.0, "Bandwidth of a replica in GB/s, for --model.", least=0.001
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for size in self.sizes:
+            settings_for(size, self.counts)
 
 
 def measure_or_model(args):
