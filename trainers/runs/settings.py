@@ -396,6 +396,12 @@ class LinearProbeSettings(ClassifierSettings):
         least=1,
         most=1000,
     )
+    c: float | None = free(
+        None,
+        "Inverse L2 penalty of the classifier with --fast, scikit-learn's C. Default: chosen by "
+        "cross-validation on the training images.",
+        above=0,
+    )
     raw_pixels: bool = free(False, "Measure raw pixels as well, with --fast.")
     workdir: str | None = free(
         None,
@@ -405,7 +411,7 @@ class LinearProbeSettings(ClassifierSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, default in (("draws", 1), ("raw_pixels", False)):
+        for name, default in (("draws", 1), ("c", None), ("raw_pixels", False)):
             if getattr(self, name) != default and not self.fast:
                 raise ValueError(f"--{name} requires --fast. Received: --{name} without it.")
         if (self.schedule == "step") != bool(self.milestones):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 from threadpoolctl import threadpool_info
 
 from keras_bt.data.subsets import balanced_indices
@@ -41,15 +42,20 @@ def test_is_logistic_regression_on_standardized_features():
     assert (result.chosen_c, result.search, result.converged) == (0.1, (), True)
 
 
-def test_search_takes_the_best_on_the_held_out_part_and_of_equals_the_strongest():
-    train, labels, test, test_labels = digits()
+def test_search_takes_the_least_log_loss_of_cross_validation():
+    # Of more dimensions than images.
+    train, labels, test, test_labels = split(*clusters(400, 120, 4, spread=4), 100)
     result = linear.logistic_probe(train, labels, test, test_labels)
-    accuracies = dict(result.search)
-    best = max(accuracies.values())
-    assert result.chosen_c == min(c for c, accuracy in accuracies.items() if accuracy == best)
-    assert [c for c, _ in result.search] == list(linear.SEARCH_C[: len(result.search)])
-    assert result.top1 > 0.87
-    assert result.top5 > 0.98
+    c, losses = zip(*result.search, strict=True)
+    assert c == linear.SEARCH_C[: len(c)]
+    assert result.chosen_c == c[np.argmin(losses)] < linear.SEARCH_C[-1]
+    assert len(c) == np.argmin(losses) + 2  # the first rise ends it
+    # scikit-learn's.
+    features = linear._standardize(train.astype(np.float64), test)[0]
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    classifier = LogisticRegression(C=c[2], max_iter=2000)
+    expected = cross_val_score(classifier, features, labels, scoring="neg_log_loss", cv=folds)
+    assert losses[2] == pytest.approx(-expected.mean(), rel=1e-3)
 
 
 def test_search_never_sees_the_test_set():
@@ -66,31 +72,54 @@ def test_search_never_trains_on_the_held_out_part():
     noise, labels = random.standard_normal((200, 400)), random.integers(0, 2, 200)
     result = linear.logistic_probe(noise, labels, noise, labels)
     assert result.top1 > 0.9
-    assert max(accuracy for _, accuracy in result.search) < 0.75
+    assert min(loss for _, loss in result.search) > 0.6  # chance has 0.69
 
 
-def test_search_stops_after_two_that_are_no_better(monkeypatch):
-    monkeypatch.setattr(linear, "SEARCH_C", (0.1, 1.0, 10.0, 100.0))
-    features, labels = clusters(300, 10, 3, spread=0.1)  # separable: all are right from the first
-    result = linear.logistic_probe(*split(features, labels, 200))
-    assert result.search == ((0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
-    assert result.chosen_c == 0.1
+def test_of_equally_good_values_the_weakest_wins(monkeypatch):
+    monkeypatch.setattr(linear, "_log_losses", lambda _, features, labels: np.ones(len(labels)))
+    result = linear.logistic_probe(*split(*clusters(60, 4, 3), 40))
+    assert result.chosen_c == linear.SEARCH_C[-1]
 
 
-def test_held_out_part_is_a_fifth_of_each_class_and_seeded():
-    labels = np.repeat([0, 1, 2, 3, 4], [1, 2, 4, 10, 104])
-    held_out = linear._held_out(labels, seed=0)
-    assert [held_out[labels == label].sum() for label in range(5)] == [0, 1, 1, 2, 20]
-    np.testing.assert_array_equal(held_out, linear._held_out(labels, seed=0))
-    assert not np.array_equal(held_out, linear._held_out(labels, seed=1))
+@pytest.mark.parametrize(
+    ("counts", "folds", "held_out"),
+    [
+        ([20, 20, 30], 5, 70),
+        ([10, 10], 5, 20),
+        ([9, 9, 9], 0, 0),  # too few
+        ([2, 9, 9, 100], 0, 0),
+        ([1, 10, 50], 5, 61),
+        ([1, 20], 4, 16),  # but not the fold whose rest is of one class
+        ([3000, 3000], 1, 1200),
+    ],
+)
+def test_folds_hold_equal_shares_of_the_classes_out(counts, folds, held_out):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    found = linear._folds(labels, seed=0)
+    assert len(found) == folds
+    assert len({image for _, part in found for image in part}) == held_out
+    for fitted, part in found:
+        assert sorted([*fitted, *part]) == list(range(len(labels)))
+        if min(counts) > 1:
+            np.testing.assert_array_equal(np.bincount(labels[part]), np.array(counts) / 5)
+    assert [list(part) for _, part in linear._folds(labels, 0)] == [list(p) for _, p in found]
 
 
-def test_one_image_per_class_is_fitted_without_a_search():
-    train, labels, test, test_labels = split(*clusters(60, 8, 6, spread=0.1), 6)
+@pytest.mark.parametrize("images", [6, 54])  # of six classes
+def test_with_few_images_c_is_fixed(images):
+    train, labels, test, test_labels = split(*clusters(100, 8, 6, spread=0.1), images)
     result = linear.logistic_probe(train, labels, test, test_labels)
     assert result.search == ()
     assert result.chosen_c == linear.FEW_LABEL_C
     assert result.top1 == 1
+
+
+def test_classes_too_rare_for_the_folds_do_no_harm():
+    train, labels, test, test_labels = split(*clusters(400, 8, 4, spread=0.1), 200)
+    rare = np.concatenate([labels[:120], [7]])  # the only one of its class
+    result = linear.logistic_probe(train[:121], rare, test, test_labels)
+    assert result.top1 > 0.95
+    assert np.isfinite([loss for _, loss in result.search]).all()
 
 
 @pytest.mark.parametrize(("classes", "has_top5"), [(2, False), (5, False), (6, True)])
@@ -162,10 +191,12 @@ def test_few_labels_are_balanced_seeded_and_measured_one_by_one():
     assert other != fewer
     # Each is a probe on nothing but its own images.
     chosen = balanced_indices(labels, 5, seed=(7, 1))
-    probe = linear.logistic_probe(
-        train[chosen], labels[chosen], test, test_labels, linear.FEW_LABEL_C
-    )
+    probe = linear.logistic_probe(train[chosen], labels[chosen], test, test_labels, seed=7)
     assert probe.top1 == result[1]
+    strong = linear.few_label_probe(
+        train, labels, test, test_labels, draws=2, seed=7, regularization=1e-4
+    )
+    assert np.mean(strong) < np.mean(result[:2])
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
