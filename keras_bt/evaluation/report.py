@@ -1,12 +1,13 @@
 """Quick accuracies of a backbone, to compare with raw pixels and an untrained backbone."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from keras_bt.evaluation.knn import knn_accuracy
 from keras_bt.evaluation.linear import few_label_probe, logistic_probe
+from keras_bt.evaluation.whitening import Whitening
 
 FEW = 5  # labels per class
 
@@ -17,12 +18,14 @@ class Accuracies:
 
     Attributes:
         knn: weighted nearest neighbors, k = 20 (or the number of training images).
+        knn_whitened: the same of whitened features (`keras_bt.evaluation.whitening`).
         probe: linear probe with all labels of the training set.
         few_labels: linear probe with 5 labels per class, mean over ten draws of labels.
         few_labels_deviation: standard deviation over these draws.
     """
 
     knn: float
+    knn_whitened: float
     probe: float
     few_labels: float | None
     few_labels_deviation: float | None
@@ -35,7 +38,7 @@ def measure(
     test_labels: np.ndarray,
     seed: int = 0,
 ) -> Accuracies:
-    """Measures features with three quick protocols.
+    """Measures features with four quick protocols.
 
     Args:
         train_features: floats (n, d).
@@ -51,8 +54,12 @@ def measure(
     few = None
     if np.unique(train_labels, return_counts=True)[1].min() >= FEW:
         few = few_label_probe(*data, labels_per_class=FEW, seed=seed)
+    k = min(20, len(train_features))
+    whitening = Whitening.fit(train_features)
+    whitened = (whitening(train_features), train_labels, whitening(test_features), test_labels)
     return Accuracies(
-        knn=knn_accuracy(*data, k=min(20, len(train_features))),
+        knn=knn_accuracy(*data, k),
+        knn_whitened=knn_accuracy(*whitened, k),
         probe=logistic_probe(*data).top1,
         few_labels=float(np.mean(few)) if few else None,
         few_labels_deviation=float(np.std(few, ddof=1)) if few else None,
@@ -61,13 +68,28 @@ def measure(
 
 def table(accuracies: Mapping[str, Accuracies]) -> str:
     """Formats accuracies by name as a table for the terminal, in percent."""
-    lines = [f"{'':24}{'kNN':>8}{'probe, all labels':>20}{'probe, 5 per class':>22}"]
+    cells = [["", "kNN", "kNN, whitened", "probe, all labels", f"probe, {FEW} per class"]]
     for name, row in accuracies.items():
-        few = "–"
-        if row.few_labels is not None and row.few_labels_deviation is not None:
-            few = f"{100 * row.few_labels:.1f} ± {100 * row.few_labels_deviation:.1f}"
-        lines.append(f"{name:24}{100 * row.knn:8.1f}{100 * row.probe:20.1f}{few:>22}")
-    return "\n".join(lines)
+        few = percent(row.few_labels)
+        if row.few_labels_deviation is not None:
+            few += f" ± {percent(row.few_labels_deviation)}"
+        cells.append([name, percent(row.knn), percent(row.knn_whitened), percent(row.probe), few])
+    return "\n".join(columns(cells))
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligns cells in lines: the first column to the left, the others to the right, as wide as due.
+
+    >>> for line in columns([["", "kNN"], ["raw pixels", "95.8"]]):
+    ...     print("|", line)
+    |              kNN
+    | raw pixels  95.8
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()
+        for first, *others in rows
+    ]
 
 
 def percent(accuracy: float | None) -> str:

@@ -15,6 +15,7 @@ from places import ROOT
 
 from keras_bt import data
 from keras_bt.evaluation.knn import knn_accuracies
+from keras_bt.evaluation.whitening import Whitening
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,12 @@ def test_accuracies_are_those_of_all_images(backbone, measured):
     figures, _ = measured
     train, test = data.open_source("digits")
     pixels = *data.raw_pixels(train), *data.raw_pixels(test)
-    assert set(figures["accuracies"]) == {"backbone", "raw pixels"}
-    for name, arrays in (("backbone", arrays_of(backbone)), ("raw pixels", pixels)):
+    rows = {"backbone": arrays_of(backbone), "raw pixels": pixels}
+    for name, (fitted, labels, measured_on, test_labels) in list(rows.items()):
+        white = Whitening.fit(fitted)
+        rows[f"{name}, whitened"] = white(fitted), labels, white(measured_on), test_labels
+    assert set(figures["accuracies"]) == set(rows)
+    for name, arrays in rows.items():
         found = figures["accuracies"][name]
         assert list(found) == ["20", "3", "200"]
         for k, expected in knn_accuracies(*arrays, (20, 3, 200)).items():
@@ -80,12 +85,14 @@ def test_the_second_time_features_are_not_extracted_again(backbone, measured, ca
     default = backbone.parent / "evaluation" / "knn.json"
     assert f"Written to {default}" in output
     again = json.loads(default.read_text())["accuracies"]
-    assert again == {"backbone": measured[0]["accuracies"]["backbone"]}
+    names = ["backbone", "backbone, whitened"]
+    assert again == {name: measured[0]["accuracies"][name] for name in names}
     assert [path.name for path in default.parent.iterdir()] == ["knn.json"]
     # The table shows what the file says.
-    (line,) = (line for line in output.splitlines() if line.split()[:2] == ["backbone", "20"])
-    shown = again["backbone"]["20"]
-    assert line.split()[2:] == [f"{100 * shown['top1']:.2f}", f"{100 * shown['top5']:.2f}"]
+    cells = [[cell.strip() for cell in line.split("  ") if cell] for line in output.splitlines()]
+    for name in names:
+        shown = again[name]["20"]
+        assert [name, "20", f"{100 * shown['top1']:.2f}", f"{100 * shown['top5']:.2f}"] in cells
 
 
 def test_of_a_run_the_data_and_the_image_size_are_known(backbone, measured, tmp_path):

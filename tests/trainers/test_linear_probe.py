@@ -126,7 +126,21 @@ def test_fast(backbone, tmp_path, capsys):
     assert few["top1"] == pytest.approx(np.mean(few["top1_of_draws"]))
     assert few["top1_deviation"] == pytest.approx(np.std(few["top1_of_draws"], ddof=1))
     assert 0.5 < few["top1"] < found["top1"]
-    assert "mean of 3 draws" in capsys.readouterr().out
+    # Every cell of the table by itself, however many values of C there are.
+    output = capsys.readouterr().out
+    assert "mean of 3 draws" in output
+    (line,) = (line for line in output.splitlines() if line.startswith("backbone "))
+    top1 = f"{100 * few['top1']:.1f} ± {100 * few['top1_deviation']:.1f}"
+    c = sorted({f"{value:g}" for value in few["chosen_c"]}, key=float)
+    c = c[0] if len(c) == 1 else f"{c[0]} to {c[-1]}"
+    cells = [cell.strip() for cell in line.split("  ") if cell]
+    assert cells[:-1] == ["backbone", top1, f"{100 * few['top5']:.1f}", c]
+    # Unless it is given.
+    probe(backbone, "--fast", "--labels=100", "--draws=3", "--c=0.0001", folder, cache)
+    strong = json.loads((tmp_path / "fast" / "linear_probe_fast_100.json").read_text())
+    assert strong["results"]["backbone"]["chosen_c"] == [0.0001] * 3
+    assert strong["results"]["backbone"]["top1"] < few["top1"]
+    assert strong["settings"]["c"] == 0.0001
 
 
 def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
@@ -167,6 +181,8 @@ def test_several_labels_per_image(backbone, tmp_path, capsys, monkeypatch):
         (["--schedule=step", "--milestones=a"], ["milestones must be whole numbers", "a"]),
         (["--schedule=step", "--milestones=7", "--epochs=7"], ["from 1 to 6", "7"]),
         (["--draws=10"], ["--draws requires --fast"]),
+        (["--c=1"], ["--c requires --fast"]),
+        (["--c=0", "--fast"], ["--c must be a number > 0", "--c=0"]),
         (["--draws=10", "--fast"], ["needs a part of the labels"]),
         (["--raw_pixels"], ["--raw_pixels requires --fast"]),
         (["--strategy=mirrored", "--batch_size=33"], ["divide evenly", "33"]),

@@ -7,13 +7,10 @@ import time
 import numpy as np
 
 from keras_bt import data
-from keras_bt.evaluation.linear import FEW_LABEL_C, logistic_probe
-from keras_bt.evaluation.report import percent
+from keras_bt.evaluation.linear import logistic_probe
+from keras_bt.evaluation.report import columns, percent
 from keras_bt.evaluation.svm import svm_probe
 from trainers.runs import measuring
-
-# With fewer labels in a class, the search for C would rest on one or two of its images.
-_LEAST_TO_SEARCH = 10
 
 
 def run(subject, settings, started):
@@ -53,7 +50,8 @@ def run(subject, settings, started):
     predictions = {name: row.pop("predictions", None) for name, row in rows.items()}["backbone"]
     if predictions is not None:
         np.savez(path.with_suffix(".npz"), labels=features["backbone"][3], predictions=predictions)
-    asked = {name: getattr(settings, name) for name in ("labels", "draws", "seed", "raw_pixels")}
+    names = ("labels", "draws", "c", "seed", "raw_pixels")
+    asked = {name: getattr(settings, name) for name in names}
     measuring.write(path, "trainers.linear_probe", subject, asked, started, results=rows)
     return "\n".join([*report(rows, settings, subject), "", f"Written to {path}."])
 
@@ -68,14 +66,13 @@ def single(arrays, settings):
     results = []
     for draw in range(settings.draws):
         chosen = data.subset_indices(labels, settings.labels, (settings.seed, draw))
-        counts = np.unique(labels[chosen], return_counts=True)[1]
         results.append(
             logistic_probe(
                 features[chosen],
                 labels[chosen],
                 test_features,
                 test_labels,
-                regularization=None if counts.min() >= _LEAST_TO_SEARCH else FEW_LABEL_C,
+                regularization=settings.c,
                 seed=settings.seed,
             )
         )
@@ -102,24 +99,27 @@ def single_report(rows, settings, subject):
         f"Logistic regression on {images:,} labeled images (--labels={settings.labels}{draws})"
         f"; accuracy in percent on {subject.where}:",
         "",
-        f"{'':12}{'top-1':>14}{'top-5':>8}{'C':>16}{'seconds':>10}",
     ]
+    cells = [["", "top-1", "top-5", "C", "seconds"]]
     for name, row in rows.items():
         top1 = percent(row["top1"])
         if row["top1_deviation"] is not None:
             top1 += f" ± {percent(row['top1_deviation'])}"
         found = row["chosen_c"]
         c = f"{min(found):g}" + (f" to {max(found):g}" if min(found) < max(found) else "")
-        top5 = percent(row["top5"])
-        lines.append(f"{name:12}{top1:>14}{top5:>8}{c:>16}{row['seconds']:10.1f}")
+        cells.append([name, top1, percent(row["top5"]), c, f"{row['seconds']:.1f}"])
+    head, *body = columns(cells)
+    lines.append(head)
+    for line, row in zip(body, rows.values(), strict=True):
+        lines.append(line)
         if not row["converged"]:
-            lines.append(f"{'':12}(not converged: slightly more may be possible)")
+            lines.append("  (not converged: slightly more may be possible)")
     return lines
 
 
 def several(arrays, settings):
     """Fits a support vector machine per class; arguments and result are those of `single`."""
-    result = svm_probe(*arrays, seed=settings.seed, progress=True)
+    result = svm_probe(*arrays, settings.c, settings.seed, progress=True)
     return {"images": len(arrays[0]), **dataclasses.asdict(result)}
 
 
@@ -130,18 +130,17 @@ def several_report(rows, settings, subject):
         "One linear support vector machine per class; average precision in percent, as defined by "
         f"VOC 2007, on {subject.where}:",
         "",
-        "".join([f"{'':24}", *(f"{name:>14}{'C':>8}" for name in rows)]),
     ]
+    cells = [["", *(heading for name in rows for heading in (name, "C"))]]
     for number, name in enumerate(subject.train.class_names):
-        cells = ""
+        cells.append([name])
         for row in rows.values():
             c = row["chosen_c"][number]
-            cells += f"{percent(row['average_precisions'][number]):>14}"
-            cells += f"{'–' if c is None else f'{c:g}':>8}"
-        lines.append(f"{name:24}{cells}")
+            cells[-1].append(percent(row["average_precisions"][number]))
+            cells[-1].append("–" if c is None else f"{c:g}")
     for name, key in (("mean", "mean_average_precision"), ("mean, area under curve", "mean_area")):
-        means = (f"{percent(row[key]):>14}{'':8}" for row in rows.values())
-        lines.append("".join([f"{name:24}", *means]).rstrip())
+        cells.append([name, *(cell for row in rows.values() for cell in (percent(row[key]), ""))])
+    lines += columns(cells)
     lines.append("Most published results are areas under the curve.")
     if any(None in row["average_precisions"] for row in rows.values()):
         lines.append("A dash means too few images of the class to fit or to measure.")

@@ -1,9 +1,15 @@
 """Nearest-neighbor accuracies of a backbone, behind `trainers.knn`."""
 
+import contextlib
 import dataclasses
+import tempfile
+
+import numpy as np
 
 from keras_bt import errors
 from keras_bt.evaluation.knn import knn_accuracies
+from keras_bt.evaluation.report import columns
+from keras_bt.evaluation.whitening import Whitening
 from trainers.runs import measuring
 from trainers.runs.settings import KnnSettings
 
@@ -50,6 +56,11 @@ def run(subject, settings, started):
     for name, features in arrays.items():
         print(f"Nearest neighbors, {name}:")
         found[name] = knn_accuracies(*features, s.k, s.temperature, progress=True)
+        print(f"Nearest neighbors, {name}, whitened:")
+        with whitened(*features, subject.cache) as features:
+            found[f"{name}, whitened"] = knn_accuracies(
+                *features, s.k, s.temperature, progress=True
+            )
     train_features, labels, test_features, _ = arrays["backbone"]
     measuring.write(
         out,
@@ -66,10 +77,30 @@ def run(subject, settings, started):
             for name, rows in found.items()
         },
     )
-    lines = [f"\nAccuracy in percent on {subject.where}:\n"]
-    lines += [f"{'':12}{'k':>6}{'top-1':>9}{'top-5':>9}"]
+    cells = [["", "k", "top-1", "top-5"]]
     for name, rows in found.items():
         for k, row in rows.items():
-            top5 = "–" if row.top5 is None else f"{100 * row.top5:.2f}"
-            lines.append(f"{name:12}{k:6}{100 * row.top1:9.2f}{top5:>9}")
+            accuracies = (row.top1, row.top5)
+            cells.append([name, str(k)])
+            cells[-1] += ["–" if value is None else f"{100 * value:.2f}" for value in accuracies]
+    lines = [f"\nAccuracy in percent on {subject.where}:\n", *columns(cells)]
     return "\n".join([*lines, f"\nWritten to {out}."])
+
+
+@contextlib.contextmanager
+def whitened(train_features, train_labels, test_features, test_labels, folder):
+    """Yields the same arrays with whitened features, kept in files in `folder` until the end."""
+    whitening = Whitening.fit(train_features)
+    with tempfile.TemporaryFile(dir=folder) as train, tempfile.TemporaryFile(dir=folder) as test:
+        parts = [
+            _written(file, whitening, features)
+            for file, features in ((train, train_features), (test, test_features))
+        ]
+        yield parts[0], train_labels, parts[1], test_labels
+
+
+def _written(file, whitening, features):
+    for part in whitening.parts(features):
+        file.write(part.tobytes())
+    file.flush()  # here, where a full disk is an error
+    return np.memmap(file, np.float32, "r", shape=(len(features), whitening.matrix.shape[1]))
