@@ -5,9 +5,9 @@ on its features of randomly cropped and flipped images for 100 epochs of SGD. Th
 continues an interrupted run.
 
 With --fast it takes seconds instead of hours: features are extracted once, without augmentation,
-kept on disk and classified by multinomial logistic regression, whose regularization is tuned on
-part of the training images. Images with several labels (VOC07) get one linear support vector
-machine per class instead, and the mean average precision is reported.
+kept on disk and classified by multinomial logistic regression, whose regularization is --c or
+chosen by cross-validation on the training images. Images with several labels (VOC07) get one linear
+support vector machine per class instead, and the mean average precision is reported.
 """
 
 import time

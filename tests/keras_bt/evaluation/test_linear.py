@@ -75,10 +75,14 @@ def test_search_never_trains_on_the_held_out_part():
     assert min(loss for _, loss in result.search) > 0.6  # chance has 0.69
 
 
-def test_of_equally_good_values_the_weakest_wins(monkeypatch):
-    monkeypatch.setattr(linear, "_log_losses", lambda _, features, labels: np.ones(len(labels)))
+def test_the_search_ends_where_a_weaker_penalty_changes_nothing(monkeypatch):
+    losses = iter([3.0, 2.0, 2.0, 1.0])
+    one_fold = linear._folds(np.arange(40) % 3, 0)[:1]
+    monkeypatch.setattr(linear, "_folds", lambda labels, seed: one_fold)
+    monkeypatch.setattr(linear, "_log_losses", lambda *_: np.array([next(losses)]))
     result = linear.logistic_probe(*split(*clusters(60, 4, 3), 40))
-    assert result.chosen_c == linear.SEARCH_C[-1]
+    assert result.chosen_c == linear.SEARCH_C[1]
+    assert [loss for _, loss in result.search] == [3, 2, 2]
 
 
 @pytest.mark.parametrize(
