@@ -7,11 +7,13 @@ pass 0.7 and 0.9. Untrained networks (ResNets 18 and 50, and a plain one without
 a spread of at least 0.2, and fewer than 15% of their features were dead.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from keras_bt.callbacks.health import Health
+from keras_bt.typing import Metrics
 
 NO_SPREAD = 1e-5
 LEAST_SPREAD = 0.01
@@ -22,6 +24,8 @@ DEAD_SHARE = 1 / 3
 PLATEAU_EPOCHS = 12
 PLATEAU_GAIN = 0.005
 PLATEAU_ABOVE = 0.5
+STILL_FALLING = 0.02  # from the last quarter but one to the last
+PEAKED_BY = 0.03  # accuracy lost since its best
 
 
 def constant(health: Health, settled: bool) -> str | None:
@@ -140,4 +144,65 @@ def plateau(excesses: Sequence[float], floor: float, dim: int) -> str | None:
         "Try another learning rate, ten times lower if the loss jumps around, higher if it stands "
         "still; weaker views (look at them: can you tell which two belong together?); or a smaller "
         "redundancy_weight λ."
+    )
+
+
+def next_step(metrics: Sequence[Metrics], dim: int, num_features: int) -> str | None:
+    """Says in one line what to try after a training whose accuracies are low.
+
+    The first of these that holds: the loss is not finite; embeddings are constant, or features
+    dead; the accuracy had been higher; the loss still falls; it stands still far above the floor;
+    it has reached its end.
+
+    Args:
+        metrics: lines as `read_metrics` returns them. `loss` and `excess` are needed; the fields of
+            `Health` and `knn_accuracy` are used where there are any.
+        dim: d, width of the projector.
+        num_features: length of the backbone's features.
+
+    Returns:
+        The advice, or None if no loss is known.
+    """
+    lines = [entry for entry in metrics if "loss" in entry and "excess" in entry]
+    if not lines:
+        return None
+    if not np.isfinite(lines[-1]["loss"]):
+        return "The loss was not finite in the end: try a lower learning rate or a longer warm-up."
+    names = [field.name for field in dataclasses.fields(Health)]
+    looks = [entry for entry in metrics if all(name in entry for name in names)]
+    if looks:
+        health = Health(**{name: looks[-1][name] for name in names})
+        for warning in (constant(health, settled=True), dead(health, num_features, dim)):
+            if warning is not None:
+                return f"{warning[0].upper()}{warning[1:]}"
+    measured = [entry for entry in metrics if np.isfinite(entry.get("knn_accuracy", np.nan))]
+    if measured:
+        best = max(measured, key=lambda entry: entry["knn_accuracy"])
+        if best["knn_accuracy"] > measured[-1]["knn_accuracy"] + PEAKED_BY:
+            return (
+                f"During training kNN reached {100 * best['knn_accuracy']:.1f}% after epoch "
+                f"{best['epoch']:.0f} and was at {100 * measured[-1]['knn_accuracy']:.1f}% in the "
+                "end: stop earlier, or try other views or a lower learning rate."
+            )
+    excesses = np.array([entry["excess"] for entry in lines])
+    quarter = len(excesses) // 4
+    if not quarter:
+        return "The training was too short to learn much: train longer."
+    before, last = excesses[-2 * quarter : -quarter].mean(), excesses[-quarter:].mean()
+    floor = lines[-1]["loss"] - lines[-1]["excess"]
+    if last < (1 - STILL_FALLING) * before:
+        return (
+            f"The loss was still falling (its excess by {100 * (1 - last / before):.0f}% in the "
+            "last quarter of the training): train longer."
+        )
+    if last > PLATEAU_ABOVE * (dim - floor):
+        return (
+            f"The loss stands still {last:,.0f} above the smallest possible value, where the views "
+            f"have little in common (nothing at {dim - floor:,.0f}): try another learning rate, "
+            "weaker views, or a smaller redundancy_weight λ."
+        )
+    return (
+        "The loss no longer falls, so training longer would change little: try other views (look "
+        "at them: do they keep what you would call the same image, and change the rest?), another "
+        "learning rate or a wider network."
     )

@@ -11,7 +11,7 @@ from keras_bt import data, plots, saved_model, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
-from trainers.runs import backbones, skipped_images
+from trainers.runs import backbones, closing_words, skipped_images
 from trainers.runs.labelled import labelled_halves
 from trainers.runs.network_pictures import correlations
 
@@ -30,9 +30,9 @@ def finish(job, started):
     untrained = job.build(tf.distribute.get_strategy())
     matrices = correlations({"untrained": untrained, "trained": job.model}, *job.first_views)
     plots.correlation(run.plots / "correlation.png", matrices)
-    accuracies, where = None, "not measured (--noevaluate)"
+    accuracies, where, images = None, "not measured (--noevaluate)", 0
     if job.settings.evaluate:
-        accuracies, where = measure(job, untrained.backbone, backbone)
+        accuracies, where, images = measure(job, untrained.backbone, backbone)
 
     skipped = skipped_images.write(run.path, *job.sources)
     seconds = time.monotonic() - started
@@ -52,7 +52,12 @@ def finish(job, started):
     }
     export(job, backbone, summary)
     workdir.write_json(run.summary, summary)  # last: a run with a summary is finished
-    message = closing_message(run, final, accuracies, where, seconds)
+    words = ()
+    if accuracies:
+        logged = read_metrics(run.metrics) if run.metrics.exists() else []
+        sizes = job.model.embedding_dim, backbone.output_shape[-1]
+        words = closing_words.pretraining(accuracies, images, logged, *sizes)
+    message = closing_words.closing_message(run, metrics, accuracies, where, seconds, words)
     return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
 
@@ -74,12 +79,17 @@ def export(job, backbone, summary):
 
 
 def measure(job, untrained, trained):
-    """Measures the accuracies of raw pixels and both backbones, or says why it cannot."""
+    """Measures the accuracies of raw pixels and both backbones.
+
+    Returns:
+        The accuracies, what they were measured on, and how many images that were; or None, why
+        nothing can be measured, and 0.
+    """
     train, test, where = labelled_halves(job.train, job.test, job.settings.seed)
     if train is None:
-        return None, where
+        return None, where, 0
     if train.multilabel:
-        return None, "not measured: several labels per image (use trainers.linear_probe --fast)"
+        return None, "not measured: several labels per image (use trainers.linear_probe --fast)", 0
     image_size = job.settings.image_size
     backbones.switch_blocks_on(untrained)
     rows, mapped = {}, None
@@ -105,7 +115,7 @@ def measure(job, untrained, trained):
     plots.feature_map(
         job.run.plots / "features.png", *mapped, train.class_names, seed=job.settings.seed
     )
-    return rows, where
+    return rows, where, len(mapped[1])
 
 
 def metrics_of_steps(run):
@@ -119,48 +129,3 @@ def finite_or_none(metrics, name):
     """Returns the last value of a metric, or None if it is unknown or not finite."""
     value = metrics[-1].get(name, math.nan) if metrics else math.nan
     return value if math.isfinite(value) else None
-
-
-def closing_message(run, final, accuracies, where, seconds):
-    """Returns the report that ends the run.
-
-    `final` holds the last `loss` and `excess`, None where unknown; `where` says what was measured
-    on, or why nothing was and `accuracies` is None.
-    """
-    lines = [
-        "",
-        f"Finished; this call took {seconds:.0f} s. "
-        + (
-            f"The loss is not known: {run.metrics} does not hold it."
-            if None in final.values()
-            else f"Loss {final['loss']:.2f}, {final['excess']:.2f} above the smallest possible."
-        ),
-    ]
-    if accuracies:
-        ours, pixels = accuracies["Barlow Twins"], accuracies["raw pixels"]
-        untrained = accuracies["untrained backbone"]
-        lines += [f"Accuracy in percent on {where}:", "", report.table(accuracies), ""]
-        if ours.few_labels is not None:
-            gain = 100 * (ours.few_labels - pixels.few_labels)
-            over_untrained = 100 * (ours.few_labels - untrained.few_labels)
-            lines.append(
-                f"With 5 labels per class the pretrained backbone classifies "
-                f"{100 * ours.few_labels:.1f}% of the images correctly, {abs(gain):.1f} points "
-                f"{'more' if gain >= 0 else 'less'} than raw pixels and "
-                f"{abs(over_untrained):.1f} {'more' if over_untrained >= 0 else 'less'} than "
-                "before training."
-            )
-            if gain <= 0 or over_untrained <= 0:
-                lines.append("It has not learned much yet: train longer, or check the views.")
-    else:
-        lines.append(f"Accuracy: {where}.")
-    pictures = ", ".join(sorted(path.stem for path in run.plots.glob("*.png")))
-    lines += [
-        "",
-        f"  {run.backbone}    the backbone, for fine-tuning: keras.models.load_model",
-        f"  {run.saved_model / '1'}    the backbone with its preprocessing, for serving",
-        f"  {run.plots}/    plots: {pictures}",
-        f"  {run.summary}    these results;  {run.metrics}  those of every step",
-        f"  tensorboard --logdir={run.tensorboard}",
-    ]
-    return "\n".join(lines)
