@@ -17,9 +17,7 @@ def finetune(settings):
         from trainers.runs import classifying, finetuning
 
     with command.mistakes:
-        name = classifying.folder_for("finetune", settings.labels)
-        name += "_from_scratch" if settings.from_scratch else ""
-        classifying.classify(finetuning.Finetuning, settings, name)
+        classifying.classify(finetuning.Finetuning, settings)
 
 
 def main():

@@ -27,9 +27,7 @@ def linear_probe(settings):
         if settings.fast:
             print(fast_probe.run(subject.read(settings), settings, started))
             return
-        every = settings.labels == "100%"
-        name = "linear_probe" if every else classifying.folder_for("linear_probe", settings.labels)
-        classifying.classify(linear_probing.LinearProbing, settings, name)
+        classifying.classify(linear_probing.LinearProbing, settings)
 
 
 def main():

@@ -20,6 +20,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_bt.model.batch_normalization import prepare_batch_normalization
@@ -27,8 +28,94 @@ from keras_bt.strategy import current_replicas
 from keras_bt.typing import Tensor
 
 EPOCHS = 20
+BATCH = 256
+HEAD_RATE = 0.5
 SCHEDULES = ("cosine", "step")
 _DROPS_AFTER = (12 / 20, 16 / 20)  # of the epochs
+# Chosen on held-out training images of Fashion-MNIST: docs/evaluation.md.
+LEAST_STEPS = 300
+_LEAST_BATCH, _STEPS_PER_EPOCH = 32, 8
+
+
+def batch_for(images: int) -> int:
+    """Chooses the batch size: the paper's 256, or less where an epoch would have few steps.
+
+    With fewer than 2,048 images it is an eighth of them or, if that is less, about 32, such that
+    the batches of an epoch are of nearly one size.
+
+    >>> [batch_for(images) for images in (10, 100, 600, 12_811)]
+    [10, 25, 75, 256]
+
+    Args:
+        images: number of training images, at least 1.
+    """
+    most = min(BATCH, max(_LEAST_BATCH, images // _STEPS_PER_EPOCH))
+    return most if most == BATCH else math.ceil(images / math.ceil(images / most))
+
+
+def epochs_for(images: int, batch_size: int) -> int:
+    """Chooses the number of epochs: the paper's 20, or as many as make 300 steps.
+
+    >>> epochs_for(12_811, 256), epochs_for(600, 75), epochs_for(100, 25)  # ImageNet's 1% first
+    (20, 38, 75)
+
+    Args:
+        images: number of training images.
+        batch_size: images per step.
+    """
+    return max(EPOCHS, math.ceil(LEAST_STEPS / math.ceil(images / batch_size)))
+
+
+def head_rate_for(features: np.ndarray, classes: int) -> float:
+    """Chooses the head's learning rate: the paper's 0.5, or less if the features are too large.
+
+    Gradient descent with momentum μ is stable up to a rate of 2 (1 + μ) / λ, where λ is the largest
+    eigenvalue of the loss's Hessian. For a new head, which gives all c classes the same
+    probability, that is about E‖f‖² / c, because the features f of a ReLU network share a large
+    mean. The rate is half of this limit at μ = 0.9,
+
+        min(0.5, 2 c / E‖f‖²).
+
+    It is 0.5 for the paper's 1000 classes, and for E‖f‖² = 1,000 and ten classes 0.02.
+
+    >>> head_rate_for(np.full((3, 1000), 1.0), classes=10)
+    0.02
+
+    Args:
+        features: floats (n, d) of some training images.
+        classes: c, number of classes.
+
+    Returns:
+        The rate, to two significant digits.
+    """
+    square = float(np.mean(np.sum(np.square(features, dtype=np.float64), axis=1)))
+    limit = 2 * classes / square if square > 0 else math.inf
+    return float(f"{min(HEAD_RATE, limit):.2g}")
+
+
+def rate_was_too_high(losses: Sequence[float], classes: int, finished: bool) -> bool:
+    """Judges by the training losses of the epochs whether a learning rate was too high.
+
+    The first epoch is left out: where it has few steps, its loss precedes the first updates. From
+    the second on, ten times the loss of guessing is too much; at the end, a mean of the last
+    quarter that is no lower than guessing.
+
+    >>> rate_was_too_high([2.4, 91.1], classes=10, finished=False)
+    True
+    >>> rate_was_too_high([91.1, 2.4, 0.9], classes=10, finished=True)
+    False
+
+    Args:
+        losses: mean cross-entropy of each epoch so far.
+        classes: number of classes.
+        finished: whether the last epoch was the last of the training.
+    """
+    guessing, later = math.log(max(2, classes)), losses[1:]
+    if not later:
+        return False
+    if later[-1] > 10 * guessing:
+        return True
+    return finished and float(np.mean(later[-max(1, len(later) // 4) :])) >= guessing
 
 
 @keras.saving.register_keras_serializable("keras_bt")

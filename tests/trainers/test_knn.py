@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -73,7 +74,15 @@ def test_accuracies_are_those_of_all_images(backbone, measured):
         "image_size": 8,
         "resize": None,
         "seed": 0,
+        "raw_pixels": True,
+        "background": "white",
+        "exif": "ignore",
+        "max_pixels": 64_000_000,
+        "normalize": "imagenet",
+        "image_feature": None,
+        "label_feature": None,
     }
+    assert figures["differs_in"] == {"k": [20, 3, 200], "raw_pixels": True}
     assert figures["command"].startswith(f"python -m trainers.knn --backbone={backbone} --data=")
 
 
@@ -82,12 +91,12 @@ def test_the_second_time_features_are_not_extracted_again(backbone, measured, ca
     output = capsys.readouterr().out
     assert "batch" not in output  # no progress bar of an extraction
     assert "500/500" in output  # but one of the search
-    default = backbone.parent / "evaluation" / "knn.json"
+    default = backbone.parent / "evaluation" / "knn_k=20,3,200.json"
     assert f"Written to {default}" in output
     again = json.loads(default.read_text())["accuracies"]
     names = ["backbone", "backbone, whitened"]
     assert again == {name: measured[0]["accuracies"][name] for name in names}
-    assert [path.name for path in default.parent.iterdir()] == ["knn.json"]
+    assert [path.name for path in default.parent.iterdir()] == [default.name]
     # The table shows what the file says.
     cells = [[cell.strip() for cell in line.split("  ") if cell] for line in output.splitlines()]
     for name in names:
@@ -103,10 +112,43 @@ def test_of_a_run_the_data_and_the_image_size_are_known(backbone, measured, tmp_
     (run / "config.json").write_text(json.dumps({"settings": settings}))
     script.call("knn", f"--backbone={run}", "--k=200", "--temperature=100")
     assert list((run / "features").glob("*.npy"))
-    found = json.loads((run / "evaluation" / "knn.json").read_text())["accuracies"]["backbone"]
+    file = run / "evaluation" / "knn_k=200_temperature=100.0.json"
+    found = json.loads(file.read_text())["accuracies"]["backbone"]
     expected = knn_accuracies(*arrays_of(backbone), (200,), temperature=100)[200]
     assert found["200"]["top1"] == pytest.approx(expected.top1, abs=1e-6)
     assert found["200"] != measured[0]["accuracies"]["backbone"]["200"]
+
+
+def test_nothing_is_replaced_by_other_figures(backbone, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "backbone.keras").write_bytes(backbone.read_bytes())
+    settings = {"data": "digits", "image_size": 8, "exif": "apply"}
+    (run / "config.json").write_text(json.dumps({"settings": settings}))
+    other = f"--data={write_folder(tmp_path / 'my images', ['a', 'b'], per_class=10)}"
+    script.call("knn", f"--backbone={run}")
+    first = (run / "evaluation" / "knn.json").read_bytes()
+    for flags, name in (
+        ([other, "--k=5"], r"data=.*my_images-[0-9a-f]{8}_k=5"),
+        ([other, "--k=5", "--seed=1"], r"data=.*my_images-[0-9a-f]{8}_k=5_seed=1"),
+        (["--exif=ignore"], "exif=ignore"),
+        (["--resize=16"], "resize=16"),
+    ):
+        before = set((run / "evaluation").iterdir())
+        script.call("knn", f"--backbone={run}", *flags)
+        (new,) = set((run / "evaluation").iterdir()) - before
+        assert re.fullmatch(f"knn_{name}.json", new.name)
+        assert len(new.name) < 120
+    assert (run / "evaluation" / "knn.json").read_bytes() == first
+    # A name that the user chose is not taken from figures made with other settings.
+    out = f"--out={run / 'evaluation' / 'knn.json'}"
+    line = script.mistake(capsys, "knn", f"--backbone={run}", "--temperature=0.1", out)
+    assert "holds figures made with temperature=0.07. Received: temperature=0.1" in line
+    (tmp_path / "notes.json").write_text("[]")
+    out = f"--out={tmp_path / 'notes.json'}"
+    assert "Received: another file" in script.mistake(capsys, "knn", f"--backbone={run}", out)
+    assert (run / "evaluation" / "knn.json").read_bytes() == first
+    script.call("knn", f"--backbone={run}")  # measured again, with the same settings
 
 
 def write_folder(folder, classes, per_class=6, side=8):

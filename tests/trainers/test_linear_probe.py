@@ -107,19 +107,19 @@ def test_fast(backbone, tmp_path, capsys):
     probe(backbone, "--fast", "--raw_pixels", folder, cache)
     output = capsys.readouterr().out
     assert "top-1" in output
-    written = json.loads((tmp_path / "fast" / "linear_probe_fast.json").read_text())
+    written = json.loads((tmp_path / "fast" / "linear_probe_fast_raw_pixels.json").read_text())
     found, pixels = written["results"]["backbone"], written["results"]["raw pixels"]
     assert f"{100 * found['top1']:.1f}" in output
     assert found["top1"] > 0.85
     assert pixels["top1"] > 0.85
     assert found["top1"] != pixels["top1"]
-    with np.load(tmp_path / "fast" / "linear_probe_fast.npz") as arrays:
+    with np.load(tmp_path / "fast" / "linear_probe_fast_raw_pixels.npz") as arrays:
         assert np.mean(arrays["labels"] == arrays["predictions"]) == found["top1"]
     # The features are there already.
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     probe(backbone, "--fast", "--labels=100", "--draws=3", folder, cache)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
-    written = json.loads((tmp_path / "fast" / "linear_probe_fast_100.json").read_text())
+    written = json.loads((tmp_path / "fast" / "linear_probe_fast_100_draws=3.json").read_text())
     few = written["results"]["backbone"]
     assert few["images"] == 100
     assert len(few["top1_of_draws"]) == len(set(few["top1_of_draws"])) == 3

@@ -10,7 +10,7 @@ from keras_bt.callbacks.training_progress import TrainingProgress
 from keras_bt.checkpoint import Interruption, RunCheckpoint
 from keras_bt.evaluation import linear_protocol
 from keras_bt.strategy import choose_strategy
-from trainers.runs import running, skipped_images, subject
+from trainers.runs import measuring, running, skipped_images, subject
 from trainers.runs.labelled import labelled_part
 
 # What the terminal shows of an epoch, the most important first; all is in metrics.jsonl.
@@ -32,11 +32,10 @@ def training_view(image_size, min_area, flip, mean=data.IMAGENET_MEAN, std=data.
     )
 
 
-def classify(kind, settings, folder):
+def classify(kind, settings):
     """Trains a classifier, measures it and writes everything to the workdir.
 
-    `kind` is a subclass of `ClassifierRun`; `folder` is the name of the workdir, beside the
-    backbone, unless the settings name one.
+    `kind` is a subclass of `ClassifierRun`.
     """
     started = time.monotonic()
     what = subject.read(settings)
@@ -45,8 +44,10 @@ def classify(kind, settings, folder):
             "Training a classifier requires images with one label each; for several, there is "
             f"trainers.linear_probe --fast. Received: {what.data}."
         )
+    train = labelled_part(what, settings)
+    given, settings = settings, kind.settled(settings, train)
     identity = settings.identity() | what.identity()
-    run = workdir.Workdir(settings.workdir or what.folder / folder)
+    run = workdir.Workdir(settings.workdir or what.folder / folder_for(kind, what, settings))
     run.check(identity)
     images = running.images(training=what.train, test=what.test)
     run.check(identity, images)
@@ -54,8 +55,8 @@ def classify(kind, settings, folder):
         return
     running.make_deterministic(settings.deterministic, settings.strategy)
     strategy = choose_strategy(settings.strategy, one_process=True)
-    train = labelled_part(what, settings)
     job = kind(settings, what, train, strategy, run)
+    job.given = given
     running.note_unrecorded_images(run)
     with running.interruptions_explained(run), run.claimed(identity, images):
         first_epoch = job.restore()
@@ -73,13 +74,39 @@ def classify(kind, settings, folder):
             print("\n".join([report, *skipped_images.closing_lines(run.path, skipped)]))
 
 
-def folder_for(name, labels):
-    """Returns the name of a run's folder for a share or number of labels: name_1pct, say."""
-    return f"{name}_" + re.sub(r"[^\w.-]+", "_", labels.replace("%", "pct"))
+def folder_for(kind, what, settings):
+    """Returns the name of a run's folder beside the backbone: finetune_1pct_seed=1, say.
+
+    It tells the share or number of labels, and what of the data, its preparation and the seed is
+    not the default, so that each has a folder of its own.
+    """
+    every = settings.labels == kind.labels_without_name
+    labels = "" if every else "_" + re.sub(r"[^\w.-]+", "_", settings.labels.replace("%", "pct"))
+    suffix = measuring.suffix(measuring.differences(what, settings, ("seed",)))
+    return kind.name + labels + suffix + kind.ending(settings)
 
 
 class ClassifierRun:
-    """Base of runs that train a classifier; subclasses add the model, `fit` and `finish`."""
+    """Base of runs that train a classifier; subclasses add the model, `fit` and `finish`.
+
+    Attributes:
+        name: beginning of the folder's name.
+        labels_without_name: `--labels` that the folder's name does not tell.
+        given: the settings before `settled`.
+    """
+
+    name: str
+    labels_without_name: str | None = None
+
+    @staticmethod
+    def ending(settings):
+        """Returns the end of the folder's name."""
+        return ""
+
+    @staticmethod
+    def settled(settings, train):
+        """Returns the settings with those filled in that depend on the training images."""
+        return settings
 
     def __init__(self, settings, subject, train, strategy, run):
         self.settings, self.subject, self.run = settings, subject, run
@@ -148,6 +175,7 @@ class ClassifierRun:
         summary = {
             **found,
             "measured_on": self.subject.where,
+            "test_images": self.test.num_examples,
             "images": self.train.num_examples,
             "classes": len(self.train.class_names),
             "backbone": str(self.subject.file),

@@ -113,8 +113,7 @@ def pretraining(accuracies, images, metrics, dim, num_features):
     low = [
         measure
         for measure, (beside_pixels, beside_untrained) in found.items()
-        if min(beside_pixels[0], beside_untrained[0]) <= 0
-        and getattr(ours, measure) < _GOOD_ENOUGH
+        if min(beside_pixels[0], beside_untrained[0]) <= 0 and getattr(ours, measure) < _GOOD_ENOUGH
     ]
     if low:
         lines += filter(None, [advice.next_step(metrics, dim, num_features)])
@@ -135,10 +134,8 @@ def _verdict(measure, ours, other, images):
 def _more(verdict, other, points):
     """Returns "13.1 points more than raw pixels", say."""
     sign, gain = verdict
-    return (
-        f"{100 * abs(gain):.1f}{' points' if points else ''} {'more' if gain >= 0 else 'less'} than "
-        f"{other}{' (within the deviation of the draws)' if sign == 0 else ''}"
-    )
+    amount = f"{100 * abs(gain):.1f}{' points' if points else ''} {'more' if gain >= 0 else 'less'}"
+    return f"{amount} than {other}{'' if sign else ' (within the deviation of the draws)'}"
 
 
 def beside(ours, theirs, names, images, labels=None, deviations=(None, None)):

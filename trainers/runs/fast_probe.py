@@ -12,13 +12,16 @@ from keras_bt.evaluation.report import columns, percent
 from keras_bt.evaluation.svm import svm_probe
 from trainers.runs import measuring
 
+FIGURES_DEPEND_ON = ("labels", "draws", "c", "seed", "raw_pixels")
+
 
 def run(subject, settings, started):
     """Extracts features or reads those on disk, fits the probe and writes its accuracies.
 
     Writes `linear_probe_fast.json` and, if every image has one label, `linear_probe_fast.npz` with
     the labels and the backbone's predictions (of the first draw). With part of the labels, the file
-    names contain how many. Returns the report for the terminal.
+    names contain how many, and whatever else differs from the defaults. Returns the report for the
+    terminal.
 
     Raises:
         ValueError: if labels and settings do not go together.
@@ -35,8 +38,14 @@ def run(subject, settings, started):
         )
     if not train.multilabel:
         data.subset_indices(train.labels(), settings.labels, 0)  # before features are extracted
-    print(subject)
+    part = "" if settings.labels == "100%" else f"_{settings.labels.replace('%', 'pct')}"
+    differences = measuring.differences(subject, settings, FIGURES_DEPEND_ON)
+    suffix = measuring.suffix({n: value for n, value in differences.items() if n != "labels"})
     folder = pathlib.Path(settings.workdir or subject.folder / "evaluation")
+    path = folder / f"linear_probe_fast{part}{suffix}.json"
+    record = measuring.record(subject, settings, FIGURES_DEPEND_ON)
+    measuring.check_replaceable(path, record, "--workdir")
+    print(subject)
     folder.mkdir(parents=True, exist_ok=True)
 
     features = measuring.arrays(subject, settings.raw_pixels)
@@ -45,14 +54,19 @@ def run(subject, settings, started):
     for name, arrays in features.items():
         fitting = time.monotonic()
         rows[name] = measure(arrays, settings) | {"seconds": round(time.monotonic() - fitting, 1)}
-    part = "" if settings.labels == "100%" else f"_{settings.labels.replace('%', 'pct')}"
-    path = folder / f"linear_probe_fast{part}.json"
     predictions = {name: row.pop("predictions", None) for name, row in rows.items()}["backbone"]
     if predictions is not None:
         np.savez(path.with_suffix(".npz"), labels=features["backbone"][3], predictions=predictions)
-    names = ("labels", "draws", "c", "seed", "raw_pixels")
-    asked = {name: getattr(settings, name) for name in names}
-    measuring.write(path, "trainers.linear_probe", subject, asked, started, results=rows)
+    measuring.write(
+        path,
+        "trainers.linear_probe",
+        subject,
+        record,
+        differences,
+        started,
+        test_images=len(features["backbone"][3]),
+        results=rows,
+    )
     return "\n".join([*report(rows, settings, subject), "", f"Written to {path}."])
 
 

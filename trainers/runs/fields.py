@@ -103,6 +103,26 @@ class Settings:
         known = {n: tuple(v) if isinstance(v, list) else v for n, v in known.items()}
         return cls(**known, **others)
 
+    def as_flags(self, without: tuple[str, ...] = (), **changed: Any) -> list[str]:
+        """Returns the flags that give these settings, without those that are as by default.
+
+        Args:
+            without: names to leave out.
+            **changed: settings to give another value.
+        """
+        flags = []
+        for field in dataclasses.fields(self):
+            value = changed.get(field.name, getattr(self, field.name))
+            if field.name in without or value == field.default:
+                continue
+            if isinstance(value, bool):
+                flags.append(f"--{'' if value else 'no'}{field.name}")
+            else:
+                joint = "x" if SIZE in kinds_of(field) else ","
+                text = joint.join(map(str, value)) if isinstance(value, tuple) else value
+                flags.append(f"--{field.name}={text}")
+        return flags
+
     def _resolve(self, **values):
         """Replaces defaults that depend on other settings; for `__post_init__`."""
         for name, value in values.items():

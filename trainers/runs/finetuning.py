@@ -1,19 +1,24 @@
 """The fine-tuning run behind `trainers.finetune`."""
 
+import dataclasses
 import json
 import math
 import pathlib
+import shlex
 
 import keras
 import tensorflow as tf
 
 from keras_bt import data, workdir
 from keras_bt.evaluation import finetune
+from keras_bt.evaluation.features import extract_features
 from keras_bt.evaluation.report import percent
 from keras_bt.progress import say
-from trainers.runs import classifying, opening
+from trainers.runs import classifying, closing_words, opening
 
 EVALUATION_BATCH = 256
+MEASURED_FOR_RATE = 256  # images
+RATES = {"backbone_rate", "head_rate", "scratch_rate"}
 _FROM_SCRATCH = "_from_scratch"
 # Settings that two runs must share to be compared: the same labels and the same work.
 BUDGET = ("data", "labels", "seed", "epochs", "batch_size", "image_size", "resize", "min_area")
@@ -22,6 +27,21 @@ BUDGET += ("flip", "backbone_sha256", *opening.FIELDS)
 
 class Finetuning(classifying.ClassifierRun):
     """A fine-tuning run: classifier, data, training and report."""
+
+    name = "finetune"
+
+    @staticmethod
+    def ending(settings):
+        """Returns the end of the folder's name, by which the counterpart is found."""
+        return _FROM_SCRATCH if settings.from_scratch else ""
+
+    @staticmethod
+    def settled(settings, train):
+        """Chooses the batch size and the number of epochs, unless they are given."""
+        images = train.num_examples
+        batch_size = settings.batch_size or finetune.batch_for(images)
+        epochs = settings.epochs or finetune.epochs_for(images, min(batch_size, images))
+        return dataclasses.replace(settings, batch_size=batch_size, epochs=epochs)
 
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)
@@ -32,14 +52,28 @@ class Finetuning(classifying.ClassifierRun):
         self.steps_per_epoch = math.ceil(train.num_examples / self.batch_size)
         data.check_labelled(train)  # before anything is made
         s = settings
+        self.head_rate = s.head_rate or self.fitting_head_rate()
         keras.utils.set_random_seed(s.seed)
         with self.strategy.scope():
             self.model = finetune.classifier(
                 subject.backbone, len(train.class_names), s.from_scratch
             )
-            rates = finetune.epoch_rates(s.schedule, s.head_rate, s.epochs)
+            rates = finetune.epoch_rates(s.schedule, self.head_rate, s.epochs)
             schedule = finetune.rate_schedule(rates, self.steps_per_epoch)
-            finetune.compile_classifier(self.model, schedule, s.backbone_rate / s.head_rate)
+            finetune.compile_classifier(self.model, schedule, s.backbone_rate / self.head_rate)
+
+    def fitting_head_rate(self):
+        """Chooses the head's rate by the features of some training images."""
+        some = self.train.sample(MEASURED_FOR_RATE, self.settings.seed)
+        batches = data.evaluation_batches(
+            some,
+            self.subject.image_size,
+            EVALUATION_BATCH,
+            self.subject.resize,
+            *self.subject.normalization,
+        )
+        features, _ = extract_features(self.subject.backbone, batches)
+        return finetune.head_rate_for(features, len(self.train.class_names))
 
     def even(self, count, name):
         """Rounds `count` down to a number, not 0, that divides evenly across replicas."""
@@ -58,9 +92,9 @@ class Finetuning(classifying.ClassifierRun):
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         devices = f"{replicas} replicas" if replicas > 1 else "one device"
         start = "random weights" if s.from_scratch else str(self.subject.file)
-        rates = f"rate {s.head_rate:g}"
+        rates = f"rate {self.head_rate:g}"
         if not s.from_scratch:
-            rates = f"rates {s.backbone_rate:g} (backbone) and {s.head_rate:g} (head)"
+            rates = f"rates {s.backbone_rate:g} (backbone) and {self.head_rate:g} (head)"
         lines = [
             f"Data: {self.subject.data}, {self.train.num_examples:,} labeled images to train on "
             f"(--labels={s.labels}), {len(self.train.class_names):,} classes; measured on "
@@ -100,7 +134,7 @@ class Finetuning(classifying.ClassifierRun):
                 progress,
                 "Most likely a rate is too high (--backbone_rate, --head_rate; --scratch_rate from "
                 "scratch).",
-                monitors=[WarnOfRates(math.log(max(2, len(self.train.class_names))), s)],
+                monitors=[WarnOfRates(self)],
             ),
         )
 
@@ -119,32 +153,75 @@ class Finetuning(classifying.ClassifierRun):
                 "epoch": epochs[accuracies["best_epoch"] - 1],
             },
         }
+        found["rates"] = {"backbone": self.settings.backbone_rate, "head": self.head_rate}
+        found["steps"] = self.settings.epochs * self.steps_per_epoch
         summary = self.write_summary(found, started, skipped)
-        return closing_message(run, summary, sibling_summary(run.path, summary["settings"]))
+        other = sibling_summary(run.path, summary["settings"])
+        return closing_message(run, summary, other, counterpart(self))
 
 
 class WarnOfRates(keras.callbacks.Callback):
-    """Warns after the first epoch if the loss is far above that of guessing.
+    """Warns if the training loss says that the head's rate is too high, and prints what to try.
 
     The rate that a head tolerates falls with the square of its features' size, which grows with the
     rates of pretraining, above all with that of biases and γ (docs/experiments.md).
     """
 
-    def __init__(self, guessing, settings):
+    def __init__(self, job):
         super().__init__()
-        self.guessing = guessing
-        name = "scratch_rate" if settings.from_scratch else "head_rate"
-        self.flag, self.rate = f"--{name}", settings.head_rate
+        self.job, self.losses, self.warned = job, [], False
 
     def on_epoch_end(self, epoch, logs=None):
-        """Checks the first epoch's loss."""
-        loss = logs["loss"]
-        if epoch == 0 and loss > 10 * self.guessing:
-            say(
-                f"\nwarning: The loss is {loss:.0f}, but guessing gives {self.guessing:.1f}: "
-                f"{self.flag}={self.rate:g} is too high for these features and may have ruined the "
-                f"backbone. Try {self.flag}={self.rate / 100:g}, in another --workdir."
-            )
+        """Judges the epochs so far."""
+        job, classes = self.job, len(self.job.train.class_names)
+        self.losses.append(logs["loss"])
+        finished = epoch + 1 == job.settings.epochs
+        if self.warned or not finetune.rate_was_too_high(self.losses, classes, finished):
+            return
+        self.warned, far = True, self.losses[-1] > 10 * math.log(classes)
+        name = "scratch_rate" if job.settings.from_scratch else "head_rate"
+        ruined = "" if job.settings.from_scratch else " and may have ruined the backbone"
+        say(
+            f"\nwarning: The loss is {self.losses[-1]:.3g} after epoch {epoch + 1}, but guessing "
+            f"gives {math.log(classes):.1f}: --{name}={job.head_rate:g} is too high{ruined}. Try\n"
+            f"  {with_another_rate(job, name, 100 if far else 10)}"
+        )
+
+
+def with_another_rate(job, name, divisor):
+    """Returns the command of the same run at a lower rate, in a folder of its own."""
+    rate = float(f"{job.head_rate / divisor:.2g}")
+    path = job.run.path
+    if path.name.endswith(_FROM_SCRATCH):  # by this ending runs are compared
+        folder = path.with_name(f"{path.name.removesuffix(_FROM_SCRATCH)}_{name}={rate:g}")
+        folder = folder.with_name(folder.name + _FROM_SCRATCH)
+    else:
+        folder = path.with_name(f"{path.name}_{name}={rate:g}")
+    return command(job.given, **{name: rate, "workdir": str(folder)})
+
+
+def counterpart(job):
+    """Returns the command of the run that this one is to be compared with."""
+    folder = job.given.workdir
+    if job.settings.from_scratch:
+        changed = {"from_scratch": False}
+        folder = folder and folder.removesuffix(_FROM_SCRATCH)
+        if folder == job.given.workdir:  # of a name of its own: what pretrained lacks
+            folder = folder and f"{folder}_pretrained"
+    else:
+        changed = {"from_scratch": True}
+        folder = folder and folder + _FROM_SCRATCH
+    return command(job.given, workdir=folder, **changed)
+
+
+def command(settings, **changed):
+    """Returns the command of a run with some settings changed, as it can be typed."""
+    from_scratch = changed.get("from_scratch", settings.from_scratch)
+    # Rates that the other start does not have are refused there.
+    kept = {"scratch_rate"} if from_scratch else {"backbone_rate", "head_rate"}
+    kept = kept if from_scratch == settings.from_scratch else set()
+    flags = settings.as_flags(tuple(RATES - kept - changed.keys()), **changed)
+    return shlex.join(["python", "-m", "trainers.finetune", *flags])
 
 
 def sibling_summary(path, settings):
@@ -167,8 +244,11 @@ def sibling_summary(path, settings):
         return None
 
 
-def closing_message(run, summary, other):
-    """Returns the report that ends the run; `other` is the summary to compare with, or None."""
+def closing_message(run, summary, other, tip):
+    """Returns the report that ends the run.
+
+    `other` is the summary to compare with, or None, and `tip` the command that would make it.
+    """
     from_scratch = summary["settings"]["from_scratch"]
     names = ["pretrained", "from scratch"]
     rows = {names[from_scratch]: summary}
@@ -193,11 +273,9 @@ def closing_message(run, summary, other):
         "flatters it; the last is not.",
     ]
     if other is not None:
-        gain = rows["pretrained"]["last"]["top1"] - rows["from scratch"]["last"]["top1"]
-        effect = "Pretraining gains" if gain >= 0 else "Pretraining hurts:"
-        lines.append(f"{effect} {100 * gain:+.1f} points of top-1 here.")
-    elif from_scratch:
-        lines.append("The same command without --from_scratch shows what pretraining is worth.")
+        accuracies = (rows[name]["last"]["top1"] for name in names)
+        drawn = None if summary["settings"]["labels"] == "100%" else summary["images"]
+        lines.append(closing_words.beside(*accuracies, names, summary["test_images"], drawn))
     else:
-        lines.append("The same command with --from_scratch shows what pretraining is worth.")
+        lines.append(f"What pretraining is worth, this command shows:\n  {tip}")
     return "\n".join([*lines, f"The classifier is in {run.path / 'classifier.keras'}"])

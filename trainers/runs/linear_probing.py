@@ -14,6 +14,9 @@ EVALUATION_BATCH = 256
 class LinearProbing(classifying.ClassifierRun):
     """A run of the linear protocol: classifier, data, training and report."""
 
+    name = "linear_probe"
+    labels_without_name = "100%"
+
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)
         s = settings

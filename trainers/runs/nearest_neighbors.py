@@ -13,6 +13,8 @@ from keras_bt.evaluation.whitening import Whitening
 from trainers.runs import measuring
 from trainers.runs.settings import KnnSettings
 
+FIGURES_DEPEND_ON = ("k", "temperature", "seed", "raw_pixels")
+
 
 def check(subject, ks):
     """Refuses what neighbors cannot classify, before features are extracted.
@@ -47,9 +49,12 @@ def run(subject, settings, started):
         ValueError: if images have several labels, a k exceeds the number of training images, or the
             results cannot be written.
     """
-    s = settings
-    s = dataclasses.replace(s, k=check(subject, s.k))
-    out = errors.check_writable("--out", s.out or subject.folder / "evaluation" / "knn.json")
+    differences = measuring.differences(subject, settings, FIGURES_DEPEND_ON)
+    s = dataclasses.replace(settings, k=check(subject, settings.k))
+    name = f"knn{measuring.suffix(differences)}.json"
+    out = errors.check_writable("--out", s.out or subject.folder / "evaluation" / name)
+    record = measuring.record(subject, s, FIGURES_DEPEND_ON)
+    measuring.check_replaceable(out, record, "--out")
     print(subject)
     arrays = measuring.arrays(subject, s.raw_pixels, s.batch_size)
     found = {}
@@ -66,7 +71,8 @@ def run(subject, settings, started):
         out,
         "trainers.knn",
         subject,
-        {"k": list(s.k), "temperature": s.temperature, "seed": s.seed},
+        record,
+        differences,
         started,
         training_images=len(train_features),
         test_images=len(test_features),

@@ -444,7 +444,10 @@ class FinetuningSettings(ClassifierSettings):
         least=0,
     )
     head_rate: float | None = setting(
-        None, "Initial learning rate of the head. Default: 0.5.", above=0
+        None,
+        "Initial learning rate of the head. Default: 0.5, or less if the backbone's features are "
+        "too large for it.",
+        above=0,
     )
     # The best of 0.02, 0.05, 0.1, 0.2 and 0.5 on held-out training images, both for 1% of
     # Fashion-MNIST and for the digits (batch size 256, 20 epochs, a ResNet-18 of width 16).
@@ -476,7 +479,7 @@ class FinetuningSettings(ClassifierSettings):
         given = {name: rate for name, rate in given.items() if rate is not None}
         if not self.from_scratch:
             published = {"cosine": 0.005, "step": 0.002}[self.schedule]
-            self._resolve(**{"backbone_rate": published, "head_rate": 0.5} | given)
+            self._resolve(**{"backbone_rate": published} | given)
         elif set(given.values()) <= {self.scratch_rate}:  # none, or resolved before
             self._resolve(backbone_rate=self.scratch_rate, head_rate=self.scratch_rate)
         else:

@@ -33,6 +33,7 @@ class Subject:
         resize: see `keras_bt.data.evaluation_batches`, whose default None is.
         cache: folder that caches features.
         reading: dict, how the images are read, see `trainers.runs.opening.reading`.
+        of_run: dict, what data, sizes and reading are by default; empty outside a run.
     """
 
     backbone: object
@@ -46,6 +47,7 @@ class Subject:
     resize: int | None
     cache: pathlib.Path
     reading: dict
+    of_run: dict
 
     def __str__(self):
         """Describes backbone and data for the terminal."""
@@ -62,14 +64,15 @@ class Subject:
 
     def identity(self):
         """Returns what it adds to a run's identity; the file's SHA-256, wherever the file is."""
-        size = self.image_size
         return {
             "backbone_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
-            "data": self.data,
-            "image_size": list(size) if isinstance(size, tuple) else size,
-            "resize": self.resize,
-            **self.reading,
+            **_preparation(self.data, self.image_size, self.resize, self.reading),
         }
+
+    def differences(self):
+        """Returns what of data and preprocessing is not as in the backbone's run, if it has one."""
+        ours = self.identity()
+        return {name: ours[name] for name, of_run in self.of_run.items() if ours[name] != of_run}
 
     def features(self, source, name, batch_size=256):
         """Reads the features and labels of a source from the cache, or extracts them into it.
@@ -101,7 +104,8 @@ def read(settings):
         ValueError, OSError: if the backbone or the images cannot be opened, the images have no
             labels or a single class, or a setting is missing.
     """
-    file, of_run = backbones.find(settings.backbone)
+    file, run = backbones.find(settings.backbone)
+    of_run = run
     spec = settings.data or of_run.get("data")
     if spec != of_run.get("data"):  # other images, with features of their own
         of_run = of_run | {"image_feature": None, "label_feature": None}
@@ -124,4 +128,16 @@ def read(settings):
         )
     cache = pathlib.Path(settings.cache_dir) if settings.cache_dir else file.parent / "features"
     resize = settings.resize or of_run.get("resize")
-    return Subject(backbone, file, file.parent, spec, *halves, image_size, resize, cache, reading)
+    own = {}
+    if run:
+        sizes = of_run.get("image_size"), of_run.get("resize")
+        own = _preparation(run.get("data"), *sizes, opening.reading(None, of_run))
+    return Subject(
+        backbone, file, file.parent, spec, *halves, image_size, resize, cache, reading, own
+    )
+
+
+def _preparation(data, image_size, resize, reading):
+    """Returns data and preprocessing as JSON values by name."""
+    size = list(image_size) if isinstance(image_size, tuple) else image_size
+    return {"data": data, "image_size": size, "resize": resize, **reading}

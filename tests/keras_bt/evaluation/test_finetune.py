@@ -63,6 +63,53 @@ def test_rates_that_there_are_not():
             finetune.epoch_rates(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs"),
+    [
+        (1, 1, 300),
+        (10, 10, 300),
+        (100, 25, 75),
+        (600, 75, 38),
+        (2_047, 228, 34),
+        (2_048, 256, 38),
+        (12_811, 256, 20),  # the paper's protocol: 1% and 10% of ImageNet
+        (128_116, 256, 20),
+    ],
+)
+def test_few_images_get_small_batches_and_many_epochs(images, batch_size, epochs):
+    assert finetune.batch_for(images) == batch_size
+    assert finetune.epochs_for(images, batch_size) == epochs
+    assert epochs * -(-images // batch_size) >= finetune.LEAST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("square", "classes", "expected"),
+    [(1000, 10, 0.02), (400, 1000, 0.5), (40.0, 10, 0.5), (1280, 10, 0.016), (0, 10, 0.5)],
+)
+def test_large_features_get_a_low_rate(square, classes, expected):
+    features = np.zeros((5, 4), "float32")
+    features[:, 0] = np.sqrt(square)
+    assert finetune.head_rate_for(features, classes) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "finished", "expected"),
+    [
+        ([2.3], True, False),
+        ([91.0], False, False),  # judged from the second epoch on
+        ([91.0, 1.9], False, False),
+        ([2.3, 24.0], False, True),
+        ([2.3, 22.0], False, False),
+        ([2.3, 22.0], True, True),
+        ([2.3, 9.0, 4.0, 2.0, 1.0], True, False),
+        ([2.3, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.4, 2.4], True, True),
+        ([2.3, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.4, 2.4], False, False),
+    ],
+)
+def test_a_rate_is_judged_by_the_later_epochs(losses, finished, expected):
+    assert finetune.rate_was_too_high(losses, classes=10, finished=finished) is expected
+
+
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 def test_head_and_backbone_each_move_by_their_own_rate(graph):
     model = finetune.classifier(small_backbone(), CLASSES)
