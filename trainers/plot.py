@@ -1,9 +1,10 @@
 """Plots finished and unfinished runs: python -m trainers.plot RUN [RUN …] [--out=DIR].
 
 RUN is the --workdir of trainers.pretrain. One run gets all plots: curves, C, spectra, feature maps,
-neighbors and the confusion matrix. Several runs get their curves in common plots. Nothing else in
-the folders changes, so a run can be plotted while it trains; if it leaves no memory on the GPU, put
-CUDA_VISIBLE_DEVICES= before the command.
+neighbors, the confusion matrix, and every accuracy that has been measured. Several runs get their
+curves in common plots, and a table of their final figures and of the settings in which they differ,
+which is also printed. Nothing else in the folders changes, so a run can be plotted while it trains;
+if it leaves no memory on the GPU, put CUDA_VISIBLE_DEVICES= before the command.
 """
 
 import dataclasses
@@ -52,10 +53,13 @@ def plot(flags, folders):
         default = runs[0][0].plots if len(runs) == 1 else "plots"
         out = errors.check_writable("--out", flags.out or default, folder=True)
         if len(runs) > 1:
-            draw_curves(out, dict(zip(short_names(folders), metrics, strict=True)))
+            names = short_names(folders)
+            draw_curves(out, dict(zip(names, metrics, strict=True)))
+            compare(out, dict(zip(names, (run for run, _ in runs), strict=True)))
             return
         draw_curves(out, metrics[0])
         run, settings = runs[0]
+        draw_accuracies(out, run)
         # The run has decided how many images may be unreadable.
         settings = dataclasses.replace(settings, data_dir=flags.data_dir, max_unreadable="100%")
         job, epochs = rebuilding.rebuild(run, settings)
@@ -89,6 +93,31 @@ def draw_curves(out, runs):
         print("Not drawn: measures.png, as nothing was measured during training.")
     else:
         print(out / "measures.png")
+
+
+def draw_accuracies(out, run):
+    """Draws every accuracy in the run's folder, and says how its settings differ."""
+    from keras_bt import plots
+    from trainers.runs import results
+
+    rows = [(r.name, r.of, r.accuracy, r.deviation) for r in results.read(run)]
+    if not rows:
+        print("Not drawn: accuracies.png, as nothing has been measured after training.")
+        return
+    plots.accuracies(out / "accuracies.png", rows)
+    print(out / "accuracies.png")
+
+
+def compare(out, runs):
+    """Draws and prints the final figures of runs by name, and the settings that differ."""
+    from keras_bt import plots
+    from trainers.runs import comparing
+
+    figures, settings = comparing.table(runs)
+    parts = {"final figures": figures} | ({"settings that differ": settings} if settings else {})
+    plots.table(out / "table.png", list(runs), parts)
+    print(out / "table.png")
+    print(f"\n{comparing.as_text(list(runs), figures, settings)}")
 
 
 def main():

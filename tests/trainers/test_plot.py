@@ -85,6 +85,7 @@ def test_draws_a_run_and_leaves_it_as_it_was(digits_run, tmp_path, capsys, drawn
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.unique(np.asarray(picture)).size > 5
     assert "after epoch 2 of 2" in output
+    assert "Not drawn: accuracies.png, as nothing has been measured after training." in output
 
     features = arguments(drawn, "spectrum_features")[0]
     embeddings = arguments(drawn, "spectrum_embeddings")[0]
@@ -215,8 +216,12 @@ def test_several_runs_share_the_pictures_of_curves(
     shutil.rmtree(runs[1] / "checkpoints")  # curves need none
     capsys.readouterr()
     script.call("plot", *runs, runs[0])
-    assert capsys.readouterr().out.split() == ["plots/loss.png", "plots/measures.png"]
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"loss.png", "measures.png"}
+    names = ["loss.png", "measures.png", "table.png"]
+    output = capsys.readouterr().out
+    assert output.split()[:3] == [f"plots/{name}" for name in names]
+    assert "final figures         a/digits  b/digits" in output
+    assert "settings that differ" not in output
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == names
     (compared,) = arguments(drawn, "loss")
     assert list(compared) == ["a/digits", "b/digits"]
     assert compared["b/digits"] == lines

@@ -45,7 +45,7 @@ def classify(kind, settings):
             f"trainers.linear_probe --fast. Received: {what.data}."
         )
     train = labelled_part(what, settings)
-    given, settings = settings, kind.settled(settings, train)
+    given, settings = settings, kind.settled(settings, what, train)
     identity = settings.identity() | what.identity()
     run = workdir.Workdir(settings.workdir or what.folder / folder_for(kind, what, settings))
     run.check(identity)
@@ -104,8 +104,8 @@ class ClassifierRun:
         return ""
 
     @staticmethod
-    def settled(settings, train):
-        """Returns the settings with those filled in that depend on the training images."""
+    def settled(settings, subject, train):
+        """Returns the settings, those filled in that depend on the run or the training images."""
         return settings
 
     def __init__(self, settings, subject, train, strategy, run):
@@ -180,6 +180,7 @@ class ClassifierRun:
             "classes": len(self.train.class_names),
             "backbone": str(self.subject.file),
             "settings": self.settings.identity() | self.subject.identity(),
+            "differs_in": measuring.differences(self.subject, self.given, ("labels", "seed")),
             "seconds_of_last_call": round(time.monotonic() - started, 1),
             "skipped_images": sorted(line.split("\t")[1] for line in skipped),
         }

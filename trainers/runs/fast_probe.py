@@ -10,7 +10,7 @@ from keras_bt import data
 from keras_bt.evaluation.linear import logistic_probe
 from keras_bt.evaluation.report import columns, percent
 from keras_bt.evaluation.svm import svm_probe
-from trainers.runs import measuring
+from trainers.runs import closing_words, measuring
 
 FIGURES_DEPEND_ON = ("labels", "draws", "c", "seed", "raw_pixels")
 
@@ -128,6 +128,12 @@ def single_report(rows, settings, subject):
         lines.append(line)
         if not row["converged"]:
             lines.append("  (not converged: slightly more may be possible)")
+    if len(rows) == 2:
+        accuracies = (row["top1"] for row in rows.values())
+        deviations = tuple(row["top1_deviation"] for row in rows.values())
+        drawn = None if settings.labels == "100%" else images
+        count = subject.test.num_examples
+        lines += ["", closing_words.beside(*accuracies, tuple(rows), count, drawn, deviations)]
     return lines
 
 

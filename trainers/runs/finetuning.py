@@ -36,12 +36,16 @@ class Finetuning(classifying.ClassifierRun):
         return _FROM_SCRATCH if settings.from_scratch else ""
 
     @staticmethod
-    def settled(settings, train):
-        """Chooses the batch size and the number of epochs, unless they are given."""
+    def settled(settings, subject, train):
+        """Chooses batch size, number of epochs and crops, unless they are given."""
+        views = {"min_area": 0.08, "flip": 0.5} | subject.views
+        for name in views:
+            if getattr(settings, name) is not None:
+                views[name] = getattr(settings, name)
         images = train.num_examples
         batch_size = settings.batch_size or finetune.batch_for(images)
         epochs = settings.epochs or finetune.epochs_for(images, min(batch_size, images))
-        return dataclasses.replace(settings, batch_size=batch_size, epochs=epochs)
+        return dataclasses.replace(settings, batch_size=batch_size, epochs=epochs, **views)
 
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)

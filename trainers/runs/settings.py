@@ -430,6 +430,14 @@ class FinetuningSettings(ClassifierSettings):
         "Labels to train with: a share such as 1%, or a number of images such as 600; the same "
         "number from each class. For tfds:imagenet2012, 1% and 10% are the official subsets.",
     )
+    min_area: float | None = fraction(
+        None,
+        "Smallest fraction of an image's area that a crop takes. Default: that of the backbone's "
+        "run, or 0.08.",
+    )
+    flip: float | None = fraction(
+        None, "Probability of a horizontal flip. Default: that of the backbone's run, or 0.5."
+    )
     from_scratch: bool = setting(False, "Start from random weights, for comparison.")
     workdir: str | None = free(None, "Folder of the run. Default: finetune_… beside the backbone.")
     schedule: str = setting(

@@ -34,6 +34,7 @@ class Subject:
         cache: folder that caches features.
         reading: dict, how the images are read, see `trainers.runs.opening.reading`.
         of_run: dict, what data, sizes and reading are by default; empty outside a run.
+        views: dict, the run's `min_area` and `flip`; empty outside a run.
     """
 
     backbone: object
@@ -48,6 +49,7 @@ class Subject:
     cache: pathlib.Path
     reading: dict
     of_run: dict
+    views: dict
 
     def __str__(self):
         """Describes backbone and data for the terminal."""
@@ -132,8 +134,9 @@ def read(settings):
     if run:
         sizes = of_run.get("image_size"), of_run.get("resize")
         own = _preparation(run.get("data"), *sizes, opening.reading(None, of_run))
+    views = {name: run[name] for name in ("min_area", "flip") if name in run}
     return Subject(
-        backbone, file, file.parent, spec, *halves, image_size, resize, cache, reading, own
+        backbone, file, file.parent, spec, *halves, image_size, resize, cache, reading, own, views
     )
 
 

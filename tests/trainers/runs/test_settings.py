@@ -158,6 +158,25 @@ def test_where_and_how_a_run_is_made_is_not_its_identity():
     }
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        FinetuningSettings(),
+        FinetuningSettings(labels="5%", data="folder:/a b/c", image_size=(64, 96), head_rate=0.1),
+        LinearProbeSettings(fast=True, draws=3, labels="10", deterministic=False),
+        LinearProbeSettings(schedule="step", milestones=(3, 7), decay=0.5),
+    ],
+)
+def test_flags_give_the_same_settings(settings, monkeypatch):
+    found = []
+    monkeypatch.setattr(sys, "argv", ["it", *settings.as_flags()])
+    command.run(found.append, type(settings))
+    assert found == [settings]
+    flags = settings.as_flags(("labels",), seed=7, workdir="a b")
+    assert {"--seed=7", "--workdir=a b"} <= set(flags)
+    assert not [flag for flag in flags if flag.startswith("--labels")]
+
+
 def test_defaults_that_depend_on_other_settings():
     assert PretrainingSettings(epochs=300).warmup_epochs == 10
     assert PretrainingSettings(data="folder:/a b/c").workdir == "runs/folder_a_b_c"
@@ -167,7 +186,7 @@ def test_defaults_that_depend_on_other_settings():
         "scratch": FinetuningSettings(from_scratch=True, scratch_rate=0.2),
     }
     found = {name: (s.backbone_rate, s.head_rate) for name, s in rates.items()}
-    assert found == {"cosine": (0.005, 0.5), "step": (0.002, 0.1), "scratch": (0.2, 0.2)}
+    assert found == {"cosine": (0.005, None), "step": (0.002, 0.1), "scratch": (0.2, 0.2)}
     assert dataclasses.replace(rates["scratch"], data="digits").head_rate == 0.2
 
 
