@@ -22,8 +22,8 @@ class PlotSettings(DataSettings):
 
     out: str | None = setting(
         None,
-        "Folder of the plots. Default: plots/ in the run, or in the current folder for several "
-        "runs.",
+        "Folder of the plots. Default: plots/ in the run (plots_max_images=N/ with --max_images), "
+        "or in the current folder for several runs.",
     )
     max_images: int = setting(
         5000,
@@ -50,7 +50,10 @@ def plot(flags, folders):
 
         runs = [rebuilding.read_run(folder) for folder in folders]
         metrics = [rebuilding.logged(run) for run, _ in runs]
-        default = runs[0][0].plots if len(runs) == 1 else "plots"
+        default = runs[0][0].plots if len(runs) == 1 else pathlib.Path("plots")
+        if flags.max_images != PlotSettings().max_images and len(runs) == 1:
+            # The run's own pictures, and those of the default number, stay.
+            default = default.with_name(f"{default.name}_max_images={flags.max_images}")
         out = errors.check_writable("--out", flags.out or default, folder=True)
         if len(runs) > 1:
             names = short_names(folders)

@@ -66,6 +66,22 @@ def epochs_for(images: int, batch_size: int) -> int:
     return max(EPOCHS, math.ceil(LEAST_STEPS / math.ceil(images / batch_size)))
 
 
+def backbone_rate_for(images: int, schedule: str) -> float:
+    """Chooses the backbone's learning rate: the paper's, or a fifth of it for few images.
+
+    >>> backbone_rate_for(12_811, "cosine"), backbone_rate_for(12_811, "step")
+    (0.005, 0.002)
+    >>> backbone_rate_for(100, "cosine")
+    0.001
+
+    Args:
+        images: number of training images; below 2,048 are few, as for `batch_for`.
+        schedule: "cosine", as in the published code, or "step", as in the paper.
+    """
+    published = {"cosine": 0.005, "step": 0.002}[schedule]
+    return published if batch_for(images) == BATCH else published / 5
+
+
 def head_rate_for(features: np.ndarray, classes: int) -> float:
     """Chooses the head's learning rate: the paper's 0.5, or less if the features are too large.
 

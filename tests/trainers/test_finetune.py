@@ -81,8 +81,8 @@ def test_writes_what_it_promises(pair):
     assert summary["settings"]["batch_size"] == 30
     assert summary["steps"] == 6
     rates = summary["rates"]
-    assert rates["backbone"] == 0.005
-    assert f"rates 0.005 (backbone) and {rates['head']:g} (head)" in output
+    assert rates["backbone"] == 0.001
+    assert f"rates 0.001 (backbone) and {rates['head']:g} (head)" in output
     assert "60 labeled images" in output
 
 

@@ -154,7 +154,9 @@ def test_an_unfinished_run_without_labels(digits_run, tmp_path, capsys, drawn):
     run = copy(digits_run, tmp_path / "run", data=f"folder:{tmp_path / 'data'}", epochs=3)
     (run / "checkpoints" / "00000040").rename(run / "checkpoints" / "00000002")
     shutil.rmtree(run / "checkpoints" / "00000020")
-    script.call("plot", run)
+    script.call("plot", run, "--max_images=100")
+    assert not (run / "plots").exists()
+    (run / "plots_max_images=100").rename(run / "plots")
     output = capsys.readouterr().out
     assert "after epoch 2 of 3" in output
     assert (

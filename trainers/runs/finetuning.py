@@ -37,7 +37,7 @@ class Finetuning(classifying.ClassifierRun):
 
     @staticmethod
     def settled(settings, subject, train):
-        """Chooses batch size, number of epochs and crops, unless they are given."""
+        """Chooses batch size, epochs, crops and the backbone's rate, unless they are given."""
         views = {"min_area": 0.08, "flip": 0.5} | subject.views
         for name in views:
             if getattr(settings, name) is not None:
@@ -45,7 +45,12 @@ class Finetuning(classifying.ClassifierRun):
         images = train.num_examples
         batch_size = settings.batch_size or finetune.batch_for(images)
         epochs = settings.epochs or finetune.epochs_for(images, min(batch_size, images))
-        return dataclasses.replace(settings, batch_size=batch_size, epochs=epochs, **views)
+        rate = settings.backbone_rate
+        if rate is None:
+            rate = finetune.backbone_rate_for(images, settings.schedule)
+        return dataclasses.replace(
+            settings, batch_size=batch_size, epochs=epochs, backbone_rate=rate, **views
+        )
 
     def __init__(self, settings, subject, train, strategy, run):
         super().__init__(settings, subject, train, strategy, run)

@@ -166,7 +166,10 @@ def probe_of(run, test):
 
     Returns None also if they belong to other images or to an earlier state of the network.
     """
-    path = run.path / "evaluation" / "linear_probe_fast.npz"
+    folder = run.path / "evaluation"
+    path = folder / "linear_probe_fast.npz"
+    if not path.is_file():
+        path = folder / "linear_probe_fast_raw_pixels.npz"  # the same, beside raw pixels
     if not path.is_file() or path.stat().st_mtime < newest_checkpoint(run).stat().st_mtime:
         return None
     try:

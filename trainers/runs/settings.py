@@ -448,7 +448,8 @@ class FinetuningSettings(ClassifierSettings):
     )
     backbone_rate: float | None = setting(
         None,
-        "Initial learning rate of the backbone. Default: 0.005 with cosine, 0.002 with step.",
+        "Initial learning rate of the backbone. Default: 0.005 with cosine, 0.002 with step; a "
+        "fifth of it with fewer than 2,048 images.",
         least=0,
     )
     head_rate: float | None = setting(
@@ -486,9 +487,8 @@ class FinetuningSettings(ClassifierSettings):
         given = {name: getattr(self, name) for name in ("backbone_rate", "head_rate")}
         given = {name: rate for name, rate in given.items() if rate is not None}
         if not self.from_scratch:
-            published = {"cosine": 0.005, "step": 0.002}[self.schedule]
-            self._resolve(**{"backbone_rate": published} | given)
-        elif set(given.values()) <= {self.scratch_rate}:  # none, or resolved before
+            return
+        if set(given.values()) <= {self.scratch_rate}:  # none, or resolved before
             self._resolve(backbone_rate=self.scratch_rate, head_rate=self.scratch_rate)
         else:
             raise ValueError(

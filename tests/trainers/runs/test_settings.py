@@ -186,7 +186,7 @@ def test_defaults_that_depend_on_other_settings():
         "scratch": FinetuningSettings(from_scratch=True, scratch_rate=0.2),
     }
     found = {name: (s.backbone_rate, s.head_rate) for name, s in rates.items()}
-    assert found == {"cosine": (0.005, None), "step": (0.002, 0.1), "scratch": (0.2, 0.2)}
+    assert found == {"cosine": (None, None), "step": (None, 0.1), "scratch": (0.2, 0.2)}
     assert dataclasses.replace(rates["scratch"], data="digits").head_rate == 0.2
 
 
