@@ -137,7 +137,9 @@ def test_fast(backbone, tmp_path, capsys):
     assert cells[:-1] == ["backbone", top1, f"{100 * few['top5']:.1f}", c]
     # Unless it is given.
     probe(backbone, "--fast", "--labels=100", "--draws=3", "--c=0.0001", folder, cache)
-    strong = json.loads((tmp_path / "fast" / "linear_probe_fast_100.json").read_text())
+    strong = json.loads(
+        (tmp_path / "fast" / "linear_probe_fast_100_draws=3_c=0.0001.json").read_text()
+    )
     assert strong["results"]["backbone"]["chosen_c"] == [0.0001] * 3
     assert strong["results"]["backbone"]["top1"] < few["top1"]
     assert strong["settings"]["c"] == 0.0001
