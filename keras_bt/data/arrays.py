@@ -26,6 +26,7 @@ class ArraySource(MapSource):
         class_names: one name per class, or None. A test set has those of its training set.
         name: name of the source in messages.
         decoder: the one that decoded them, if they come from files.
+        numbers: (n,) number of each image in the data that these are a part of, for its name.
 
     Raises:
         DataError: if images, labels and class names do not fit together.
@@ -45,6 +46,7 @@ class ArraySource(MapSource):
         class_names: Sequence[str] | None = None,
         name: str = "arrays",
         decoder: Decoder | None = None,
+        numbers: Integers | None = None,
     ):
         images = np.asarray(images)
         if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape[1:]:
@@ -63,6 +65,7 @@ class ArraySource(MapSource):
             len(images),
             labels,
             name,
+            numbers,
             class_names=class_names,
             image_shape=(*images.shape[1:3], 3 if images.shape[3] == 1 else images.shape[3]),
             decoder=decoder,

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.arrays import ArraySource, DecodedSource
+from keras_bt.data.decoding import printable
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sources import Integers, MapSource, Source
 from keras_bt.progress import progress_bar
@@ -78,17 +79,23 @@ class FileSource(EncodedSource):
         # Not the bytes: reading a million files takes as long as using them.
         return [(os.path.relpath(path, self.root), *_size_and_time(path)) for path in self.paths]
 
+    def names(self, keys: np.ndarray) -> list[str]:
+        """See `Source.names`; the path of each file from `root`."""
+        return [printable(self._name(self.paths[number])) for number in keys]
+
+    def _name(self, path):
+        above = os.path.join(self.root, "")  # `relpath` takes ten seconds for a million
+        return (
+            path.removeprefix(above) if path.startswith(above) else os.path.relpath(path, self.root)
+        )
+
     def identity(self) -> str:
         """See `Source.identity`; from names, sizes, and the contents of some, but no times.
 
         A folder that is copied gets new times. Files whose names and sizes stay but whose pixels
         change, such as BMPs drawn anew, show in the contents, unless they are few.
         """
-        above = os.path.join(self.root, "")
-        names = [  # `relpath` takes ten seconds for a million
-            path.removeprefix(above) if path.startswith(above) else os.path.relpath(path, self.root)
-            for path in self.paths
-        ]
+        names = [self._name(path) for path in self.paths]
         sizes = [_size_and_time(path)[0] for path in _evenly(self.paths, _SIZES)]
         contents = [_checksum(path) for path in _evenly(self.paths, _CONTENTS)]
         labels = None if self.class_names is None else self._label_array
@@ -136,6 +143,10 @@ class BytesSource(EncodedSource):
     def image(self, number: Tensor, stop: bool = True, look: bool = False) -> tuple[Tensor, Tensor]:
         """See `MapSource.image`."""
         return self.decoder.bytes(self._encoded[number], self._keys[number], stop, look)
+
+    def names(self, keys: np.ndarray) -> list[str]:
+        """See `Source.names`."""
+        return [printable(name) for name in self._keys.numpy()[keys]]
 
     def _content(self):
         return list(self._encoded.numpy())

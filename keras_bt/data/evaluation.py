@@ -52,6 +52,7 @@ def evaluation_batches(
     resize: int | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
+    keys: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of all readable images of a source, each once and in order, for a network.
 
@@ -62,10 +63,12 @@ def evaluation_batches(
         resize: see `center_crop`; by default `evaluation_resize(source, image_size)`.
         mean: of each channel, see `normalize`.
         std: of each channel, see `normalize`.
+        keys: whether each batch has a third part, what `source.names` takes to name the images.
 
     Returns:
         Batches (images float32 (b, height, width, c), labels int64 (b,)); the labels
-        are -1 without labels, and (b, classes) if the source is `multilabel`.
+        are -1 without labels, and (b, classes) if the source is `multilabel`. With `keys`, batches
+        (images, labels, keys int64 or string (b,)).
 
     Raises:
         DataError: if batch_size < 1, or more than 1% of a cached source is unreadable.
@@ -86,11 +89,14 @@ def evaluation_batches(
     def prepared(images):
         return normalize(center_crop(images, image_size, resize), mean, std)
 
+    def parts(image, label, key):
+        return (image, label, key) if keys else (image, label)
+
     source = source.cached()
     if source.is_small:
         numbers = source.in_order().batch(batch_size)
         batches = numbers.map(
-            lambda numbers: (prepared(source.batch(numbers)), source.label(numbers)),
+            lambda numbers: parts(prepared(source.batch(numbers)), source.label(numbers), numbers),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -98,11 +104,11 @@ def evaluation_batches(
 
         def example(*reference):
             image, readable, label = source.decode(*reference)
-            return prepared(image), label, readable
+            return readable, *parts(prepared(image), label, source.key(*reference))
 
         examples = source.in_order().map(example, tf.data.AUTOTUNE, deterministic=True)
-        readable = examples.filter(lambda image, label, readable: readable)
-        batches = readable.map(lambda image, label, readable: (image, label)).batch(batch_size)
+        readable = examples.filter(lambda readable, *parts: readable)
+        batches = readable.map(lambda readable, *parts: parts).batch(batch_size)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

@@ -133,6 +133,29 @@ class Source:
         """
         raise NotImplementedError
 
+    def key(self, *reference: Tensor) -> Tensor:
+        """Returns what `names` needs to name an image, inside a `tf.data` function.
+
+        Args:
+            *reference: what `decode` takes.
+
+        Returns:
+            int64 or string scalar.
+        """
+        raise NotImplementedError
+
+    def names(self, keys: np.ndarray) -> list[str]:
+        """Returns the names of images, those that the list of unreadable images has.
+
+        Args:
+            keys: (n,), what `key` returned for each.
+
+        Returns:
+            The path of each image's file from the folder or table that was opened, the name or
+            place of its record, or the number that it has among images that are no files.
+        """
+        raise NotImplementedError
+
     def subset(self, indices: Integers) -> "Source":
         """Returns a source of the images with the given numbers, in that order."""
         raise NotImplementedError
@@ -168,6 +191,7 @@ class MapSource(Source):
         num_examples: number of images.
         labels: (n,) integers from 0; or (n, classes) of 1, 0 and -1, see `Source.labels`; or None.
         name: name of the source in messages.
+        numbers: (n,) number of each image in the data that this is a part of; None for 0 to n − 1.
         **attributes: `class_names`, `image_shape` and `decoder` of `Source`.
     """
 
@@ -178,8 +202,10 @@ class MapSource(Source):
         num_examples: int,
         labels: Integers | None = None,
         name: str = "images",
+        numbers: Integers | None = None,
         **attributes: Any,
     ):
+        self._numbers = np.arange(num_examples) if numbers is None else np.asarray(numbers)
         labels = np.full(num_examples, -1) if labels is None else labels
         self._label_array = np.asarray(labels, np.int64)
         multilabel = self._label_array.ndim == 2
@@ -216,6 +242,14 @@ class MapSource(Source):
         (number,) = reference
         return *self.image(number, stop, look), self.label(number)
 
+    def key(self, *reference: Tensor) -> Tensor:
+        """See `Source.key`; the number of the image in this source."""
+        return reference[0]
+
+    def names(self, keys: np.ndarray) -> list[str]:
+        """See `Source.names`."""
+        return [str(number) for number in self._numbers[keys]]
+
     def label(self, numbers: Tensor) -> Tensor:
         """See `Source.label`."""
         return tf.gather(self._label_tensor, numbers)
@@ -230,5 +264,6 @@ class MapSource(Source):
             "labels": None if self.class_names is None else self._label_array[indices],
             "class_names": self.class_names,
             "name": self.name,
+            "numbers": self._numbers[indices],
             "decoder": self.decoder,
         }

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds  # takes seconds: only `kinds` imports this file, if asked for it
 
-from keras_bt.data.decoding import DataError, Decoder, Decoding
+from keras_bt.data.decoding import DataError, Decoder, Decoding, printable
 from keras_bt.data.encoded import CACHE_BYTES, BytesSource
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sampler import Order
@@ -300,6 +300,14 @@ class RecordSource(Source):
         """See `Source.decode`; takes a record and its place."""
         encoded, key, label = self.parse(*reference)
         return *self.decoder.bytes(encoded, key, stop, look), label
+
+    def key(self, *reference: Tensor) -> Tensor:
+        """See `Source.key`; the name of the image."""
+        return self.parse(*reference)[1]
+
+    def names(self, keys: np.ndarray) -> list[str]:
+        """See `Source.names`; what tells images apart in the data set, or their places in it."""
+        return [printable(key) for key in keys]
 
     def parse(self, record: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Parses a record to an encoded image, its name and its label (-1 without labels)."""

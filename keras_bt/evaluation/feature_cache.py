@@ -1,12 +1,17 @@
 """Features of a frozen backbone, extracted once and kept on disk.
 
-A file of the cache can be read without this module: it holds the features and then the labels, each
-as NumPy's `save` writes an array, and finally the CRC-32 of both.
+A file of the cache can be read without this module: it holds the features, then the labels, then
+the images' names as UTF-8, each as NumPy's `save` writes an array, and finally the CRC-32 of all of
+it. Files of earlier versions have no names, and are used as they are.
 
     >>> features, labels = cached_features("cache", backbone, train, image_size=16, progress=False)
     >>> [file] = pathlib.Path("cache").iterdir()
     >>> np.load(file, mmap_mode="r").shape  # without this module
     (12, 16)
+    >>> with open(file, "rb") as opened:  # all of it
+    ...     features, labels, names = (np.load(opened) for _ in range(3))
+    >>> np.char.decode(names[:3], "utf-8").tolist()
+    ['0', '1', '2']
 """
 
 import contextlib
@@ -93,10 +98,11 @@ def cached_features(
     _remove_abandoned(directory)
     if isinstance(progress, str):
         print(progress)
-    batches = evaluation_batches(source, image_size, batch_size, resize, mean, std)
+    batches = evaluation_batches(source, image_size, batch_size, resize, mean, std, keys=True)
     num_batches = -(-source.num_examples // batch_size)
     with reading(source), _whole_file(path) as file:
-        _write(file, feature_batches(backbone, batches, bool(progress), num_batches), source)
+        extracted = feature_batches(backbone, batches, bool(progress), num_batches, keys=True)
+        _write(file, extracted, source)
     found = _open(path)
     if found is None:
         raise OSError(f"A file must read as it was written. Received: {path}, which differs.")
@@ -140,9 +146,10 @@ def _remove_abandoned(directory):
 
 
 def _write(file, batches, source):
-    """Writes features as they arrive, then the labels and the checksum."""
+    """Writes features as they arrive, then the labels, the names and the checksum."""
     n, width, checksum = 0, None, 0
     labels: list[np.ndarray] = []
+    names: list[bytes] = []
 
     def write(content):
         try:
@@ -151,7 +158,7 @@ def _write(file, batches, source):
         except OSError as error:
             raise OSError(_no_space(file.name, source, width, error.strerror)) from error
 
-    for features, some_labels in batches:
+    for features, some_labels, keys in batches:
         if width is None:
             width = features.shape[1]
             free = shutil.disk_usage(os.path.dirname(file.name)).free
@@ -162,12 +169,14 @@ def _write(file, batches, source):
         write(rows.data)
         checksum = zlib.crc32(rows.data, checksum)
         labels.append(some_labels)
+        names += [name.encode() for name in source.names(keys)]
         n += len(rows)
     if n == 0:
         source.unreadable.check()
         raise ValueError(f"At least one image must be readable. Received: {source.name}.")
     rest = io.BytesIO()
     np.save(rest, np.concatenate(labels))
+    np.save(rest, np.array(names))
     checksum = zlib.crc32(_header(n, width), zlib.crc32(rest.getvalue(), checksum))
     write(rest.getvalue() + checksum.to_bytes(_CHECKSUM_BYTES, "little"))
     file.seek(0)

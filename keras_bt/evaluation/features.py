@@ -1,6 +1,7 @@
 """Features of a frozen backbone, extracted once and kept in memory as NumPy arrays."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -75,7 +76,8 @@ def feature_batches(
     batches: tf.data.Dataset,
     progress: bool = False,
     num_batches: int | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    keys: bool = False,
+) -> Iterator[tuple[Any, ...]]:
     """Runs a frozen backbone over a data set, yielding the batches that `extract_features` joins.
 
     Arguments and errors are those of `extract_features`, but `batches` may be empty.
@@ -85,11 +87,14 @@ def feature_batches(
         batches: see there.
         progress: see there.
         num_batches: most batches to expect, for the bar, if the data set does not know its size.
+        keys: whether `batches` are `(images, labels, keys)`, as `keras_bt.data.evaluation_batches`
+            makes them.
 
     Yields:
-        `(features, labels)` of each batch: float32 (b, d) and int64 (b,) or (b, classes), or None.
+        `(features, labels)` of each batch: float32 (b, d) and int64 (b,) or (b, classes), or None;
+        and with `keys` these, (b,).
     """
-    image_spec = _image_spec(batches)
+    image_spec = _image_spec(batches, (3,) if keys else (1, 2))
     forward = inference_function(backbone) if isinstance(backbone, keras.Layer) else backbone
     # One trace for every batch size: the short last batch must not compile the network again.
     any_batch = tf.TensorSpec([None, *image_spec.shape[1:]], image_spec.dtype)
@@ -100,11 +105,12 @@ def feature_batches(
             f"Received: output shape {tuple(forward.output_shapes)}."
         )
     for batch in progress_bar(batches, shown=progress, total=num_batches, unit="batch"):
-        images, *labels = batch if isinstance(batch, tuple) else (batch,)
-        yield forward(images).numpy(), labels[0].numpy().astype(np.int64) if labels else None
+        images, *rest = batch if isinstance(batch, tuple) else (batch,)
+        labels, *rest = [part.numpy() for part in rest] or [None]
+        yield forward(images).numpy(), None if labels is None else labels.astype(np.int64), *rest
 
 
-def _image_spec(batches):
+def _image_spec(batches, lengths):
     rule = "batches must be a finite tf.data.Dataset of (images, labels) or of images. Received: "
     if not isinstance(batches, tf.data.Dataset):
         raise ValueError(f"{rule}{type(batches).__name__}.")
@@ -112,7 +118,7 @@ def _image_spec(batches):
         raise ValueError(f"{rule}an infinite data set.")
     spec = batches.element_spec
     parts = spec if isinstance(spec, tuple) else (spec,)
-    if len(parts) not in (1, 2) or not all(isinstance(part, tf.TensorSpec) for part in parts):
+    if len(parts) not in lengths or not all(isinstance(part, tf.TensorSpec) for part in parts):
         raise ValueError(f"{rule}elements {spec}.")
     if not parts[0].shape.rank:
         raise ValueError(f"{rule}images of shape {parts[0].shape}.")

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import time
+import zlib
 from unittest import mock
 
 import keras
@@ -89,6 +90,65 @@ def test_features_are_the_backbones_and_memory_mapped(tmp_path, model, extractio
     with open(only_file(tmp_path / "new" / "cache"), "rb") as file:  # NumPy's, with two arrays
         np.testing.assert_array_equal(np.load(file), features)
         np.testing.assert_array_equal(np.load(file), labels)
+        assert np.char.decode(np.load(file), "utf-8").tolist() == [str(n) for n in range(23)]
+
+
+def names_in(folder):
+    """The names in the only file of a cache, by NumPy alone."""
+    with open(only_file(folder), "rb") as file:
+        features, _, names = (np.load(file) for _ in range(3))
+    assert len(names) == len(features)
+    return np.char.decode(names, "utf-8").tolist()
+
+
+def table(folder):
+    (folder / "table.csv").write_text(
+        "path\nimages/b/001.png\nimages/a/été.png\nimages/a/000.png\n"
+    )
+    return data.open_source(f"csv:{folder / 'table.csv'}")[0]
+
+
+NAMED = {
+    "parts of an array": (lambda folder: source().subset([7, 3, 5]).subset([2, 0]), ["5", "7"]),
+    "bytes": (
+        lambda folder: BytesSource([jpeg(1), b"", jpeg(2)], ["x", "y", b"caf\xe9"]),
+        ["x", r"caf\xe9"],
+    ),
+    "folder": (
+        lambda folder: data.open_source(f"folder:{folder / 'images'}", cache_bytes=0)[0],
+        ["a/000.png", "a/002.png", "a/été.png", "b/001.png"],
+    ),
+    "part of a folder in memory": (
+        lambda folder: data.open_source(f"folder:{folder / 'images'}")[0].subset([4, 1]),
+        ["b/001.png", "a/002.png"],
+    ),
+    "table": (table, ["images/b/001.png", "images/a/été.png", "images/a/000.png"]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_names_are_those_of_the_rows(tmp_path, model, kind):
+    write_photographs(tmp_path / "images", 3)
+    shutil.copy(tmp_path / "images" / "a" / "000.png", tmp_path / "images" / "a" / "été.png")
+    (tmp_path / "images" / "a" / "003.png").write_bytes(b"no image")
+    opened, names = NAMED[kind]
+    cached_features(tmp_path / "cache", model, opened(tmp_path), 8, None, 2, progress=False)
+    assert names_in(tmp_path / "cache") == names
+
+
+def test_a_file_of_an_earlier_version_has_no_names_and_is_used(tmp_path, model, extractions):
+    features, labels = map(np.array, cached_features(tmp_path, model, source(), 8, progress=False))
+    old = io.BytesIO()
+    np.save(old, features)
+    np.save(old, labels)
+    checksum = zlib.crc32(old.getvalue()[feature_cache._HEADER_BYTES :][: features.nbytes])
+    checksum = zlib.crc32(old.getvalue()[feature_cache._HEADER_BYTES + features.nbytes :], checksum)
+    checksum = zlib.crc32(old.getvalue()[: feature_cache._HEADER_BYTES], checksum)
+    only_file(tmp_path).write_bytes(old.getvalue() + checksum.to_bytes(4, "little"))
+    again, labels_again = cached_features(tmp_path, model, source(), 8, progress=False)
+    np.testing.assert_array_equal(again, features)
+    np.testing.assert_array_equal(labels_again, labels)
+    assert len(extractions) == 1
 
 
 def test_labels_may_be_several_or_none(tmp_path, model, monkeypatch):
@@ -96,9 +156,9 @@ def test_labels_may_be_several_or_none(tmp_path, model, monkeypatch):
     np.testing.assert_array_equal(labels, -np.ones(23))
     several = np.arange(23 * 4).reshape(23, 4) % 3 - 1
 
-    def batches(source, image_size, batch_size, *_):
-        images = data.normalize(source.images)
-        return tf.data.Dataset.from_tensor_slices((images, several)).batch(batch_size)
+    def batches(source, image_size, batch_size, *_, **__):
+        parts = (data.normalize(source.images), several, np.arange(23))
+        return tf.data.Dataset.from_tensor_slices(parts).batch(batch_size)
 
     monkeypatch.setattr(feature_cache, "evaluation_batches", batches)
     for _ in range(2):
@@ -157,7 +217,8 @@ DAMAGES = {
     "truncated": lambda content: content[:-1],
     "a bit": lambda content: flipped(content, len(content) // 2),
     "header": lambda content: content.replace(b"(23, 5)", b"(22, 5)"),
-    "a label": lambda content: flipped(content, len(content) - 12),
+    "a label": lambda content: flipped(content, len(content) - 4 - 46 - 128 - 12),
+    "a name": lambda content: flipped(content, len(content) - 12),
     "longer": lambda content: content + b"\0",
     "empty": lambda content: b"",
     "short": lambda content: content[:100],
@@ -259,6 +320,8 @@ def test_data_sets_of_tfds_are_told_apart_by_name_and_split(tmp_path, model):
     assert whole.fingerprint() == found["train"]
     features, labels = cached_features(tmp_path / "cache", model, whole, 8, 9, 5, False)
     assert features.shape == (12, 5)
+    assert len(set(names := names_in(tmp_path / "cache"))) == 12
+    assert names[0].endswith(".JPEG")
     np.testing.assert_array_equal(labels, whole.labels())
 
 
@@ -302,8 +365,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, model, monkeypatch
 def test_two_extractions_at_the_same_time_do_no_harm(tmp_path, model, monkeypatch):
     original, other = feature_cache.feature_batches, []
 
-    def interrupted(*arguments):
-        batches = original(*arguments)
+    def interrupted(*arguments, **settings):
+        batches = original(*arguments, **settings)
         yield next(batches)
         monkeypatch.setattr(feature_cache, "feature_batches", original)
         other.extend(cached_features(tmp_path, model, source(), 8, batch_size=4, progress=False))
@@ -330,8 +393,8 @@ def test_what_a_killed_extraction_left_disappears_when_nobody_writes_to_it_any_m
 def test_an_interrupted_extraction_leaves_nothing(tmp_path, model, monkeypatch):
     original = feature_cache.feature_batches
 
-    def interrupted(*arguments):
-        yield next(original(*arguments))
+    def interrupted(*arguments, **settings):
+        yield next(original(*arguments, **settings))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(feature_cache, "feature_batches", interrupted)
