@@ -5,7 +5,6 @@ of its evaluation, and the contents of its card.
 """
 
 import dataclasses
-import json
 import pathlib
 
 from trainers.runs.fields import setting
@@ -70,7 +69,7 @@ def read(flags):
     Raises:
         ValueError, OSError: the backbone cannot be loaded, or a setting is missing.
     """
-    from keras_bt import saved_model
+    from keras_bt import saved_model, workdir
     from keras_bt.preprocessing import normalization
     from trainers.runs import backbones, opening
 
@@ -83,8 +82,8 @@ def read(flags):
     resize = (
         flags.resize or settings.get("resize") or _resize_of_evaluation(settings, image_size, flags)
     )
-    summary = file.parent / "summary.json"
-    figures = json.loads(summary.read_text()) if settings and summary.is_file() else {}
+    run = workdir.Workdir(file.parent)
+    figures = run.read_summary() if settings and run.summary.is_file() else {}
     card = saved_model.run_card(settings, figures) if settings else {}
     statistics = normalization(reading["normalize"], backbones.channels_of(backbone))
     return Subject(backbone, file, image_size, resize, statistics, card, reading)

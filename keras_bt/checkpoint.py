@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import signal
+import tempfile
 import threading
 import time
 import zlib
@@ -18,11 +19,12 @@ import keras
 import tensorflow as tf
 
 from keras_bt.errors import first_line
-from keras_bt.files import flush
+from keras_bt.files import flush, json_object, partial_of, remove_abandoned
 from keras_bt.progress import say
 from keras_bt.typing import Metrics, Path
 
 VARIABLES, CONTENTS = "variables", "contents.json"
+_INDEX = f"{VARIABLES}.index"  # TensorFlow's, with the checksums of all variables
 _KEPT = 3  # checkpoints
 # What TensorFlow raises for a file that is missing, truncated or altered.
 _UNREADABLE = (OSError, tf.errors.OpError, AssertionError, IndexError, RuntimeError)
@@ -86,6 +88,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         if not model.optimizer.built:  # its variables must exist to be restored
             model.optimizer.build(model.trainable_variables)
         self._directory = pathlib.Path(directory)
+        self._optimizer = model.optimizer
         self._variables = _variables(model)
         self._checkpoint = tf.train.Checkpoint(variables=[v.value for v in self._variables])
         self._steps_per_epoch = steps_per_epoch
@@ -101,18 +104,27 @@ class RunCheckpoint(keras.callbacks.Callback):
             The number of steps done; 0 if there is no checkpoint.
 
         Raises:
-            ValueError: if a checkpoint does not hold exactly the variables of this model.
+            ValueError: if a checkpoint does not hold exactly the variables of this model, or is of
+                another step than its folder's name says.
             OSError: if there are checkpoints, but none can be read.
         """
         paths = checkpoints(self._directory)
         for path in paths:
             try:
-                self._check_contents(path)
-                self._checkpoint.read(str(path / VARIABLES)).assert_consumed()
+                step = self._check_contents(path)
+                with _read_by_tensorflow(path) as folder:
+                    self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
             except _UNREADABLE as error:
                 print(f"Passing over {path}, which cannot be read: {first_line(error)}")
                 continue
-            self._step = self._saved_step = int(path.name)
+            if step is None:  # earlier versions did not record it
+                step = self._iterations(int(path.name))
+            if step != int(path.name):
+                raise ValueError(
+                    f"A checkpoint's folder must be named after its step. Received: {path}, which "
+                    f"holds step {step:,}. Rename it to {step:08}."
+                )
+            self._step = self._saved_step = step
             return self._step
         if not paths:
             return 0
@@ -122,19 +134,32 @@ class RunCheckpoint(keras.callbacks.Callback):
         )
 
     def _check_contents(self, path):
+        """Checks all but the variables' values; returns the step, None if it is not recorded."""
         try:
-            found = json.loads((path / CONTENTS).read_text(encoding="utf-8"))
-            theirs = found["variables"]
-            if found["crc32"] != _checksum(theirs):
+            found = json_object((path / CONTENTS).read_bytes())
+            crc32 = found.pop("crc32")
+            theirs, step = found["variables"], found.get("step")
+            # Earlier versions recorded the variables alone.
+            if crc32 != _checksum(theirs if found.keys() == {"variables"} else found):
                 raise ValueError("checksum")
+            theirs = list(theirs)
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{CONTENTS} is damaged") from error
+        if found.get("index", (index := zlib.crc32((path / _INDEX).read_bytes()))) != index:
+            raise OSError(f"{_INDEX} is damaged, or of another checkpoint")
         for one, other in itertools.zip_longest(_contents(self._variables), theirs):
             if one != other:
                 raise ValueError(
                     f"The checkpoint must hold the variables of this model, such as {one}. "
                     f"Received: {path} with {other}."
                 )
+        return step
+
+    def _iterations(self, otherwise):
+        """Returns the optimizer's number of steps, unless it does not count all of them."""
+        if isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
+            return otherwise
+        return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
 
     def on_train_begin(self, logs: Metrics | None = None) -> None:
         """Starts the clock."""
@@ -197,13 +222,16 @@ class RunCheckpoint(keras.callbacks.Callback):
         if not self._writes:
             return
         path = self._directory / f"{self._step:08}"
-        partial = path.with_name(f"{path.name}.partial")
-        contents = _contents(self._variables)
+        partial = partial_of(path)
         try:
-            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             self._checkpoint.write(str(partial / VARIABLES))
-            text = json.dumps({"variables": contents, "crc32": _checksum(contents)})
+            contents = {
+                "variables": _contents(self._variables),
+                "step": self._step,
+                "index": zlib.crc32((partial / _INDEX).read_bytes()),
+            }
+            text = json.dumps(contents | {"crc32": _checksum(contents)})
             (partial / CONTENTS).write_text(text, encoding="utf-8")
             for file in [*partial.iterdir(), partial]:
                 flush(file)
@@ -212,12 +240,13 @@ class RunCheckpoint(keras.callbacks.Callback):
             partial.rename(path)
             flush(self._directory)
         except (OSError, tf.errors.OpError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
             kept = f"{self._directory / f'{last:08}'} is kept. " if last else ""
             raise OSError(
                 f"The checkpoint of step {self._step:,} could not be written: "
                 f"{first_line(error)}. {kept}Make room and run the same command again."
             ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         self._prune()
 
     def _prune(self):
@@ -225,8 +254,9 @@ class RunCheckpoint(keras.callbacks.Callback):
         paths = checkpoints(self._directory)
         ahead = [path for path in paths if int(path.name) > self._step]
         old = paths[len(ahead) + _KEPT :]
-        for path in (*ahead, *old, *self._directory.glob("*.partial")):
+        for path in (*ahead, *old):
             shutil.rmtree(path, ignore_errors=True)
+        remove_abandoned(self._directory)
 
 
 class Interruption:
@@ -281,6 +311,21 @@ def checkpoints(directory: Path) -> list[pathlib.Path]:
         return []
     complete = (path for path in directory.iterdir() if path.name.isdecimal())
     return sorted(complete, key=lambda path: int(path.name), reverse=True)
+
+
+@contextlib.contextmanager
+def _read_by_tensorflow(folder):
+    """Yields a path of a folder that TensorFlow can read from.
+
+    It takes the path of a file to read, though not of one to write, for a pattern.
+    """
+    if not set("*?[\\") & set(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        link = pathlib.Path(temporary) / "checkpoint"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
 
 
 def _variables(model):

@@ -1,11 +1,26 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what is read of files that may be damaged."""
 
 import contextlib
+import json
+import math
 import os
 import pathlib
+import platform
+import re
+import shutil
+import time
+import uuid
+import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from keras_bt.typing import Path
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_ABANDONED_SECONDS = 24 * 3600
+# What a name says of its writer: host, process and a token. Earlier versions said less.
+_WRITER = re.compile(r"\.partial(?:-([0-9a-f]{8})-(\d{1,9})-([0-9a-f]{8})|-\w{8})?(?=\.|$)")
+_tokens: set[str] = set()  # of this process, whose number a killed one may have had
 
 
 @contextlib.contextmanager
@@ -13,12 +28,12 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
     """Yields the path of a new file beside `path`, which replaces `path` if all goes well.
 
     Otherwise the new file is removed, and an earlier file at `path` is untouched. Folders above are
-    made.
+    made. No two writers are given the same path; what killed ones left beside `path` is removed.
 
     >>> with whole("settings.json") as partial:
     ...     _ = partial.write_text("{}")
-    ...     print(partial, os.path.exists("settings.json"))
-    settings.partial.json False
+    ...     print(partial.suffix, is_partial(partial), os.path.exists("settings.json"))
+    .json True False
     >>> os.path.exists("settings.json")
     True
 
@@ -26,9 +41,10 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
         OSError: if the file cannot be written; the error names the file.
     """
     path = pathlib.Path(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent, of=path)
         yield partial
         flush(partial)
         partial.replace(path)
@@ -40,6 +56,58 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
+def partial_of(path: Path) -> pathlib.Path:
+    """Returns a new path beside `path`, to write what belongs there until it is complete."""
+    path, token = pathlib.Path(path), uuid.uuid4().hex[:8]
+    _tokens.add(token)
+    return path.with_name(f"{path.stem}.partial-{_HOST}-{os.getpid()}-{token}{path.suffix}")
+
+
+def is_partial(path: Path, of: Path | None = None) -> bool:
+    """Checks whether a name is one of `partial_of`, or of earlier versions, for the path `of`.
+
+    >>> is_partial("a.partial.json"), is_partial(partial_of("a.json")), is_partial("a.json")
+    (True, True, False)
+    >>> is_partial(partial_of("a.json"), of="a.json"), is_partial(partial_of("b.json"), of="a.json")
+    (True, False)
+    """
+    name = pathlib.Path(path).name
+    if not (found := _WRITER.search(name)):
+        return False
+    before, after = name[: found.start()], name[found.end() :]
+    return of is None or (before, after) == (pathlib.Path(of).stem, pathlib.Path(of).suffix)
+
+
+def remove_abandoned(folder: Path, of: Path | None = None) -> None:
+    """Removes what killed writers left in a folder, of the path `of` or of any.
+
+    A writer that lives is left alone: a process of this host that runs, or one of another host that
+    began less than a day ago.
+    """
+    with contextlib.suppress(OSError):  # another process was faster
+        for other in pathlib.Path(folder).iterdir():
+            if is_partial(other, of) and _is_abandoned(other):
+                if other.is_dir():
+                    shutil.rmtree(other, ignore_errors=True)
+                else:
+                    other.unlink(missing_ok=True)
+
+
+def _is_abandoned(partial):
+    found = _WRITER.search(partial.name)
+    host, number, token = found.groups(default="") if found else ("", "", "")
+    if host == _HOST and os.name == "posix":
+        if int(number) == os.getpid():
+            return token not in _tokens
+        try:
+            os.kill(int(number), 0)  # only asks whether there is such a process
+        except ProcessLookupError:
+            return True
+        except OSError:  # there is, of another user
+            pass
+    return time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS
+
+
 def flush(path: Path) -> None:
     """Flushes a file, or the entries of a folder, from the system's cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -47,3 +115,34 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Parses a JSON object.
+
+    Raises:
+        ValueError: if it is something else, in whatever way.
+    """
+    try:
+        value = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Checks that a JSON value is a finite number, and no larger than a float can be.
+
+    >>> [is_number(value) for value in (1, 0.5, True, "1", math.nan, 10**400)]
+    [True, True, False, False, False, False]
+    """
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False

@@ -1,6 +1,7 @@
-"""The folder of a run: its settings, which must not change, and files written whole."""
+"""The folder of a run: its settings, which must not change, and files that show damage."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -8,13 +9,14 @@ import pathlib
 import platform
 import socket
 import types
+import zipfile
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import keras
 
 from keras_bt.errors import check_writable, first_line
-from keras_bt.files import whole
+from keras_bt.files import is_number, is_partial, json_object, whole
 from keras_bt.typing import Path
 
 fcntl: types.ModuleType | None
@@ -25,6 +27,24 @@ except ImportError:  # on Windows it is up to the user to keep two processes out
 
 Images: TypeAlias = dict[str, dict[str, Any]]
 
+_RESTORE = "Restore the file, or choose another --workdir."
+_CHECKSUM = "sha256"  # the entry of a record that holds it
+_CONFIG = "config_sha256"  # the entry of a summary that holds the checksum of config.json
+# Figures by their names, wherever in a record they stand: from 0 to 1, any, and groups of them.
+_SHARES: tuple[str, ...] = (
+    "knn",
+    "probe",
+    "few_labels",
+    "few_labels_deviation",
+    "accuracy",
+    "top1",
+    "top5",
+)
+_SHARES += ("best_top1", "best_top5", "top1_deviation", "top1_of_draws")
+_SHARES += ("mean_average_precision", "mean_area", "average_precisions", "areas")
+_NUMBERS = ("loss", "excess", "floor", "images_per_second", "seconds", "seconds_of_last_call")
+_OBJECTS = ("accuracies", "results", "last", "best")
+
 PACKAGES = ("keras_bt", "keras", "tensorflow", "tensorflow-datasets", "keras-cv", "numpy")
 
 
@@ -33,7 +53,7 @@ class Workdir:
 
     >>> workdir = Workdir("runs/small")
     >>> with workdir.claimed({"epochs": 3}):  # a second process is refused here
-    ...     write_json(workdir.summary, {"loss": 1.5})
+    ...     workdir.write_summary({"loss": 1.5})
     >>> workdir.read_settings()
     {'epochs': 3}
 
@@ -67,9 +87,7 @@ class Workdir:
         """
         check_writable("workdir", self.path, folder=True)
         if not self.config.exists():
-            # What another worker, or a killed process, leaves behind.
-            ours = {self._lock.name, f"{self.config.stem}.partial{self.config.suffix}"}
-            if self.path.exists() and any(p.name not in ours for p in self.path.iterdir()):
+            if self.path.exists() and not all(map(self._may_be_left, self.path.iterdir())):
                 raise ValueError(
                     "workdir must be new, empty, or hold a run. "
                     f"Received: {self.path}, which holds other files."
@@ -100,36 +118,70 @@ class Workdir:
                     "--workdir."
                 )
 
+    def _may_be_left(self, path):
+        """Checks whether a file may be what another worker, or a killed process, leaves behind."""
+        return path.name == self._lock.name or is_partial(path, of=self.config)
+
     def read_settings(self) -> dict[str, Any]:
         """Returns the settings that `claimed` recorded.
 
         Raises:
             OSError: if the folder holds no run.
-            ValueError: if the file holds something else.
+            ValueError: if the file is damaged, or holds something else.
         """
-        try:
-            return dict(self._read_config()["settings"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.config} must hold a run's settings. {error!r}") from error
+        settings = self._read_config().get("settings")
+        if not isinstance(settings, dict):
+            raise ValueError(
+                f"{self.config} must hold a run's settings. Received: {settings!r:.60}. {_RESTORE}"
+            )
+        return settings
 
     def read_images(self) -> Images:
         """Returns the images that `claimed` recorded, see `check`; empty if it recorded none.
 
         Raises:
             OSError: if the folder holds no run.
-            ValueError: if the file holds something else.
+            ValueError: if the file is damaged, or holds something else.
         """
-        try:
-            recorded = self._read_config().get("images", {})
-            return {
-                name: {"images": int(one["images"]), "fingerprint": str(one["fingerprint"])}
-                for name, one in recorded.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.config} must describe a run's images. {error!r}") from error
+        recorded = self._read_config().get("images", {})
+        if not isinstance(recorded, dict) or not all(map(_describes_images, recorded.values())):
+            raise ValueError(
+                f"{self.config} must describe a run's images. Received: {recorded!r:.60}. "
+                f"{_RESTORE}"
+            )
+        return recorded
 
     def _read_config(self):
-        return json.loads(self.config.read_text(encoding="utf-8"))
+        config = read_record(self.config, _RESTORE)
+        self._check_together()
+        return config
+
+    def _check_together(self):
+        """Raises ValueError if a summary says that it is of another run than the settings."""
+        ours, theirs = _entry(self.config, _CHECKSUM), _entry(self.summary, _CONFIG)
+        if ours and theirs and ours != theirs:
+            raise ValueError(
+                f"{self.config} and {self.summary} must be of one run. Received: those of two. "
+                "Restore the right one."
+            )
+
+    def write_summary(self, figures: dict[str, Any]) -> None:
+        """Writes the final figures, which say that the run is finished, and which run it was."""
+        write_record(self.summary, figures | {_CONFIG: _entry(self.config, _CHECKSUM)})
+
+    def read_summary(self) -> dict[str, Any]:
+        """Returns the final figures of a run: `summary.json`, written when it is finished.
+
+        Raises:
+            OSError: if there is none.
+            ValueError: if it is damaged, or holds something else.
+        """
+        remedy = "Remove it, and the same command measures and writes it again."
+        summary = read_record(self.summary, remedy)
+        self._check_together()
+        if "seconds_of_last_call" not in summary:
+            raise ValueError(f"{self.summary} must hold a run's final figures. {remedy}")
+        return summary
 
     @contextlib.contextmanager
     def claimed(self, settings: dict[str, Any], images: Images | None = None) -> Iterator[None]:
@@ -171,7 +223,7 @@ class Workdir:
             self.check(settings, images)  # another process may have been here before the lock
             if not self.config.exists():
                 recorded = {"settings": settings, "images": images or {}, "versions": versions()}
-                write_json(self.config, recorded)
+                write_record(self.config, recorded)
             self.plots.mkdir(exist_ok=True)
             yield
 
@@ -187,11 +239,90 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _describes_images(value):
+    return (
+        isinstance(value, dict)
+        and type(value.get("images")) is int
+        and value["images"] > 0
+        and isinstance(value.get("fingerprint"), str)
+    )
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with whole(path) as partial:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         partial.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a JSON object with a checksum, whole or not at all; see `read_record`."""
+    record = json.loads(json.dumps(record))  # as it is read: keys are strings, tuples lists
+    write_json(path, record | {_CHECKSUM: _checksum(record)})
+
+
+def read_record(path: Path, remedy: str = "") -> dict[str, Any]:
+    """Reads what `write_record` wrote, and checks it.
+
+    Without a checksum, the file is of an earlier version or was changed by somebody who removed it:
+    then numbers must be finite, and those that are known as accuracies lie between 0 and 1.
+
+    >>> write_record("result.json", {"top1": 0.5})
+    >>> read_record("result.json")
+    {'top1': 0.5}
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged file, for the error.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged, or no JSON object.
+    """
+    try:
+        record = json_object(pathlib.Path(path).read_bytes())
+        if _CHECKSUM in record:
+            if record.pop(_CHECKSUM) != _checksum(record):
+                raise ValueError(
+                    f'it is not what its checksum, "{_CHECKSUM}", was made of. Whoever changed '
+                    "the file on purpose removes that entry"
+                )
+        else:
+            *_, last = ["", *record]
+            if last and record[last] == _checksum({n: record[n] for n in record if n != last}):
+                raise ValueError(f'its checksum has the name "{last}"')
+            _check_figures(record)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}. {remedy}".rstrip()) from error
+    return record
+
+
+def _entry(path, name):
+    """Returns an entry of a JSON file, None if there is none or the file cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return json_object(path.read_bytes()).get(name)
+    return None
+
+
+def _checksum(record):
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _check_figures(value, name=""):
+    """Raises ValueError if a number is not finite, or a figure is not what its name says."""
+    figure = name in _SHARES or name in _NUMBERS
+    if isinstance(value, dict) and not figure:
+        for key, one in value.items():
+            if key != "settings":  # which have types and ranges of their own
+                _check_figures(one, key)
+    elif isinstance(value, list):
+        for one in value:
+            _check_figures(one, name)
+    elif isinstance(value, float | int) and not isinstance(value, bool):
+        if not is_number(value) or name in _OBJECTS or (name in _SHARES and not 0 <= value <= 1):
+            raise ValueError(f'its "{name}" is {value!r:.60}')
+    elif value is not None and (figure or name in _OBJECTS):
+        raise ValueError(f'its "{name}" is {value!r:.60}')
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -211,6 +342,11 @@ def load_model(name: str, path: Path) -> keras.Model:
         ValueError: if it is not a Keras model.
     """
     try:
+        # Keras would use weights whose checksum is wrong.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"its part {damaged} is damaged")
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises nearly anything for a file that is not one
         raise ValueError(

@@ -38,6 +38,9 @@ def ablate(flags):
     """Makes the runs, then writes tables and plots."""
     with command.mistakes:
         wanted = read_sweeps(flags)
+        with command.quiet_start():
+            from trainers.ablations import results, waves
+
         runs = [run for sweep in wanted for run in (*sweep.references, *sweep.runs)]
         sweeps.check_folders(runs)
         unfinished = [r for r in {run.folder: run for run in runs}.values() if r.measures() is None]
@@ -46,9 +49,6 @@ def ablate(flags):
             for run in unfinished:
                 print(shlex.join(["python", *run.command()[1:]]))
             return
-        with command.quiet_start():
-            from trainers.ablations import results, waves
-
         out = pathlib.Path(flags.out)
         out.mkdir(parents=True, exist_ok=True)
         work = waves.Waves(flags.jobs)

@@ -5,12 +5,15 @@ import json
 import math
 import os
 import time
+import zlib
 
 import keras
 import numpy as np
 
-from keras_bt.files import whole
+from keras_bt.files import is_number, json_object, whole
 from keras_bt.typing import Metrics, Path
+
+_CHECKSUM = "crc32"
 
 
 class MetricsLog(keras.callbacks.Callback):
@@ -26,6 +29,9 @@ class MetricsLog(keras.callbacks.Callback):
     - `learning_rate`: as the optimizer reports it after the step (a schedule's of the next step);
     - `images_per_second`: source images per second since the previous line, if `batch_size` is
       given.
+
+    - `crc32`: a checksum of the line and of all before it, so that a line that was damaged, removed
+      or added is noticed; `read_metrics` checks it and leaves it out.
 
     A value that is not finite is written as null, because JSON has no NaN.
 
@@ -96,7 +102,7 @@ class MetricsLog(keras.callbacks.Callback):
         if self._step < 0:
             self._step = self._iterations()
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-        _remove_after(self.path, self._step)
+        self._checksum = _remove_after(self.path, self._step)
         self._written_step = self._step
         self._images_per_second = math.nan
         self._clock = math.nan  # starts after the first execution, which compiles
@@ -186,9 +192,10 @@ class MetricsLog(keras.callbacks.Callback):
             record["loss"] = None  # reserves first place among the metrics, for human readers
         for name, number in entries.items():
             record[name] = number if math.isfinite(number) else None
-        line = json.dumps(record, allow_nan=False) + "\n"
+        checksum = _chained(record, self._checksum)
+        line = json.dumps(record | {_CHECKSUM: f"{checksum:08x}"}, allow_nan=False) + "\n"
         _append(self.path, line.encode())
-        self._written_step = self._step
+        self._written_step, self._checksum = self._step, checksum
 
 
 def read_metrics(path: Path) -> list[Metrics]:
@@ -202,11 +209,11 @@ def read_metrics(path: Path) -> list[Metrics]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it holds anything but such lines.
+        ValueError: if it holds anything but such lines, or one is damaged; the first is named.
     """
     return [
         {name: math.nan if value is None else value for name, value in record.items()}
-        for _, record in _whole_lines(path)
+        for _, record, _ in _whole_lines(path)
     ]
 
 
@@ -229,33 +236,65 @@ def _append(path, line):
 
 
 def _whole_lines(path):
-    """Returns `(line, record)` of every line but an incomplete last one."""
+    """Returns `(line, record, checksum)` of every line but an incomplete last one.
+
+    Earlier versions wrote no checksums; a file that one of them began has none at first.
+    """
     with open(path, "rb") as file:
         lines = file.read().splitlines(keepends=True)
-    whole = []
+    whole, step, checksum = [], 0, 0
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            record["step"] + 0  # only objects with a numeric step are ours
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
+            record = json_object(line)
+            stated = record.pop(_CHECKSUM, None)
+            _check_line(record, step)
+            if stated or checksum:
+                checksum = _chained(record, checksum)
+                if stated != f"{checksum:08x}":
+                    raise ValueError("it, or one before it, is not what was written")
+        except ValueError as error:
+            if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise ValueError(
-                "A metrics file must hold one JSON object with a step on each line. "
-                f"Received: {path}, line {number}: {line[:60]!r}."
+                "A metrics file must hold one JSON object with a step and numbers on each line, as "
+                f"they were written. Received: {path}, line {number}: {error}: {line[:60]!r}. "
+                "Restore the file, or remove it: the run goes on without."
             ) from error
-        whole.append((line.rstrip() + b"\n", record))
+        step = record["step"]
+        whole.append((line.rstrip() + b"\n", record, checksum))
     return whole
 
 
+def _check_line(record, step):
+    """Raises ValueError unless the record holds numbers or null, and its step is not below."""
+    for name, value in record.items():
+        if value is not None and not is_number(value):
+            raise ValueError(f'its "{name}" is no number')
+    for name in ("step", "epoch"):
+        if type(record.get(name, 0)) is not int:
+            raise ValueError(f'its "{name}" is no whole number')
+    if record.get("step", -1) < step:
+        raise ValueError(f"its step is not {step} or more")
+
+
+def _chained(record, before):
+    """Returns the CRC-32 of a record and, by theirs, of all before it."""
+    return zlib.crc32(json.dumps(record).encode(), before)
+
+
 def _remove_after(path, step):
-    """Removes later lines and an incomplete last one, replacing the file atomically."""
+    """Removes later lines and an incomplete last one, replacing the file atomically.
+
+    Returns the checksum of the last line that stays.
+    """
     if not os.path.exists(path):
-        return
-    kept = b"".join(line for line, record in _whole_lines(path) if record["step"] <= step)
-    if len(kept) != os.path.getsize(path):
+        return 0
+    kept = [line for line in _whole_lines(path) if line[1]["step"] <= step]
+    text = b"".join(line for line, *_ in kept)
+    if len(text) != os.path.getsize(path):
         with whole(path) as partial:
-            partial.write_bytes(kept)
+            partial.write_bytes(text)
+    return kept[-1][2] if kept else 0
 
 
 def _names_of_means(metrics):

@@ -1,8 +1,8 @@
 """Features of a frozen backbone, extracted once and kept on disk.
 
 A file of the cache can be read without this module: it holds the features, then the labels, then
-the images' names as UTF-8, each as NumPy's `save` writes an array, and finally the CRC-32 of all of
-it. Files of earlier versions have no names, and are used as they are.
+the images' names as UTF-8, each as NumPy's `save` writes an array, and finally two CRC-32: of all of
+it, and of the file's own name. Files of earlier versions have no names, and are used as they are.
 
     >>> features, labels = cached_features("cache", backbone, train, image_size=16, progress=False)
     >>> [file] = pathlib.Path("cache").iterdir()
@@ -14,14 +14,11 @@ it. Files of earlier versions have no names, and are used as they are.
     ['0', '1', '2']
 """
 
-import contextlib
 import io
 import json
 import os
 import pathlib
 import shutil
-import time
-import uuid
 import zlib
 from collections.abc import Sequence
 
@@ -32,13 +29,12 @@ from keras_bt.data.evaluation import evaluation_batches, reading
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sources import Source
 from keras_bt.evaluation.features import feature_batches
+from keras_bt.files import remove_abandoned, whole
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_bt.typing import Path, Size
 
 # Raise this whenever the same images would give different features.
 _VERSION = 1
-_PARTIAL = ".partial"
-_ABANDONED_SECONDS = 24 * 3600
 _CHECKSUM_BYTES = 4
 _READ_BYTES = 2**22
 
@@ -95,14 +91,16 @@ def cached_features(
     if found is not None:
         return found
     directory.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(directory)
+    remove_abandoned(directory)
     if isinstance(progress, str):
         print(progress)
     batches = evaluation_batches(source, image_size, batch_size, resize, mean, std, keys=True)
     num_batches = -(-source.num_examples // batch_size)
-    with reading(source), _whole_file(path) as file:
+    with reading(source), whole(path) as partial, open(partial, "xb") as file:
         extracted = feature_batches(backbone, batches, bool(progress), num_batches, keys=True)
         _write(file, extracted, source)
+        file.seek(0, os.SEEK_END)
+        file.write(_tag(path))
     found = _open(path)
     if found is None:
         raise OSError(f"A file must read as it was written. Received: {path}, which differs.")
@@ -121,28 +119,6 @@ def _identity(backbone):
     return json.dumps(architecture, sort_keys=True), [
         keras.ops.convert_to_numpy(weight) for weight in backbone.weights
     ]
-
-
-@contextlib.contextmanager
-def _whole_file(path):
-    """Opens a file for writing that gets its name only once it is complete."""
-    # A different name in every process; not from `tempfile`, which hides files from other users.
-    partial = path.with_name(f"{uuid.uuid4().hex}{_PARTIAL}")
-    try:
-        with open(partial, "xb") as file:
-            yield file
-        partial.replace(path)
-    except BaseException:  # Ctrl-C as well
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _remove_abandoned(directory):
-    """Removes files of killed extractions; a live one writes every few seconds."""
-    for partial in directory.glob(f"*{_PARTIAL}"):
-        with contextlib.suppress(OSError):  # another process removed it first
-            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
-                partial.unlink()
 
 
 def _write(file, batches, source):
@@ -201,7 +177,7 @@ def _open(path):
     """Memory-maps a file of the cache; returns None if it is missing or damaged."""
     try:
         with open(path, "rb") as file:
-            if not _is_whole(file, os.path.getsize(path)):
+            if not _is_whole(file, os.path.getsize(path), _tag(path)):
                 return None
             features = np.load(path, mmap_mode="r")
             file.seek(_HEADER_BYTES + features.nbytes)
@@ -210,14 +186,24 @@ def _open(path):
         return None
 
 
-def _is_whole(file, size):
-    """Checks the checksum, by reading: mapped pages would count as used memory."""
+def _tag(path):
+    """Returns what tells a file from one of other features that was given its name."""
+    return zlib.crc32(path.stem.encode()).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _is_whole(file, size, tag):
+    """Checks checksum and tag, by reading: mapped pages would count as used memory."""
     header = file.read(_HEADER_BYTES)
-    checksum, left = 0, size - _HEADER_BYTES - _CHECKSUM_BYTES
+    checksum, left = 0, size - _HEADER_BYTES - 2 * _CHECKSUM_BYTES
     while left > 0 and (part := file.read(min(left, _READ_BYTES))):
         checksum = zlib.crc32(part, checksum)
         left -= len(part)
-    return file.read() == zlib.crc32(header, checksum).to_bytes(_CHECKSUM_BYTES, "little")
+    first, second = file.read(_CHECKSUM_BYTES), file.read()
+    if second == tag and first == zlib.crc32(header, checksum).to_bytes(_CHECKSUM_BYTES, "little"):
+        return True
+    # Files of earlier versions have no tag.
+    checksum = zlib.crc32(header, zlib.crc32(first, checksum))
+    return second == checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 _HEADER_BYTES = len(_header(0, 1))

@@ -2,9 +2,10 @@
 
 import contextlib
 import pathlib
-import tempfile
+import shutil
 from collections.abc import Callable
 
+from keras_bt.files import partial_of, remove_abandoned
 from keras_bt.typing import Path
 
 
@@ -12,7 +13,8 @@ def add_version(directory: Path, write: Callable[[pathlib.Path], object]) -> pat
     """Adds the next version to a folder.
 
     The version is written to a temporary folder beside the others, which servers ignore because its
-    name is not a number, and then renamed. If writing fails, everything is as it was before.
+    name is not a number, and then renamed. If writing fails, everything is as it was before; what
+    killed processes have left there is removed.
 
     >>> add_version("models", lambda folder: folder.mkdir()).name
     '1'
@@ -31,21 +33,21 @@ def add_version(directory: Path, write: Callable[[pathlib.Path], object]) -> pat
     """
     directory = pathlib.Path(directory)
     missing = [p for p in (directory, *directory.parents) if not p.exists()]
+    written = partial_of(directory / "new")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # mkdtemp's own folder is private to this user; a folder made inside it is not.
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory) as partial:
-            written = pathlib.Path(partial) / "version"
-            write(written)
-            while True:
-                version = directory / str(_greatest(directory) + 1)
-                try:
-                    return written.rename(version)
-                except OSError:
-                    if not version.exists():
-                        raise
-                    # Another process took this number: take the next.
+        remove_abandoned(directory)
+        write(written)
+        while True:
+            version = directory / str(_greatest(directory) + 1)
+            try:
+                return written.rename(version)
+            except OSError:
+                if not version.exists():
+                    raise
+                # Another process took this number: take the next.
     except BaseException:
+        shutil.rmtree(written, ignore_errors=True)
         for path in missing:
             with contextlib.suppress(OSError):
                 path.rmdir()

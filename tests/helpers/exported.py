@@ -11,7 +11,7 @@ from PIL import Image
 from keras_bt import data
 from keras_bt.evaluation.features import extract_features
 from keras_bt.resnet import STAGES, resnet
-from keras_bt.workdir import save_model
+from keras_bt.workdir import save_model, write_record
 
 IMAGE_SIZE = 16
 
@@ -51,7 +51,7 @@ def write_run(folder):
     folder.mkdir()
     save_model(tiny_backbone(), folder / "backbone.keras")
     (folder / "config.json").write_text(json.dumps({"settings": SETTINGS, "versions": {}}))
-    (folder / "summary.json").write_text(json.dumps({"loss": 1.5, "skipped_images": ["a.png"]}))
+    write_record(folder / "summary.json", {"loss": 1.5, "seconds_of_last_call": 9.0})
     return folder
 
 

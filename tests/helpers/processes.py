@@ -1,4 +1,4 @@
-"""Starts programs as several workers on this machine."""
+"""Starts programs as several workers on this machine; what killed ones leave."""
 
 import json
 import os
@@ -7,6 +7,13 @@ import subprocess
 import sys
 
 from places import ROOT
+
+from keras_bt.files import partial_of
+
+
+def abandoned(path):
+    """The path that a process which is gone wrote to instead of `path`."""
+    return str(partial_of(path)).replace(f"-{os.getpid()}-", "-999999999-")
 
 
 def free_ports(count):

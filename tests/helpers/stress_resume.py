@@ -73,7 +73,7 @@ def kill_at_a_random_moment(process, workdir, draw):
 
 def partials(workdir):
     """Checkpoints that are being written, or were when the process was killed."""
-    return {path.name for path in (workdir / "checkpoints").glob("*.partial")}
+    return {path.name for path in (workdir / "checkpoints").glob("*.partial*")}
 
 
 def variables(checkpoint):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from full_disk import file_size_limit
+from processes import abandoned
 
 from keras_bt.checkpoint import Interruption, RunCheckpoint, checkpoints
 
@@ -186,7 +187,7 @@ def test_the_checkpoint_of_another_model_is_refused(other, words, three):
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_killed_save_and_what_lies_ahead_of_the_run_are_removed(damaged, three):
-    shutil.copytree(three / "00000012", three / "00000016.partial")
+    shutil.copytree(three / "00000012", abandoned(three / "00000016"))
     if damaged:
         (three / "00000012" / DATA).unlink()
     checkpoint = RunCheckpoint(three, small_model(), STEPS)

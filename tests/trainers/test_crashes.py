@@ -1,7 +1,6 @@
 """Whole runs on the digits that something happens to: what the user sees, and what was kept."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from full_disk import file_size_limit
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint
+from keras_bt.workdir import Workdir
 
 STEPS = 1297 // 128  # per epoch
 FLAGS = ["--projector=16-16", "--batch_size=128", "--epochs=3", "--noevaluate"]
@@ -180,10 +180,7 @@ def test_the_disk_is_full(method, call, limit, words, pretrain, mistake, whole, 
 
 def summaries(*workdirs):
     """What the runs came to, without the clock."""
-    return [
-        json.loads((workdir / "summary.json").read_text()) | {"seconds_of_last_call": 0}
-        for workdir in workdirs
-    ]
+    return [Workdir(workdir).read_summary() | {"seconds_of_last_call": 0} for workdir in workdirs]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_bt import workdir
+from keras_bt import files, workdir
 from keras_bt.plots import figures
 from trainers.ablations.sweeps import MEASURES
 
@@ -147,9 +147,8 @@ def _draw(panel, places, found, references, measure):
 def write(folder, sweep):
     """Writes a sweep's table, plot and numbers into a folder; returns the table and times."""
     text = f"{table(sweep)}\n\n{times(sweep)}"
-    (folder / f"{sweep.name}.md").write_text(
-        f"# {sweep.title}\n\n{sweep.finding}\n\n{text}\n", encoding="utf-8"
-    )
+    with files.whole(folder / f"{sweep.name}.md") as partial:
+        partial.write_text(f"# {sweep.title}\n\n{sweep.finding}\n\n{text}\n", encoding="utf-8")
     picture(folder / f"{sweep.name}.png", sweep)
     content = {
         "seconds": {run.folder.name: run.record()["seconds"] for run in sweep.runs},

@@ -74,7 +74,7 @@ def run(settings):
             "measured_on": where,
             "seconds_of_last_call": round(time.monotonic() - started, 1),
         }
-        workdir.write_json(folder / MEASURED, found)
+        workdir.write_record(folder / MEASURED, found)
     print(
         f"Measured on {where}: nearest neighbors {100 * found['knn']:.1f}%, linear probe "
         f"{100 * found['probe']:.1f}%, with {found['few']} labels {100 * found['few_labels']:.1f}%"

@@ -36,6 +36,7 @@ from trainers.ablations.run import AblationSettings
 from trainers.cli import command
 from trainers.runs.settings import FinetuningSettings, LinearProbeSettings
 
+_REMEDY = "Remove it, and the same command makes that run again."
 SWEEPS = pathlib.Path(__file__).parent / "sweeps"
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 LONGEST_NAME = 200  # bytes; with what is put beside it, file systems take 255
@@ -101,20 +102,34 @@ class Run:
         return {name: value for name, _, value in given} | flags
 
     def record(self):
-        """Reads the recorded "settings" and "seconds", by default these settings and 0."""
+        """Reads the recorded "settings" and "seconds", by default these settings and 0.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
         file = self.beside("json")
-        if file.exists():
-            return json.loads(file.read_text(encoding="utf-8"))
-        return {"settings": self.settings, "seconds": 0.0}
+        if not file.exists():
+            return {"settings": self.settings, "seconds": 0.0}
+        record = _read(file)
+        if not isinstance(record.get("settings"), dict) or "seconds" not in record:
+            raise ValueError(f"{file} must hold the settings of a run. {_REMEDY}")
+        return record
 
     def measures(self):
-        """Reads the results, a dict of floats 0 to 1; None if the run is not finished."""
+        """Reads the results, a dict of floats 0 to 1; None if the run is not finished.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
         _, pattern, places = SCRIPTS[self.script]
-        files = sorted(f for f in self.folder.glob(pattern) if ".partial" not in f.suffixes)
+        files = sorted(f for f in self.folder.glob(pattern) if ".partial" not in f.name)
         if not files:
             return None
-        content = json.loads(files[0].read_text(encoding="utf-8"))
-        found = {name: functools.reduce(operator.getitem, places[name], content) for name in places}
+        content = _read(files[0])
+        try:
+            found = {n: functools.reduce(operator.getitem, places[n], content) for n in places}
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"{files[0]} must hold the results of a run. {_REMEDY}") from error
         return {name: value for name, value in found.items() if value is not None}
 
     def command(self):
@@ -243,6 +258,12 @@ def _with_runs(sweep, places):
         references += runs(kind, {"measure": kind}, REFERENCES[kind], seeds)
     found = tuple(run for entry in sweep.runs for run in runs(**entry))
     return dataclasses.replace(sweep, runs=found, references=tuple(references))
+
+
+def _read(file):
+    from keras_bt.workdir import read_record  # which imports TensorFlow
+
+    return read_record(file, _REMEDY)
 
 
 def check_folders(runs):

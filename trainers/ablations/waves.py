@@ -54,7 +54,7 @@ class Waves:
     def _make_on(self, run, cores):
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         log, record = run.beside("log"), run.record()
-        workdir.write_json(run.beside("json"), record)
+        workdir.write_record(run.beside("json"), record)
         with open(log, "a", encoding="utf-8") as output, self._lock:
             if self._stopping:
                 return
@@ -73,7 +73,7 @@ class Waves:
         started = time.monotonic()
         process.wait()
         record["seconds"] = round(record["seconds"] + time.monotonic() - started, 2)
-        workdir.write_json(run.beside("json"), record)
+        workdir.write_record(run.beside("json"), record)
         measures = run.measures() if process.returncode == 0 else None
         if self._stopping:
             _say(run, "stopped")

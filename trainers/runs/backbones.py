@@ -8,6 +8,7 @@ import numpy as np
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_and_width, normalization
 from keras_bt.resnet import STAGES, resnet
 from keras_bt.workdir import Workdir, load_model
+from trainers.runs import rebuilding
 
 _UNDONE = "to_0_255"  # name of the layer that undoes the normalization
 
@@ -42,7 +43,7 @@ def find(name):
         an image_size of two numbers as a tuple.
 
     Raises:
-        ValueError: if there is no such file.
+        ValueError: if there is no such file, or the run's settings are damaged.
     """
     if not name:
         raise ValueError(
@@ -60,6 +61,7 @@ def find(name):
         )
     run = Workdir(file.parent)
     settings = run.read_settings() if file == run.backbone and run.config.is_file() else {}
+    rebuilding.checked(run, settings)
     if isinstance(settings.get("image_size"), list):
         settings["image_size"] = tuple(settings["image_size"])
     return file, settings

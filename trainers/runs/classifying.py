@@ -1,6 +1,7 @@
 """What runs that train a classifier have in common."""
 
 import contextlib
+import math
 import re
 import time
 
@@ -164,11 +165,30 @@ class ClassifierRun:
         )
 
     def history(self):
-        """Returns the measured epochs' numbers, and a summary: see `linear_protocol.summarize`."""
-        measured = [line for line in read_metrics(self.run.metrics) if "val_top1" in line]
-        names = [name for name in ("val_top1", "val_top5") if name in measured[0]]
+        """Returns a summary of the measured epochs, see `linear_protocol.summarize`.
+
+        Measures the last epoch again if its line of metrics.jsonl is gone.
+        """
+        lines = read_metrics(self.run.metrics) if self.run.metrics.exists() else []
+        measured = [line for line in lines if "val_top1" in line]
+        s = self.settings
+        if not measured or measured[-1]["epoch"] != s.epochs:
+            print(f"{self.run.metrics} lacks the last epoch, which is measured again.")
+            measured.append({"epoch": s.epochs, **self.measure()})
+        first = measured[0]["epoch"]
+        if first > min(s.epochs, getattr(s, "measure_every", 1)):
+            print(f"The best epoch is sought among those that are known, from {first} on.")
+        names = [name for name in ("val_top1", "val_top5") if name in measured[-1]]
         accuracies = {name: [line[name] for line in measured] for name in names}
-        return [line["epoch"] for line in measured], linear_protocol.summarize(accuracies)
+        found = linear_protocol.summarize(accuracies)
+        return found | {"best_epoch": measured[found["best_epoch"] - 1]["epoch"]}
+
+    def measure(self):
+        """Measures the classifier on the test images as `fit` does after an epoch."""
+        batches = self.test_batches(self.test_batch_size)
+        steps = math.ceil(self.test.num_examples / self.test_batch_size)
+        found = self.model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+        return {f"val_{name}": value for name, value in found.items()}
 
     def write_summary(self, found, started, skipped):
         """Writes what was found, and what about; returns both as a dict."""
@@ -184,5 +204,5 @@ class ClassifierRun:
             "seconds_of_last_call": round(time.monotonic() - started, 1),
             "skipped_images": sorted(line.split("\t")[1] for line in skipped),
         }
-        workdir.write_json(self.run.summary, summary)
+        self.run.write_summary(summary)
         return summary

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from keras_bt import data
+from keras_bt import data, files
 from keras_bt.evaluation.linear import logistic_probe
 from keras_bt.evaluation.report import columns, percent
 from keras_bt.evaluation.svm import svm_probe
@@ -56,7 +56,8 @@ def run(subject, settings, started):
         rows[name] = measure(arrays, settings) | {"seconds": round(time.monotonic() - fitting, 1)}
     predictions = {name: row.pop("predictions", None) for name, row in rows.items()}["backbone"]
     if predictions is not None:
-        np.savez(path.with_suffix(".npz"), labels=features["backbone"][3], predictions=predictions)
+        with files.whole(path.with_suffix(".npz")) as partial:
+            np.savez(partial, labels=features["backbone"][3], predictions=predictions)
     measuring.write(
         path,
         "trainers.linear_probe",

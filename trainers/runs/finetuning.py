@@ -1,7 +1,6 @@
 """The fine-tuning run behind `trainers.finetune`."""
 
 import dataclasses
-import json
 import math
 import pathlib
 import shlex
@@ -153,13 +152,17 @@ class Finetuning(classifying.ClassifierRun):
         # Without optimizer, loss and metrics, so that plain Keras can load it.
         plain = keras.Model(self.model.input, self.model.output, name=self.model.name)
         workdir.save_model(plain, run.path / "classifier.keras")
-        epochs, accuracies = self.history()
+        accuracies = self.history()
         found = {
-            "last": {"epoch": epochs[-1], "top1": accuracies["top1"], "top5": accuracies["top5"]},
+            "last": {
+                "epoch": self.settings.epochs,
+                "top1": accuracies["top1"],
+                "top5": accuracies["top5"],
+            },
             "best": {
                 "top1": accuracies["best_top1"],
                 "top5": accuracies["best_top5"],
-                "epoch": epochs[accuracies["best_epoch"] - 1],
+                "epoch": accuracies["best_epoch"],
             },
         }
         found["rates"] = {"backbone": self.settings.backbone_rate, "head": self.head_rate}
@@ -244,7 +247,7 @@ def sibling_summary(path, settings):
     if other == name or not file.is_file():
         return None
     try:
-        summary = json.loads(file.read_text())
+        summary = workdir.Workdir(file.parent).read_summary()
         theirs = summary["settings"]
         comparable = all(theirs[key] == settings[key] for key in BUDGET)
         comparable &= theirs["from_scratch"] != settings["from_scratch"]

@@ -28,6 +28,9 @@ class LinearProbing(classifying.ClassifierRun):
                 "batch_size must divide evenly across replicas. "
                 f"Received: batch_size={self.batch_size}, replicas={self.replicas}."
             )
+        # On several replicas the first test batch must divide evenly.
+        test_batch = min(EVALUATION_BATCH, self.test.num_examples)
+        self.test_batch_size = max(1, test_batch - test_batch % self.replicas)
         self.steps_per_epoch = math.ceil(self.train.num_examples / self.batch_size)
         keras.utils.set_random_seed(s.seed)
         with self.strategy.scope():
@@ -49,13 +52,10 @@ class LinearProbing(classifying.ClassifierRun):
 
     def fit(self, first_epoch, progress):
         """Trains to the last epoch and measures after each."""
-        # On several replicas the first test batch must divide evenly.
-        test_batch = min(EVALUATION_BATCH, self.test.num_examples)
-        test_batch = max(1, test_batch - test_batch % self.replicas)
         linear_protocol.train(
             self.model,
             self.batches(first_epoch),
-            self.test_batches(test_batch),
+            self.test_batches(self.test_batch_size),
             self.rates,
             self.steps_per_epoch,
             first_epoch,
@@ -69,7 +69,7 @@ class LinearProbing(classifying.ClassifierRun):
     def finish(self, started, skipped):
         """Writes the summary and returns the closing message."""
         run = self.run
-        summary = self.write_summary(self.history()[1], started, skipped)
+        summary = self.write_summary(self.history(), started, skipped)
         seconds = summary["seconds_of_last_call"]
         return "\n".join(
             [

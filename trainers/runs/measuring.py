@@ -1,7 +1,6 @@
 """What the commands that measure features have in common: arrays in, a JSON file out."""
 
 import hashlib
-import json
 import pathlib
 import re
 import shlex
@@ -97,7 +96,7 @@ def check_replaceable(path, record, flag):
     if not path.exists():
         return
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = workdir.read_record(path)
         there = {"data": theirs["data"], **theirs["settings"]}
         # The backbone may have been trained anew, or its folder been moved.
         same = theirs.get("backbone_sha256") in (None, record["backbone_sha256"])
@@ -119,7 +118,7 @@ def check_replaceable(path, record, flag):
 
 def write(path, command, subject, record, differences, started, **found):
     """Writes what was found as JSON, with what it is about and what sets it apart."""
-    workdir.write_json(
+    workdir.write_record(
         path,
         {
             "command": shlex.join(["python", "-m", command, *sys.argv[1:]]),

@@ -36,7 +36,10 @@ def finish(job, started):
 
     skipped = skipped_images.write(run.path, *job.sources)
     seconds = time.monotonic() - started
-    final = {name: finite_or_none(metrics, name) for name in ("loss", "excess")}
+    # A file that was cut ends with another step's.
+    steps = job.steps_per_epoch * job.settings.epochs
+    last = [entry for entry in metrics[-1:] if entry["step"] == steps]
+    final = {name: finite_or_none(last, name) for name in ("loss", "excess")}
     floor = job.model.objective.floor(job.settings.batch_size, job.model.embedding_dim)
     speeds = [m.get("images_per_second", math.nan) for m in metrics]
     speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
@@ -51,13 +54,13 @@ def finish(job, started):
         "skipped_images": sorted(line.split("\t")[1] for line in skipped),
     }
     export(job, backbone, summary)
-    workdir.write_json(run.summary, summary)  # last: a run with a summary is finished
+    run.write_summary(summary)  # last: a run with a summary is finished
     words = ()
     if accuracies:
         logged = read_metrics(run.metrics) if run.metrics.exists() else []
         sizes = job.model.embedding_dim, backbone.output_shape[-1]
         words = closing_words.pretraining(accuracies, images, logged, *sizes)
-    message = closing_words.closing_message(run, metrics, accuracies, where, seconds, words)
+    message = closing_words.closing_message(run, last, accuracies, where, seconds, words)
     return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
 

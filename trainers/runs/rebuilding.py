@@ -20,7 +20,24 @@ def read_run(folder):
         raise ValueError(
             f"A run must hold {run.config.name}, written by trainers.pretrain. Received: {folder}"
         )
-    return run, PretrainingSettings.of_identity(run.read_settings(), strategy="one")
+    settings = run.read_settings()
+    if "projector" not in settings:
+        raise ValueError(
+            f"A run must be one of trainers.pretrain. Received: {folder}, of another command."
+        )
+    return run, checked(run, settings)
+
+
+def checked(run, settings):
+    """Returns the `PretrainingSettings` that a run recorded.
+
+    Raises:
+        ValueError: if a setting is of another type or out of range.
+    """
+    try:
+        return PretrainingSettings.of_identity(settings, strategy="one")
+    except ValueError as error:
+        raise ValueError(f"{run.config} must hold a run's settings. {error}") from error
 
 
 def logged(run):

@@ -1,13 +1,13 @@
 """The figures that a run's folder holds, read back: those of its end, and of every measurement."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
 
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation.report import FEW, percent
+from keras_bt.workdir import read_record
 
 OURS = "backbone"
 _AT_THE_END = {
@@ -41,7 +41,7 @@ class Result:
 
 
 def read(run):
-    """Reads all accuracies in a run's folder; a file that is not one of ours is passed over.
+    """Reads all accuracies in a run's folder; one that is damaged, or not ours, is passed over.
 
     Args:
         run: `keras_bt.workdir.Workdir`.
@@ -57,9 +57,16 @@ def read(run):
     found = []
     for file, results_of in files:
         try:
-            results = list(results_of(file, json.loads(file.read_text(encoding="utf-8"))))
+            content = read_record(file)
+        except OSError:
+            continue
+        except ValueError as error:
+            print(f"Passing over a file of results. {error}")
+            continue
+        try:
+            results = list(results_of(file, content))
             found += [result for result in results if math.isfinite(result.accuracy)]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             continue
     return found
 

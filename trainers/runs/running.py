@@ -22,10 +22,11 @@ def is_finished(run, settings, open_images):
             the run must have, see `images`.
 
     Raises:
-        ValueError: if the run had other images.
+        ValueError: if the run had other images, or its summary is damaged.
     """
     if not run.summary.exists():
         return False
+    run.read_summary()
     note = ""
     try:
         found = open_images()

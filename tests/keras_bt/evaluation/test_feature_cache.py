@@ -3,8 +3,8 @@
 import errno
 import io
 import os
+import pathlib
 import shutil
-import time
 import zlib
 from unittest import mock
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from processes import abandoned
 from tiny_imagenet import write_archives
 
 from keras_bt import data
@@ -20,6 +21,7 @@ from keras_bt.data.encoded import BytesSource
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.evaluation import feature_cache
 from keras_bt.evaluation.feature_cache import cached_features
+from keras_bt.files import partial_of
 
 
 def backbone():
@@ -378,16 +380,12 @@ def test_two_extractions_at_the_same_time_do_no_harm(tmp_path, model, monkeypatc
     only_file(tmp_path)
 
 
-def test_what_a_killed_extraction_left_disappears_when_nobody_writes_to_it_any_more(
-    tmp_path, model
-):
-    files = tmp_path / "two days ago.partial", tmp_path / "now.partial"
+def test_what_a_killed_extraction_left_disappears(tmp_path, model):
+    files = abandoned(tmp_path / "a.npy"), partial_of(tmp_path / "a.npy")
     for file in files:
-        file.write_text("")
-    two_days_ago = time.time() - 2 * 24 * 3600
-    os.utime(files[0], (two_days_ago, two_days_ago))
+        pathlib.Path(file).write_text("")
     cached_features(tmp_path, model, source(), 8, progress=False)
-    assert [file.exists() for file in files] == [False, True]
+    assert list(map(os.path.exists, files)) == [False, True]
 
 
 def test_an_interrupted_extraction_leaves_nothing(tmp_path, model, monkeypatch):
