@@ -22,6 +22,8 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+import script
+import small_network
 import tensorflow as tf
 
 from keras_bt import data
@@ -29,7 +31,7 @@ from keras_bt.callbacks.metrics_log import MetricsLog
 from keras_bt.checkpoint import CONTENTS, VARIABLES, RunCheckpoint, checkpoints
 from keras_bt.evaluation.feature_cache import cached_features
 from keras_bt.files import whole
-from keras_bt.workdir import Workdir, load_model, save_model, write_record
+from keras_bt.workdir import Workdir, load_model, read_record, save_model, write_record
 from trainers.ablations import sweeps
 from trainers.runs import network_pictures, rebuilding, running
 from trainers.runs.settings import PretrainingSettings
@@ -351,15 +353,93 @@ def targets(folder):
     return {n: Target(*where, read, rule(read)) for n, (*where, read, rule) in found.items()}
 
 
+SMALL = [
+    "--projector=16-16",
+    "--epochs=2",
+    "--noevaluate",
+    "--monitor_every=0",
+    "--nodeterministic",
+]
+
+
+def through_commands(folder, count, seed=0):
+    """Damages the files of a small run on the digits, and calls the commands that read them.
+
+    Returns and raises as `corrupt`, by the names of files and commands.
+    """
+    draw, run = random.Random(seed), Workdir(folder / "run")
+    backbone = small_network.save(folder / "small.keras")
+    pretrain = ["pretrain", f"--workdir={run.path}", backbone, *SMALL]
+    knn = ["knn", f"--backbone={run.path}"]
+    plot = ["plot", run.path, folder / "copy", f"--out={folder / 'plots'}"]
+    assert quietly(pretrain) == quietly(knn) == "", "the run itself"
+    shutil.copytree(run.path, folder / "copy")
+    right = accuracies(run), rebuilding.logged(run)
+    caches = sorted((run.path / "features").iterdir())
+    newest, second, *_ = checkpoints(run.checkpoints)
+    cases = [
+        *(
+            (file, command)
+            for file in (run.config, run.summary)
+            for command in (pretrain, knn, plot)
+        ),
+        (run.metrics, plot),
+        (run.backbone, knn),
+        (caches[0], knn),
+        (newest / CONTENTS, pretrain),
+    ]
+    others = {caches[0]: caches[1], newest / CONTENTS: second / CONTENTS}
+    found = collections.defaultdict(collections.Counter)
+    for number in range(count):
+        file, command = cases[number % len(cases)]
+        name = f"{file.name:.20} by {command[0]}"
+        summary = run.summary.read_bytes()
+        if file.name == CONTENTS:
+            run.summary.unlink()  # or it would not be read
+        with damaged(Target(file, others.get(file), None, None), draw) as how:
+            line = quietly(command)
+            same = accuracies(run) == right[0]
+            if not line and file == run.metrics:
+                same &= right[1][: len(rebuilding.logged(run))] == rebuilding.logged(run)
+        run.summary.write_bytes(summary)
+        fine = line.startswith("error: ") and line.count("\n") == 1 if line else same
+        assert fine, f"{name}, {how}: {line or 'different'}"
+        found[name]["one line" if line else "right"] += 1
+    return found
+
+
+def accuracies(run):
+    return read_record(run.path / "evaluation" / "knn.json")["accuracies"]
+
+
+def quietly(command):
+    """Calls a command; returns what it writes to stderr if it fails, "" if it does not."""
+    name, *arguments = command
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        try:
+            script.call(name, *arguments)
+        except SystemExit as ended:
+            return err.getvalue() or f"status {ended.code}"
+    return ""
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corruptions", type=int, default=400)
+    parser.add_argument("--scripts", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = corrupt(pathlib.Path(folder), arguments.corruptions, arguments.seed)
-    for name, outcomes in found.items():
-        print(f"{name:30}", dict(outcomes))
+    for function, count in (
+        (corrupt, arguments.corruptions),
+        (through_commands, arguments.scripts),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            found = function(pathlib.Path(folder), count, arguments.seed)
+        for name, outcomes in found.items():
+            print(f"{name:35}", dict(outcomes), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Whatever happens to a run, the work up to a checkpoint is not lost."""
 
+import json
 import os
 import shutil
 import signal
 import time
+import zlib
 
 import keras
 import numpy as np
@@ -183,6 +185,48 @@ def test_if_none_can_be_read_nothing_is_begun_anew(three):
 def test_the_checkpoint_of_another_model_is_refused(other, words, three):
     with pytest.raises(ValueError, match=words):
         RunCheckpoint(three, other(), STEPS).restore()
+
+
+def before_steps_were_recorded(folder):
+    """What a version wrote that recorded the variables alone."""
+    for path in checkpoints(folder):
+        found = json.loads((path / "contents.json").read_text())["variables"]
+        old = {"variables": found, "crc32": zlib.crc32(json.dumps(found).encode())}
+        (path / "contents.json").write_text(json.dumps(old))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("name", ["00000003", "00000016"])
+def test_a_folder_that_was_renamed_is_refused(name, recorded, three, trained):
+    if not recorded:
+        before_steps_were_recorded(three)
+        assert RunCheckpoint(three, small_model(), STEPS).restore() == 12
+    for path in checkpoints(three)[1:]:
+        shutil.rmtree(path)
+    (three / "00000012").rename(three / name)
+    with pytest.raises(ValueError, match=f"{name}, which holds step 12. Rename it to 00000012"):
+        RunCheckpoint(three, small_model(), STEPS).restore()
+
+
+@pytest.mark.parametrize("names", [[INDEX, DATA], ["contents.json"]])
+def test_files_of_another_checkpoint_are_noticed(names, three, trained, capsys):
+    for name in names:
+        shutil.copy(three / "00000004" / name, three / "00000012")
+    model = small_model()
+    assert RunCheckpoint(three, model, STEPS).restore() == 8
+    assert_same(state(model), trained[1])
+    assert "variables.index is damaged, or of another checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\b", "a{1,2}"])
+def test_characters_that_tensorflow_takes_for_a_pattern(name, three, tmp_path):
+    folder, model = shutil.move(three, tmp_path / name / "c"), small_model()
+    checkpoint = RunCheckpoint(folder, model, STEPS)
+    assert checkpoint.restore() == 12
+    checkpoint.save()
+    again = small_model()
+    assert RunCheckpoint(folder, again, STEPS).restore() == 12
+    assert_same(state(model), state(again))
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 
+import keras
 import pytest
 from full_disk import file_size_limit
 from processes import abandoned
@@ -183,6 +184,67 @@ def test_a_damaged_config_is_named(run):
             ValueError, match=r"config.json (is damaged|must hold a run's settings)"
         ):
             run.check(SETTINGS)
+
+
+def edit(path, **entries):
+    """Changes entries of a JSON file, or removes those that are None."""
+    content = json.loads(path.read_text()) | entries
+    path.write_text(json.dumps({n: v for n, v in content.items() if v is not None}))
+
+
+def test_a_changed_config_is_noticed_and_may_be_meant(run):
+    with run.claimed(SETTINGS):
+        run.write_summary({"loss": 1.5, "seconds_of_last_call": 9.5})
+    other = SETTINGS | {"epochs": 4}
+    edit(run.config, settings=other)
+    with pytest.raises(
+        ValueError, match=r"on purpose removes that entry.*choose another --workdir"
+    ):
+        run.read_settings()
+    edit(run.config, sha256=None)
+    assert run.read_settings() == other
+    assert run.read_summary()["loss"] == 1.5
+
+
+def test_files_of_two_runs_are_noticed(run, tmp_path):
+    both = run, Workdir(tmp_path / "other")
+    for one, seed in zip(both, (0, 1), strict=True):
+        with one.claimed(SETTINGS | {"seed": seed}):
+            one.write_summary({"loss": 1.5, "seconds_of_last_call": 9.5})
+    run.config.write_bytes(both[1].config.read_bytes())
+    for read in (run.read_settings, run.read_images, run.read_summary):
+        with pytest.raises(ValueError, match=r"config.json and .*summary.json must be of one run"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is damaged: it is not JSON"),
+        ("{}", "must hold a run's final figures"),
+        ('{"seconds_of_last_call": 1, "loss": "low"}', "\"loss\" is 'low'"),
+        ('{"seconds_of_last_call": 1, "loss": NaN}', '"loss" is nan'),
+        ('{"seconds_of_last_call": 1, "accuracies": {"a": {"knn": 1.5}}}', '"knn" is 1.5'),
+        ('{"seconds_of_last_call": 1, "accuracies": 3}', '"accuracies" is 3'),
+        ('{"seconds_of_last_call": 1, "steps": 1e999}', '"steps" is inf'),
+    ],
+)
+def test_a_summary_without_a_checksum_is_checked_too(content, words, run):
+    run.path.mkdir(parents=True)
+    run.summary.write_text(content)
+    with pytest.raises(ValueError, match=f"{words}.*Remove it, and the same command measures"):
+        run.read_summary()
+
+
+def test_a_damaged_model_is_not_used(tmp_path):
+    path = tmp_path / "model.keras"
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    workdir.save_model(model, path)
+    content, weights = path.read_bytes(), model.get_weights()[0].tobytes()
+    assert content.count(weights) == 1
+    path.write_bytes(content.replace(weights, weights[::-1]))
+    with pytest.raises(ValueError, match=r"its part model.weights.h5 is damaged"):
+        workdir.load_model("backbone", path)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sys
 import zipfile
 
@@ -199,6 +200,21 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(pair, capsys):
     line = script.mistake(capsys, "finetune", *arguments, "--epochs=3", "--head_rate=1")
     assert "head_rate=None" in line
     assert "head_rate=1.0" in line
+
+
+@pytest.mark.slow
+def test_a_run_whose_metrics_are_gone_measures_again(pair, tmp_path, capsys):
+    folder, _, arguments = pair
+    run = tmp_path / "run"
+    shutil.copytree(folder / "finetune_5pct", run)
+    before = json.loads((run / "summary.json").read_text())
+    for name in ("metrics.jsonl", "summary.json"):
+        (run / name).unlink()
+    script.call("finetune", *arguments, "--epochs=3", f"--workdir={run}")
+    assert "metrics.jsonl lacks the last epoch, which is measured again" in capsys.readouterr().out
+    after = json.loads((run / "summary.json").read_text())
+    assert after["last"] == pytest.approx(before["last"])
+    assert after["best"] == after["last"]  # the only one that is known
 
 
 @pytest.mark.slow

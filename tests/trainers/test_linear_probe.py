@@ -1,6 +1,7 @@
 """Calls the real script for a few real steps."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -66,6 +67,26 @@ def test_a_finished_run_says_so(backbone, finished, capsys):
     probe(backbone, *SHORT, f"--workdir={finished}")
     assert "finished run" in capsys.readouterr().out
     assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_run_whose_metrics_are_gone_measures_again(kept, backbone, finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    before = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").unlink()
+    if kept:
+        (run / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    else:
+        (run / "metrics.jsonl").unlink()
+    probe(backbone, *SHORT, f"--workdir={run}")
+    output = capsys.readouterr().out
+    assert "lacks the last epoch, which is measured again" in output
+    assert ("among those that are known, from 3 on" in output) == (not kept)
+    after = json.loads((run / "summary.json").read_text())
+    assert after["top1"] == pytest.approx(before["top1"])
+    assert after["best_top1"] == pytest.approx(before["best_top1"] if kept else before["top1"])
 
 
 @pytest.mark.slow

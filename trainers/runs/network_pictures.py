@@ -174,7 +174,7 @@ def probe_of(run, test):
         return None
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            labels, predictions = arrays["labels"], arrays["predictions"]
+            labels, predictions = map(np.asarray, (arrays["labels"], arrays["predictions"]))
     except Exception:  # NumPy and zipfile raise nearly anything for a file that is not one
         return None
     fits = predictions.shape == labels.shape and predictions.dtype.kind in "iu"

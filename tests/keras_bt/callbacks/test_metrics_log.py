@@ -342,6 +342,59 @@ def test_reading(tmp_path):
         read_metrics(tmp_path / "none")
 
 
+LINES = [b'{"step": 1, "loss": 3.5}', b'{"step": 2, "loss": 2.5}', b'{"step": 3, "loss": 1.5}']
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"", "it is not JSON"),
+        (b"[3]", "not a JSON object"),
+        (b'{"step": 2, "loss": \xff}', "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"loss": 2.5}', "its step is not 1 or more"),
+        (b'{"step": 0}', "its step is not 1 or more"),
+        (b'{"step": 2.0}', 'its "step" is no whole number'),
+        (b'{"step": 2, "epoch": 1.5}', 'its "epoch" is no whole number'),
+        *(
+            (b'{"step": 2, "loss": %s}' % v, '"loss" is no number')
+            for v in (b'"2"', b"NaN", b"1e999")
+        ),
+        *((b'{"step": 2, "loss": %s}' % v, '"loss" is no number') for v in (b"9" * 400, b"true")),
+    ],
+)
+def test_a_damaged_line_is_named(line, words, tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b"\n".join([LINES[0], line, LINES[2], b""]))
+    with pytest.raises(ValueError, match=f"log, line 2: .*{words}.*Restore the file, or remove it"):
+        read_metrics(path)
+
+
+def test_what_was_changed_is_noticed(tmp_path):
+    path = tmp_path / "log"
+    fit(replays(), data(NUMBERS[:5]), path, every=1)
+    first, second, *rest = lines = path.read_bytes().splitlines(keepends=True)
+    right = read_metrics(path)
+    assert "crc32" not in right[0]
+    for changed, number in (
+        ([first, second.replace(b'"step": 2', b'"step": 3'), *rest], 2),
+        ([first, *rest], 2),
+        ([first, first, second, *rest], 2),
+        ([second, *rest], 1),
+        ([first, second.replace(b"crc32", b"crc33"), *rest], 2),
+        ([first.replace(b"crc32", b"crc33"), second, *rest], 1),
+    ):
+        path.write_bytes(b"".join(changed))
+        with pytest.raises(ValueError, match=f"line {number}: "):
+            read_metrics(path)
+    # The end may be missing, and the beginning may be of a version that wrote no checksums.
+    path.write_bytes(b"".join(lines[:3]) + lines[3][:-9])
+    assert read_metrics(path) == right[:3]
+    path.write_bytes(LINES[0] + b"\n")
+    fit(replays(), data(NUMBERS[:2]), path, every=1, initial_step=1)
+    assert column(path, "step") == [1, 2, 3]
+
+
 def test_only_single_numbers_are_written():
     logs = {
         "vector": np.ones(2),

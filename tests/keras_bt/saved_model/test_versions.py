@@ -1,4 +1,8 @@
+import os
+import pathlib
+
 import pytest
+from processes import abandoned
 
 from keras_bt.saved_model import versions as version_folders
 from keras_bt.saved_model.versions import add_version
@@ -24,6 +28,15 @@ def test_versions_are_counted_from_the_greatest(tmp_path):
     names = sorted(p.name for p in models.iterdir())
     assert names == ["1", "12", "13", "14", "15", "notes"]
     assert [(models / n / "file").read_text() for n in ("1", "13", "15")] == ["one", "two", "three"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    left = [abandoned(tmp_path / "new"), tmp_path / ".partial-a1b2c3d_"]  # of an earlier version
+    for path in left:
+        write()(pathlib.Path(path))
+    os.utime(left[1], (1e9, 1e9))
+    add_version(tmp_path, write())
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
