@@ -29,7 +29,7 @@ def export_saved_model(flags):
         with command.quiet_start():
             import tensorflow as tf
 
-            from keras_bt import saved_model
+            from keras_bt import files, saved_model
             from trainers.runs import opening
 
         it = subject.read(flags)
@@ -43,7 +43,12 @@ def export_saved_model(flags):
             card=it.card,
             decoding=opening.decoding(flags, it.reading),
         )
-        print(description(path, tf.saved_model.load(path).signatures))
+        with files.read_by_tensorflow(path) as readable:
+            print(description(path, tf.saved_model.load(readable).signatures))
+        if files.has_wildcards(path):
+            print(
+                "  # TensorFlow reads no path with * ? [ or \\: copy the folder to another first."
+            )
 
 
 def description(path, signatures):

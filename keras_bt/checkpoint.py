@@ -9,7 +9,6 @@ import pathlib
 import re
 import shutil
 import signal
-import tempfile
 import threading
 import time
 import zlib
@@ -19,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from keras_bt.errors import first_line
-from keras_bt.files import flush, json_object, partial_of, remove_abandoned
+from keras_bt.files import flush, json_object, partial_of, read_by_tensorflow, remove_abandoned
 from keras_bt.progress import say
 from keras_bt.typing import Metrics, Path
 
@@ -112,7 +111,7 @@ class RunCheckpoint(keras.callbacks.Callback):
         for path in paths:
             try:
                 step = self._check_contents(path)
-                with _read_by_tensorflow(path) as folder:
+                with read_by_tensorflow(path) as folder:
                     self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
             except _UNREADABLE as error:
                 print(f"Passing over {path}, which cannot be read: {first_line(error)}")
@@ -311,21 +310,6 @@ def checkpoints(directory: Path) -> list[pathlib.Path]:
         return []
     complete = (path for path in directory.iterdir() if path.name.isdecimal())
     return sorted(complete, key=lambda path: int(path.name), reverse=True)
-
-
-@contextlib.contextmanager
-def _read_by_tensorflow(folder):
-    """Yields a path of a folder that TensorFlow can read from.
-
-    It takes the path of a file to read, though not of one to write, for a pattern.
-    """
-    if not set("*?[\\") & set(str(folder)):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        link = pathlib.Path(temporary) / "checkpoint"
-        link.symlink_to(folder.absolute(), target_is_directory=True)
-        yield link
 
 
 def _variables(model):

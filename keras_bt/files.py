@@ -8,6 +8,7 @@ import pathlib
 import platform
 import re
 import shutil
+import tempfile
 import time
 import uuid
 import zlib
@@ -115,6 +116,28 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def read_by_tensorflow(folder: Path) -> Iterator[pathlib.Path]:
+    """Yields a path by which TensorFlow can read checkpoints and SavedModels in a folder.
+
+    It takes the path of what it reads, though not of what it writes, for a pattern: nothing is
+    found where there is a bracket or a backslash.
+    """
+    folder = pathlib.Path(folder)
+    if not has_wildcards(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        link = pathlib.Path(temporary) / "link"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
+
+
+def has_wildcards(path: Path) -> bool:
+    """Checks whether TensorFlow takes a path for a pattern."""
+    return os.name == "posix" and bool(set("*?[\\") & set(str(path)))
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

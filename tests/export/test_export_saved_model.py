@@ -41,14 +41,15 @@ def test_a_runs_backbone_sees_digits_as_evaluation_shows_them(run, capsys):
     assert names["features"].shape == (20, 4)
 
 
-def test_versions_are_added_and_flags_have_the_last_word(run, tmp_path, monkeypatch):
+def test_versions_are_added_and_flags_have_the_last_word(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = run / "backbone.keras"
-    export(f"--backbone={run}", "--out=models", "--image_size=16", "--resize=20")
-    export(f"--backbone={run}", "--out=models", "--resize=9")
+    export(f"--backbone={run}", "--out=models[1]", "--image_size=16", "--resize=20")
+    assert "copy the folder" in capsys.readouterr().out
+    export(f"--backbone={run}", "--out=models[1]", "--resize=9")
     (run / "config.json").unlink()
-    export(f"--backbone={file}", "--out=models", "--image_size=28")
-    found = [card(tmp_path / "models" / version) for version in "123"]
+    export(f"--backbone={file}", "--out=models[1]", "--image_size=28")
+    found = [card(tmp_path / "models[1]" / version) for version in "123"]
     sizes = [(c["preprocessing"]["image_size"], c["preprocessing"]["resize"]) for c in found]
     assert sizes == [(16, 20), (8, 9), (28, 32)]
     assert "settings" not in found[2]
