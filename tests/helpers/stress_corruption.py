@@ -219,8 +219,8 @@ def renamed(folder, other, draw):
         copies.rename(folder.parent)
 
 
-def corrupt(folder, count, seed=0, only=None):
-    """Damages each file `count` times and reads it again.
+def corrupt(folder, count, seed=0, of_models=None):
+    """Damages each file `count` times, `of_models` times if it holds a model, and reads it again.
 
     Returns:
         dict from the names of files to a `Counter` of outcomes.
@@ -231,7 +231,8 @@ def corrupt(folder, count, seed=0, only=None):
     draw, found = random.Random(seed), {}
     for name, target in targets(folder).items():
         found[name] = collections.Counter()
-        for _ in range(count):
+        of_figures = target.file.suffix in (".json", ".jsonl", ".npz") and name != CONTENTS
+        for _ in range(count if of_figures or of_models is None else of_models):
             with damaged(target, draw) as how:
                 came = outcome(target.read, target.is_right)
             assert came in ("right", "one line"), f"{name}, {how}: {came}"

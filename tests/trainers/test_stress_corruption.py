@@ -4,6 +4,6 @@ import stress_corruption
 
 
 def test_what_is_damaged_is_noticed(tmp_path):
-    found = stress_corruption.corrupt(tmp_path, 9, seed=1)
-    assert all(sum(outcomes.values()) == 9 for outcomes in found.values())
-    assert found["config.json"]["one line"] > 4  # and some are
+    found = stress_corruption.corrupt(tmp_path, 40, seed=1, of_models=4)
+    assert found["config.json"]["one line"] > 30  # the test itself does harm
+    assert found["checkpoint folders"].total() == 4

@@ -380,6 +380,22 @@ def test_two_extractions_at_the_same_time_do_no_harm(tmp_path, model, monkeypatc
     only_file(tmp_path)
 
 
+def test_a_file_that_was_given_the_name_of_another_is_not_used(tmp_path, model):
+    labels = np.arange(3)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), np.uint8)
+    both = [data.ArraySource(part, labels, ["a", "b", "c"]) for part in pixels]
+
+    def features():
+        found = [cached_features(tmp_path, model, one, 8, progress=False)[0] for one in both]
+        return [array.tolist() for array in found]
+
+    right = features()
+    one, other = tmp_path.iterdir()
+    for old, new in ((one, "x"), (other, one.name), (tmp_path / "x", other.name)):
+        old.rename(tmp_path / new)
+    assert features() == right
+
+
 def test_what_a_killed_extraction_left_disappears(tmp_path, model):
     files = abandoned(tmp_path / "a.npy"), partial_of(tmp_path / "a.npy")
     for file in files:
