@@ -33,6 +33,7 @@ _CONFIG = "config_sha256"  # the entry of a summary that holds the checksum of c
 # Figures by their names, wherever in a record they stand: from 0 to 1, any, and groups of them.
 _SHARES: tuple[str, ...] = (
     "knn",
+    "knn_whitened",
     "probe",
     "few_labels",
     "few_labels_deviation",
