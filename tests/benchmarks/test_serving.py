@@ -2,21 +2,22 @@
 
 import importlib.util
 import re
+from unittest import mock
 
 import benchmark_run
 import numpy as np
 import pytest
 
 from benchmarks import serving
+from keras_bt.resnet import STAGES
 
 
 @pytest.fixture(scope="module")
 def output():
-    """What the command prints to a user."""
+    """What the command prints to a user, for a ResNet-18 with half of its blocks."""
     flags = ["--backbone=resnet18", "--width=4", "--image_size=32", "--batch_sizes=1,3"]
-    result = benchmark_run.run("serving", *flags, "--rounds=1", "--seconds=0")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    with mock.patch.dict(STAGES, {18: ((1, 1, 1, 1), False)}):
+        return benchmark_run.call("serving", *flags, "--rounds=1", "--seconds=0").stdout
 
 
 def rows(output):
