@@ -81,7 +81,8 @@ def look(source: Source) -> list[Oddities]:
         `keras_bt.data.image_files.Oddities` of each image that could be read; none for images that
         do not come from files.
     """
-    if not len(source.decoder.noticed) and source.cached() is source:
+    # Small images in memory never were files.
+    if not source.is_small and not len(source.decoder.noticed) and source.cached() is source:
         part = source.sample(SAMPLE, 0)
         examples = part.in_order().map(
             lambda *reference: part.decode(*reference, stop=False, look=True), tf.data.AUTOTUNE

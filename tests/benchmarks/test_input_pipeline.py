@@ -2,26 +2,21 @@
 
 import re
 import time
-from unittest import mock
 
 import benchmark_run
 import numpy as np
 import pytest
+import small_network
 from PIL import Image
 
 from benchmarks import input_pipeline
-from keras_bt import augmentations
 
 
 @pytest.fixture(scope="module")
 def output():
     """What the command prints to a user; its views have all layers, which do nothing."""
-    views, never = augmentations.barlow_twins_views, (0.0, 0.0)
-    chances = {"jitter": 0, "grayscale": 0, "blur": never, "solarize": never}
     flags = ["--images=4", "--rounds=1", "--batch_size=2", "--image_size=32", "--cores=1"]
-    with mock.patch.object(
-        augmentations, "barlow_twins_views", lambda image_size: views(image_size, **chances)
-    ):
+    with small_network.plain_views():
         return benchmark_run.call("input_pipeline", *flags).stdout
 
 

@@ -44,7 +44,7 @@ def call(name, *arguments):
         mock.patch.object(sys, "argv", [path, *arguments]),
         mock.patch.object(app, "run", lambda main: main(flags.FLAGS(sys.argv))),
         # Here TensorFlow has started, and its threads can no longer be set.
-        mock.patch.object(tensorflow_device, "prepare", lambda threads: None),
+        mock.patch.object(tensorflow_device, "prepare", return_value=None),
     ):
         try:
             runpy.run_path(path, run_name="__main__")

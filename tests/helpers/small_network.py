@@ -1,9 +1,20 @@
-"""A backbone that TensorFlow traces in a moment, for runs whose network is not what is tested.
+"""A backbone and views that TensorFlow traces in a moment, for runs that do not test theirs.
 
-A ResNet-18 of the same width takes ten seconds more, every time that a run starts.
+A ResNet-18 of the same width takes ten seconds more, every time that a run starts, and views with
+all layers take two.
 """
 
+from unittest import mock
+
 import keras
+
+from keras_bt import augmentations
+
+# The random crop remains, so that every step, image and seed still has views of its own.
+_LAYERS = ("rotation", "shear", "flip", "jitter", "grayscale")
+_LAYERS += ("blur_a", "blur_b", "solarize_a", "solarize_b")
+PLAIN_SETTINGS = dict.fromkeys(_LAYERS, 0.0)
+PLAIN_VIEWS = [f"--{name}=0" for name in _LAYERS]
 
 
 def save(path, side=8, shape=None):
@@ -23,3 +34,12 @@ def save(path, side=8, shape=None):
     ]
     keras.Sequential(layers).save(path)
     return f"--backbone={path}"
+
+
+def plain_views():
+    """A context in which `barlow_twins_views` of a size alone has all layers, which do nothing."""
+    views, never = augmentations.barlow_twins_views, (0.0, 0.0)
+    chances = {"jitter": 0, "grayscale": 0, "blur": never, "solarize": never}
+    return mock.patch.object(
+        augmentations, "barlow_twins_views", lambda image_size: views(image_size, **chances)
+    )

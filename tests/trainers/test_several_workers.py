@@ -23,7 +23,7 @@ TINY += ["--checkpoint_minutes=0", "--monitor_every=2", "--monitor_images=100"]
 def flags(tmp_path_factory):
     """What all runs share."""
     path = tmp_path_factory.mktemp("backbone") / "small.keras"
-    return [*TINY, small_network.save(path)]
+    return [*TINY, *small_network.PLAIN_VIEWS, small_network.save(path)]
 
 
 def start_two(flags):

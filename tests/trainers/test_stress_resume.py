@@ -8,7 +8,7 @@ import stress_resume
 @pytest.mark.slow
 def test_killed_runs_resume_bit_for_bit(tmp_path):
     backbone = small_network.save(tmp_path / "small.keras")
-    flags = [backbone, "--monitor_every=0"]
-    found = stress_resume.stress(tmp_path, kills=2, epochs=3, flags=flags)
+    flags = [backbone, *small_network.PLAIN_VIEWS, "--monitor_every=0"]
+    found = stress_resume.stress(tmp_path, kills=2, epochs=2, flags=flags)
     assert found["kills"] == 2
     assert found["within an epoch"] >= 1

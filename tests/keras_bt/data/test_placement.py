@@ -127,11 +127,11 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
     for source in (files, arrays):
         assert compiles(source, large)
         assert not compiles(source, small)
-        assert not compiles(source, foreign)
-        assert not compiles(source, large, compile_views=False)
-        assert not compiles(source, large, augment_on="device")
-    assert compiles(files, small, compile_views=True)
-    assert compiles(files, foreign, compile_views=True)
+    assert not compiles(arrays, foreign)
+    assert not compiles(arrays, large, compile_views=False)
+    assert not compiles(arrays, large, augment_on="device")
+    assert compiles(arrays, small, compile_views=True)
+    assert compiles(arrays, foreign, compile_views=True)
 
 
 # On the device
@@ -175,8 +175,8 @@ def test_crops_and_seeds_are_a_function_of_seed_step_and_place(kind, request):
         data = pretraining_views(source, *views, 8, seed, augment_on="device", **kwargs)
         return [tf.nest.map_structure(np.asarray, batch) for batch in data.take(take)]
 
-    whole, again, later = batches(), batches(), batches(first_step=3, take=2)
-    for expected, batch in zip([*whole, *whole[3:]], [*again, *later], strict=True):
+    whole, later = batches(), batches(first_step=1, take=4)
+    for expected, batch in zip(whole[1:], later, strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, expected, batch)
 
     def seeds(run):
