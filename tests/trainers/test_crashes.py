@@ -19,10 +19,11 @@ from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint
 from keras_bt.workdir import Workdir
+from trainers.runs import pretraining_report
 
 STEPS = 1297 // 128  # per epoch
 FLAGS = ["--projector=16-16", "--batch_size=128", "--epochs=3", "--noevaluate"]
-FLAGS += ["--monitor_every=0", "--log_every=2"]
+FLAGS += ["--monitor_every=0", "--log_every=2", *small_network.PLAIN_VIEWS]
 
 made_views = data.pretraining_views
 _views = {}
@@ -40,9 +41,12 @@ def remembered_views(source, view_a, view_b, batch_size, seed, first_step=0, **p
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    """What all runs share: a backbone, too, that is traced quickly."""
+    """What all runs share: a backbone, too, that is traced quickly, and nothing to be served."""
     backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
-    with unittest.mock.patch.object(data, "pretraining_views", remembered_views):
+    with (
+        unittest.mock.patch.object(data, "pretraining_views", remembered_views),
+        unittest.mock.patch.object(pretraining_report, "export"),
+    ):
         yield [*FLAGS, backbone]
 
 

@@ -18,6 +18,7 @@ from trainers.cli import STOPPED, command
 from trainers.runs import classifying, nearest_neighbors, opening, pretraining, pretraining_report
 
 FLAGS = ["--projector=16", "--batch_size=512", "--epochs=2", "--noevaluate", "--monitor_every=0"]
+FLAGS += small_network.PLAIN_VIEWS
 # Python ignores Ctrl-C if it is started in the background of a shell, as tests may be.
 START = (
     "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "

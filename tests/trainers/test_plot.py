@@ -21,6 +21,7 @@ from trainers.runs import network_pictures, opening
 from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--projector=16-16", "--batch_size=64", "--log_every=20", "--noevaluate"]
+TINY += small_network.PLAIN_VIEWS
 OF_ONE_RUN = ("loss", "correlation", "spectrum_features", "spectrum_embeddings", "features")
 OF_ONE_RUN += ("features_pca", "neighbours", "confusion")
 

@@ -127,7 +127,8 @@ def test_other_settings_are_refused_by_name(finished_run, capsys):
 def small(tmp_path_factory):
     """What runs in this process have in common."""
     backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
-    return [*TINY, backbone, "--image_size=8", "--nodeterministic"]  # that would stay on
+    flags = ["--image_size=8", "--nodeterministic"]  # determinism would stay on
+    return [*TINY, *small_network.PLAIN_VIEWS, backbone, *flags]
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -143,6 +144,7 @@ def test_from_python_another_objective_is_part_of_the_run(tmp_path):
     settings = PretrainingSettings(
         **{"workdir": str(tmp_path / "run"), "epochs": 1, "image_size": 8, "batch_size": 512},
         **{"projector": "8", "backbone": backbone, "evaluate": False, "monitor_every": 0},
+        **small_network.PLAIN_SETTINGS,
         deterministic=False,  # it would stay on
     )
     run = pretraining.pretrain(settings, objective=Half())

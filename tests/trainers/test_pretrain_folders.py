@@ -16,6 +16,7 @@ from trainers.runs import skipped_images
 
 TINY = ["--projector=16-16", "--batch_size=128", "--epochs=1", "--noevaluate"]
 TINY += ["--nodeterministic"]  # which nothing can switch off again for the tests after these
+TINY += small_network.PLAIN_VIEWS
 ENDINGS = {"jpeg": "jpg", "png": "PNG", "gif": "gif", "bmp": "bmp", "webp": "webp"}
 BROKEN_HERE = ("empty", "text", "truncated jpeg", "truncated png")
 

@@ -17,6 +17,7 @@ from trainers.runs.settings import PretrainingSettings
 
 SETTINGS = {"epochs": 1, "batch_size": 8, "projector": "8", "image_size": 8}
 SETTINGS |= {"backbone": "small.keras", "data": "folder:images", "workdir": "run"}
+SETTINGS |= small_network.PLAIN_SETTINGS
 PRETRAIN = [f"--{name}={value}" for name, value in SETTINGS.items()]
 PRETRAIN += ["--noevaluate", "--monitor_every=0", "--nodeterministic"]
 

@@ -21,7 +21,7 @@ from trainers.runs.pretraining import Pretraining
 from trainers.runs.settings import LinearProbeSettings
 
 FLAGS = {"flagfile": "digits", "data": "{data}", "width": 2, "projector": "8", "epochs": 1}
-FLAGS |= {"monitor_every": 0, "few_labels": 100}
+FLAGS |= {"monitor_every": 0, "few_labels": 100, **small_network.PLAIN_SETTINGS}
 KEYS = ["knn", "probe", "few", "few_labels", "few_labels_deviation", "measured_on"]
 KEYS += ["seconds_of_last_call"]
 
