@@ -11,7 +11,7 @@ import pytest
 import script
 
 import keras_bt
-from benchmarks import train_step, turns
+from benchmarks import train_step
 from keras_bt.resnet import STAGES
 
 TINY = ["--batch_sizes=4", "--image_size=32", "--projector=16", "--width=4", "--steps=1"]
@@ -41,7 +41,7 @@ def half_of_the_blocks():
 @pytest.mark.slow
 @pytest.mark.usefixtures("half_of_the_blocks")
 def test_measures_every_contestant_at_every_batch_size(monkeypatch):
-    monkeypatch.setattr(turns, "own_process", this_process)
+    monkeypatch.setattr(train_step, "own_process", this_process)
     flags = ["--networks=resnet18", "--rounds=1", "--float32_only"]
     result = benchmark_run.call("train_step", *TINY, *flags)
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores? of \S+", result.stdout)

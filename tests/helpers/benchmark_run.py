@@ -2,13 +2,12 @@
 
 import contextlib
 import io
-import runpy
 import subprocess
 import sys
 import types
 from unittest import mock
 
-from absl import app, flags
+import script
 from places import ROOT
 
 from benchmarks import tensorflow_device
@@ -32,25 +31,14 @@ def call(name, *arguments):
 
     Returns:
         What it printed: `stdout` and `stderr`, without those of processes that it starts.
-
-    Raises:
-        flags.Error: if the flags are wrong, which the command tells and ends with status 1.
     """
-    before = set(flags.FLAGS)
-    path = str(ROOT / "benchmarks" / f"{name}.py")
     with (
         contextlib.redirect_stdout(io.StringIO()) as output,
         contextlib.redirect_stderr(io.StringIO()) as errors,
-        mock.patch.object(sys, "argv", [path, *arguments]),
-        mock.patch.object(app, "run", lambda main: main(flags.FLAGS(sys.argv))),
         # Here TensorFlow has started, and its threads can no longer be set.
         mock.patch.object(tensorflow_device, "prepare", return_value=None),
     ):
-        try:
-            runpy.run_path(path, run_name="__main__")
-        finally:
-            for flag in set(flags.FLAGS) - before:  # others define some of the same names
-                delattr(flags.FLAGS, flag)
+        script.call(name, *arguments, package="benchmarks")
     return types.SimpleNamespace(stdout=output.getvalue(), stderr=errors.getvalue())
 
 

@@ -7,7 +7,6 @@ Prints a line per command: its name and "hidden", "shown", or "never" if it ends
 
 import contextlib
 import importlib
-import runpy
 import sys
 from unittest import mock
 
@@ -43,8 +42,6 @@ def first_import(name, *arguments):
     """Runs a command up to there."""
     try:
         with mock.patch.object(sys, "argv", [name, *arguments]):
-            if name.startswith("benchmarks"):
-                runpy.run_module(name, run_name="__main__")
             importlib.import_module(name).main()
     except Found as found:
         return found
