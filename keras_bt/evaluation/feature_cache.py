@@ -1,8 +1,8 @@
 """Features of a frozen backbone, extracted once and kept on disk.
 
 A file of the cache can be read without this module: it holds the features, then the labels, then
-the images' names as UTF-8, each as NumPy's `save` writes an array, and finally two CRC-32: of all of
-it, and of the file's own name. Files of earlier versions have no names, and are used as they are.
+the images' names as UTF-8, each as NumPy's `save` writes an array, and finally two CRC-32: of all
+that, and of the file's own name. Files of earlier versions have no names, and are used as they are.
 
     >>> features, labels = cached_features("cache", backbone, train, image_size=16, progress=False)
     >>> [file] = pathlib.Path("cache").iterdir()
