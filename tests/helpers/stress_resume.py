@@ -12,7 +12,6 @@ it, without the final phase. Flags of `trainers.pretrain` may follow.
 
 import argparse
 import contextlib
-import json
 import pathlib
 import random
 import re
@@ -28,11 +27,12 @@ import script
 import tensorflow as tf
 
 from keras_bt.checkpoint import VARIABLES, checkpoints
+from keras_bt.workdir import Workdir
 
 STEPS = 81  # of an epoch
 # What the final phase writes, in this order.
 MARKS = ("backbone.keras", "plots/loss.png", "plots/correlation.png", "plots/features.png")
-MARKS += ("saved_model", "saved_model/.partial*", "saved_model/1", "summary.json")
+MARKS += ("saved_model", "saved_model/*.partial*", "saved_model/1", "summary.json")
 TIMES = {"images_per_second", "seconds_of_last_call"}  # of a summary; another call has others
 EXPORTED = "saved_model/1/variables/variables"
 FLAGS = ["--width=4", "--projector=16-16", "--batch_size=16", "--noevaluate", "--log_every=1"]
@@ -130,7 +130,7 @@ def check_same(run, whole):
     assert_same(*({w.path: w.numpy() for w in backbone.weights} for backbone in backbones))
     exported = [tf.train.load_checkpoint(str(r / EXPORTED)) for r in (run, whole)]
     assert_same(*map(tensors_of, exported))
-    ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, whole))
+    ours, theirs = (Workdir(r).read_summary() for r in (run, whole))
     assert {k: v for k, v in ours.items() if k not in TIMES} == {
         k: v for k, v in theirs.items() if k not in TIMES
     }
