@@ -463,10 +463,16 @@ class FinetuningSettings(ClassifierSettings):
     scratch_rate: float = free(
         0.5, "Initial learning rate of the whole network with --from_scratch.", above=0
     )
-    epochs: int = setting(20, "Total number of training epochs.", least=1, most=MOST_EPOCHS)
-    batch_size: int = setting(
-        256,
-        "Images per step, over all replicas together; capped at the number of training images.",
+    epochs: int | None = setting(
+        None,
+        "Total number of training epochs. Default: 20, or as many as make 300 steps.",
+        least=1,
+        most=MOST_EPOCHS,
+    )
+    batch_size: int | None = setting(
+        None,
+        "Images per step, over all replicas together; capped at the number of training images. "
+        "Default: 256, or with fewer than 2,048 images an eighth of them, but at least 25 or so.",
         least=1,
         most=MOST_IN_A_BATCH,
     )
