@@ -15,6 +15,7 @@ from places import ROOT
 
 from keras_bt import data
 from keras_bt.evaluation.knn import knn_accuracy
+from keras_bt.workdir import read_record
 from trainers.ablations import sweeps
 from trainers.runs import fast_probe
 from trainers.runs.pretraining import Pretraining
@@ -36,7 +37,7 @@ def mistake(capsys, *arguments):
 
 
 def read(folder):
-    return json.loads((folder / "measured.json").read_text())
+    return read_record(folder / "measured.json")
 
 
 @pytest.fixture(scope="module")
