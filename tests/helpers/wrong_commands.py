@@ -105,7 +105,7 @@ NEEDED = {"trainers.ablations.run": ["--workdir=run"]}
 # Of the same command, each right without the other.
 CONTRADICTIONS = {
     "trainers.pretrain": (
-        ["--epochs=5", "--warmup_epochs=5"],
+        ["--epochs=5", "--warmup_epochs=6"],
         ["--image_size=32", "--resize=16"],
         ["--image_size=32x64", "--resize=31"],
     ),
@@ -165,12 +165,12 @@ DATA = (
     *("csv:empty", "csv:texts", "csv:header.csv", "csv:gone.csv", "npz:nowhere", "npz:binary"),
     *("npz:empty", "npz:text.txt", "npz:junk.zip", "npz:pickle.npz", "npz:nan.npz"),
     *("idx:nowhere", "idx:empty", "idx:texts", "heldout:", "heldout:9:", "heldout:x:digits"),
-    *("heldout:9999:digits", "heldout:heldout:digits", "caf\udce9", "folder:caf\udce9"),
+    *("heldout:9999:digits", "caf\udce9", "folder:caf\udce9"),
     *("folder:" + "a" * 5000, "🙂"),
 )
 BACKBONES = ("nowhere", "nowhere.keras", "empty", "binary", "text.keras", "junk.keras", "texts")
 BACKBONES += ("caf\udce9", "a" * 5000, "dense.keras", "/dev/null")
-FOLDERS = ("binary", "binary/below", "/dev/null", "/dev/null/x", "/proc/x", "texts", "a" * 5000)
+FOLDERS = ("binary", "binary/below", "/dev/null", "/dev/null/x", "texts", "a" * 5000)
 SWEEPS = ("nothing", "nowhere.json", "text.json", "binary.json", "deep.json", "nan.json")
 SWEEPS += ("flags.json", "loss,loss.json", "all,loss", "caf\udce9")
 TINY = ["--backbone=small.keras", "--projector=8-8", "--batch_size=16", "--epochs=1"]
