@@ -167,7 +167,7 @@ def print_model(args):
 def settings_for(size, counts):
     """Returns the settings of a size "NxD": the counts of replicas, and without a strategy."""
     if not re.fullmatch("[1-9][0-9]{0,8}x[1-9][0-9]{0,8}", size):
-        raise ValueError(f"A size must be NxD, two whole numbers. Received: {size}.")
+        raise ValueError(f"--sizes must be NxD, two whole numbers each. Received: {size}.")
     n, d = size.split("x")
     for count in counts:
         if int(n) % count:

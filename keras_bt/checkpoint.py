@@ -121,7 +121,7 @@ class RunCheckpoint(keras.callbacks.Callback):
             if step != int(path.name):
                 raise ValueError(
                     f"A checkpoint's folder must be named after its step. Received: {path}, which "
-                    f"holds step {step:,}. Rename it to {step:08}."
+                    f"holds step {step:,}. Rename it to {step:08}, or remove it if that exists."
                 )
             self._step = self._saved_step = step
             return self._step

@@ -82,16 +82,23 @@ def is_partial(path: Path, of: Path | None = None) -> bool:
 def remove_abandoned(folder: Path, of: Path | None = None) -> None:
     """Removes what killed writers left in a folder, of the path `of` or of any.
 
+    Of any path, only names that tell their writer: `video.partial` is somebody else's.
     A writer that lives is left alone: a process of this host that runs, or one of another host that
     began less than a day ago.
     """
     with contextlib.suppress(OSError):  # another process was faster
         for other in pathlib.Path(folder).iterdir():
-            if is_partial(other, of) and _is_abandoned(other):
+            ours = of is not None or _names_writer(other)
+            if ours and is_partial(other, of) and _is_abandoned(other):
                 if other.is_dir():
                     shutil.rmtree(other, ignore_errors=True)
                 else:
                     other.unlink(missing_ok=True)
+
+
+def _names_writer(partial):
+    found = _WRITER.search(partial.name)
+    return bool(found and found[1])
 
 
 def _is_abandoned(partial):
@@ -123,7 +130,7 @@ def read_by_tensorflow(folder: Path) -> Iterator[pathlib.Path]:
     """Yields a path by which TensorFlow can read checkpoints and SavedModels in a folder.
 
     It takes the path of what it reads, though not of what it writes, for a pattern: nothing is
-    found where there is a bracket or a backslash.
+    found where there is a bracket or a backslash, and perhaps another folder by a star.
     """
     folder = pathlib.Path(folder)
     if not has_wildcards(folder):

@@ -31,18 +31,11 @@ _RESTORE = "Restore the file, or choose another --workdir."
 _CHECKSUM = "sha256"  # the entry of a record that holds it
 _CONFIG = "config_sha256"  # the entry of a summary that holds the checksum of config.json
 # Figures by their names, wherever in a record they stand: from 0 to 1, any, and groups of them.
-_SHARES: tuple[str, ...] = (
-    "knn",
-    "knn_whitened",
-    "probe",
-    "few_labels",
-    "few_labels_deviation",
-    "accuracy",
-    "top1",
-    "top5",
+_SHARES = (
+    *("knn", "knn_whitened", "probe", "few_labels", "few_labels_deviation", "accuracy"),
+    *("top1", "top5", "best_top1", "best_top5", "top1_deviation", "top1_of_draws"),
+    *("mean_average_precision", "mean_area", "average_precisions", "areas"),
 )
-_SHARES += ("best_top1", "best_top5", "top1_deviation", "top1_of_draws")
-_SHARES += ("mean_average_precision", "mean_area", "average_precisions", "areas")
 _NUMBERS = ("loss", "excess", "floor", "images_per_second", "seconds", "seconds_of_last_call")
 _OBJECTS = ("accuracies", "results", "last", "best")
 

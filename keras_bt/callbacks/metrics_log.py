@@ -28,8 +28,7 @@ class MetricsLog(keras.callbacks.Callback):
     - every single number in Keras' `logs`: `loss`, `on_diagonal`, `off_diagonal`, `excess`, ...;
     - `learning_rate`: as the optimizer reports it after the step (a schedule's of the next step);
     - `images_per_second`: source images per second since the previous line, if `batch_size` is
-      given.
-
+      given;
     - `crc32`: a checksum of the line and of all before it, so that a line that was damaged, removed
       or added is noticed; `read_metrics` checks it and leaves it out.
 

@@ -40,8 +40,8 @@ _LEAST_BATCH, _STEPS_PER_EPOCH = 32, 8
 def batch_for(images: int) -> int:
     """Chooses the batch size: the paper's 256, or less where an epoch would have few steps.
 
-    With fewer than 2,048 images it is an eighth of them or, if that is less, about 32, such that
-    the batches of an epoch are of nearly one size.
+    With fewer than 2,048 images it is an eighth of them or, if that is less than 32, 16 to 32, such
+    that the batches of an epoch are of nearly one size.
 
     >>> [batch_for(images) for images in (10, 100, 600, 12_811)]
     [10, 25, 75, 256]
@@ -114,7 +114,8 @@ def rate_was_too_high(losses: Sequence[float], classes: int, finished: bool) -> 
 
     The first epoch is left out: where it has few steps, its loss precedes the first updates. From
     the second on, ten times the loss of guessing is too much; at the end, a mean of the last
-    quarter that is no lower than guessing.
+    quarter that is a tenth above guessing. About as good as guessing is also what too low a rate
+    gives, or features that say nothing.
 
     >>> rate_was_too_high([2.4, 91.1], classes=10, finished=False)
     True
@@ -131,7 +132,7 @@ def rate_was_too_high(losses: Sequence[float], classes: int, finished: bool) -> 
         return False
     if later[-1] > 10 * guessing:
         return True
-    return finished and float(np.mean(later[-max(1, len(later) // 4) :])) >= guessing
+    return finished and float(np.mean(later[-max(1, len(later) // 4) :])) > 1.1 * guessing
 
 
 @keras.saving.register_keras_serializable("keras_bt")

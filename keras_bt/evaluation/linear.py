@@ -15,8 +15,8 @@ from keras_bt.evaluation.checks import checked_features, checked_labels
 
 # scikit-learn's C, the inverse of the L2 penalty, for standardized features. Searched upward.
 SEARCH_C = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0, 3.0, 10.0)
-# For fewer images per class than can be searched with. Five labels per class lose at most half a
-# point to the best C of all on digits and Fashion-MNIST, by pixels and by features of width 64 to
+# For fewer images per class than can be searched with. Five labels per class lose at most 0.6
+# points to the best C of all on digits and Fashion-MNIST, by pixels and by features of width 64 to
 # 2048, and a search by cross-validation loses as much.
 FEW_LABEL_C = 0.3
 _LEAST_TO_SEARCH = 10
@@ -66,10 +66,9 @@ def logistic_probe(
     least log-loss in cross-validation on the *training* set, in five folds with equal shares of
     every class; with more than 5,000 images, in the first of these folds. The search goes from
     strong to weak regularization, each fit starting from the last, and ends when the log-loss no
-    longer falls. With fewer than ten images in a class, or more exactly in the
-    class in the middle, C is 0.3. The final fit uses all training features. With 5, 10 and 60
-    labels per class, the accuracy is within a point of that of the best fixed C
-    (docs/evaluation.md).
+    longer falls. With fewer than ten images in a class (the median of the classes) C is 0.3. The
+    final fit uses all training features. With 5, 10 and 60 labels per class, the accuracy is within
+    a point of that of the best fixed C (docs/evaluation.md).
 
     Time with ten classes: about 0.1 s for 1,400 x 128 features, 5 to 15 s for 60,000 x 512, on one
     core. Time and memory grow with n * d * classes: for ImageNet-sized data use

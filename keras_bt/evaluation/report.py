@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_bt.evaluation.knn import knn_accuracy
 from keras_bt.evaluation.linear import few_label_probe, logistic_probe
-from keras_bt.evaluation.whitening import Whitening
+from keras_bt.evaluation.whitening import Whitening, too_wide
 
 FEW = 5  # labels per class
 
@@ -18,14 +18,15 @@ class Accuracies:
 
     Attributes:
         knn: weighted nearest neighbors, k = 20 (or the number of training images).
-        knn_whitened: the same of whitened features (`keras_bt.evaluation.whitening`).
+        knn_whitened: the same of whitened features (`keras_bt.evaluation.whitening`); None if they
+            are too wide for it.
         probe: linear probe with all labels of the training set.
         few_labels: linear probe with 5 labels per class, mean over ten draws of labels.
         few_labels_deviation: standard deviation over these draws.
     """
 
     knn: float
-    knn_whitened: float
+    knn_whitened: float | None
     probe: float
     few_labels: float | None
     few_labels_deviation: float | None
@@ -55,11 +56,15 @@ def measure(
     if np.unique(train_labels, return_counts=True)[1].min() >= FEW:
         few = few_label_probe(*data, labels_per_class=FEW, seed=seed)
     k = min(20, len(train_features))
-    whitening = Whitening.fit(train_features)
-    whitened = (whitening(train_features), train_labels, whitening(test_features), test_labels)
+    whitened = None
+    if not too_wide(train_features):
+        whiten = Whitening.fit(train_features)
+        whitened = knn_accuracy(
+            whiten(train_features), train_labels, whiten(test_features), test_labels, k
+        )
     return Accuracies(
         knn=knn_accuracy(*data, k),
-        knn_whitened=knn_accuracy(*whitened, k),
+        knn_whitened=whitened,
         probe=logistic_probe(*data).top1,
         few_labels=float(np.mean(few)) if few else None,
         few_labels_deviation=float(np.std(few, ddof=1)) if few else None,

@@ -19,6 +19,7 @@ SHRINKAGE = 0.1
 # Directions of less than this times the mean variance are constant but for rounding.
 _CONSTANT = 1e-6
 _ROWS = 4096  # whitened at once
+_WIDEST = 4096  # min(n, d) that is whitened without being asked for
 # Multiply-adds above which several threads are worth their overhead, as in `neighbours`.
 _THREADED_WORK = 1e10
 
@@ -140,6 +141,19 @@ class Whitening:
                 f"Received: shapes {mean.shape} and {matrix.shape}."
             )
         return cls(mean, matrix)
+
+
+def too_wide(features: np.ndarray) -> bool:
+    """Returns whether whitening takes minutes: more than 4096 dimensions, and as many images.
+
+    So are the pixels of 64 × 64 images, whose neighbors are not worth as much.
+
+    >>> too_wide(np.zeros((9, 12_288))), too_wide(np.zeros((5000, 2048)))
+    (False, False)
+    >>> too_wide(np.zeros((5000, 12_288), bool))
+    True
+    """
+    return min(features.shape) > _WIDEST
 
 
 def _parts(features):

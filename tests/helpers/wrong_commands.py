@@ -146,6 +146,8 @@ def _wrong_flags(which):
         ["--flagfile"],
         ["--flagfile="],
         ["--flagfile=nowhere"],
+        ["--flagfile=~nouser/nowhere"],
+        ["--flagfile=loop.flags"],
         ["--flagfile=."],
         ["--flagfile=binary"],
         ["--flagfile=itself.flags"],
@@ -270,6 +272,7 @@ def fill(folder):
     np.savez(folder / "pickle.npz", images=np.array([{}, None], object))
     np.savez(folder / "nan.npz", images=np.full((4, 8, 8, 3), np.nan))
     (folder / "itself.flags").write_text("--flagfile=itself.flags\n")
+    (folder / "loop.flags").symlink_to("loop.flags")
     (folder / "deep.flags").write_text("--flagfile=wrong.flags\n")
     (folder / "wrong.flags").write_text("--no_such_flag=1\n")
     (folder / "zero.flags").write_bytes(b"--data=a\0b\n")

@@ -80,6 +80,9 @@ def test_writes_what_it_promises(pair):
     assert measured[summary["best"]["epoch"] - 1] == max(measured)
     assert summary["best"]["top5"] == max(line["val_top5"] for line in metrics)
     assert summary["settings"]["batch_size"] == 30
+    given = {"labels": "5%", "epochs": 3, "flip": 0.0, "min_area": 0.5}
+    assert summary["differs_in"].items() >= given.items()
+    assert "batch_size" not in summary["differs_in"]
     assert summary["steps"] == 6
     rates = summary["rates"]
     assert rates["backbone"] == 0.001

@@ -31,7 +31,7 @@ def run(main, settings_class, default_recipe=None, positional=False):
     Args:
         main: function of the settings and, if `positional`, of the list of arguments that are not
             flags.
-        settings_class: `trainers.runs.settings.Settings` subclass whose fields are the flags.
+        settings_class: `trainers.runs.fields.Settings` subclass whose fields are the flags.
         default_recipe: function from the command line's arguments to the name of a recipe or None,
             called if there is no `--flagfile`.
         positional: bool, whether arguments other than flags are allowed.
@@ -99,20 +99,23 @@ def _with_flagfiles(arguments, within=()):
         if name not in ("--flagfile", "-flagfile"):
             yield argument
             continue
-        path = pathlib.Path(file if equals else next(arguments, "")).expanduser()
-        if path.resolve() in within:
-            raise ValueError(f"--flagfile must not include itself. Received: --flagfile={path}")
+        file = file if equals else next(arguments, "")
         try:
+            path = pathlib.Path(file).expanduser()
+            resolved = path.resolve()
             lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:  # of a binary file, or of a name with a NUL
-            why = getattr(error, "strerror", None) or "not UTF-8"
+        except (OSError, ValueError, RuntimeError) as error:  # a loop of links, no such user, a NUL
+            not_text = isinstance(error, UnicodeDecodeError)
+            why = "not UTF-8" if not_text else getattr(error, "strerror", None) or str(error)
             raise ValueError(
                 "--flagfile must be a text file of flags, one a line. "
-                f"Received: --flagfile={file and path} ({why})"
+                f"Received: --flagfile={file} ({why})"
             ) from error
+        if resolved in within:
+            raise ValueError(f"--flagfile must not include itself. Received: --flagfile={path}")
         lines = [line.strip() for line in lines]
         flags_in_it = [line for line in lines if line and not line.startswith(("#", "//"))]
-        yield from _with_flagfiles(flags_in_it, (*within, path.resolve()))
+        yield from _with_flagfiles(flags_in_it, (*within, resolved))
 
 
 def _in_words(message):

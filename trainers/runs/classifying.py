@@ -190,6 +190,11 @@ class ClassifierRun:
         found = self.model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
         return {f"val_{name}": value for name, value in found.items()}
 
+    def differences(self):
+        """Returns all in which the run differs from the one that the command makes by default."""
+        names = self.given.identity().keys() - self.subject.identity().keys() - {"from_scratch"}
+        return measuring.differences(self.subject, self.given, sorted(names))
+
     def write_summary(self, found, started, skipped):
         """Writes what was found, and what about; returns both as a dict."""
         summary = {
@@ -200,7 +205,7 @@ class ClassifierRun:
             "classes": len(self.train.class_names),
             "backbone": str(self.subject.file),
             "settings": self.settings.identity() | self.subject.identity(),
-            "differs_in": measuring.differences(self.subject, self.given, ("labels", "seed")),
+            "differs_in": self.differences(),
             "seconds_of_last_call": round(time.monotonic() - started, 1),
             "skipped_images": sorted(line.split("\t")[1] for line in skipped),
         }

@@ -27,7 +27,7 @@ def closing_message(run, metrics, accuracies, where, seconds, words=()):
 
     Args:
         run: its `keras_bt.workdir.Workdir`.
-        metrics: the lines of metrics.jsonl with a loss.
+        metrics: the lines of metrics.jsonl with a loss, at least the last one.
         accuracies: see `pretraining`; None if nothing was measured.
         where: what was measured on, or why nothing was.
         seconds: duration of this call.
@@ -85,7 +85,7 @@ def pretraining(accuracies, images, metrics, dim, num_features):
     found = {
         measure: [_verdict(measure, ours, other, images) for other in (pixels, untrained)]
         for measure in _MEASURES
-        if getattr(ours, measure, None) is not None
+        if None not in [getattr(one, measure, None) for one in (ours, pixels, untrained)]
     }
     lines = []
     if "few_labels" in found:

@@ -1,5 +1,6 @@
 """Several runs side by side: their final figures, and the settings in which they differ."""
 
+from keras_bt.evaluation.report import columns
 from trainers.runs import results
 
 NOTHING = "–"
@@ -41,12 +42,7 @@ def as_text(names, figures, settings):
     if settings:
         rows += [[""] * len(rows[0]), ["settings that differ", *[""] * len(names)]]
         rows += [[name, *texts] for name, texts in settings.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [f"{text:>{width}}" for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([f"{first:{widths[0]}}", *cells]).rstrip())
-    return "\n".join(lines)
+    return "\n".join(columns(rows))
 
 
 def _add(rows, name, texts):

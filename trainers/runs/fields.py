@@ -44,7 +44,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def fraction(default: float, help: str) -> Any:
+def fraction(default: float | None, help: str) -> Any:
     """Declares a number from 0 to 1."""
     return setting(default, help, least=0, most=1)
 

@@ -9,7 +9,7 @@ import time
 
 from keras_bt import data, workdir
 
-_LONGEST = 60  # characters of a value in the name of a file
+_LONGEST = 60  # bytes of a value in the name of a file, which has at most 255
 
 
 def arrays(subject, raw_pixels, batch_size=256):
@@ -63,11 +63,18 @@ def suffix(differences):
         if isinstance(value, (tuple, list)):
             value = ",".join(map(str, value))
         text = re.sub(r"[^\w.,%-]+", "_", str(value)).strip("_").replace("%", "pct")
-        if len(text) > _LONGEST:  # the name of a file has at most 255 bytes
-            mark = hashlib.sha256(str(value).encode()).hexdigest()[:8]
-            text = f"{text[9 - _LONGEST :].lstrip('_.-')}-{mark}"  # paths differ in their end
+        if len(text.encode()) > _LONGEST:
+            end = text.encode()[9 - _LONGEST :].decode(errors="ignore")  # where paths differ
+            text = f"{end.lstrip('_.-')}-{_mark(value)}"
         parts.append(f"_{name}" if value is True else f"_{name}={text}")
-    return "".join(parts)
+    whole = "".join(parts)
+    if len(whole.encode()) > 3 * _LONGEST:
+        whole = f"{whole.encode()[: 3 * _LONGEST - 9].decode(errors='ignore')}-{_mark(whole)}"
+    return whole
+
+
+def _mark(value):
+    return hashlib.sha256(str(value).encode()).hexdigest()[:8]
 
 
 def record(subject, settings, names):

@@ -9,7 +9,7 @@ import numpy as np
 from keras_bt import errors
 from keras_bt.evaluation.knn import knn_accuracies
 from keras_bt.evaluation.report import columns
-from keras_bt.evaluation.whitening import Whitening
+from keras_bt.evaluation.whitening import Whitening, too_wide
 from trainers.runs import measuring
 from trainers.runs.settings import KnnSettings
 
@@ -61,6 +61,9 @@ def run(subject, settings, started):
     for name, features in arrays.items():
         print(f"Nearest neighbors, {name}:")
         found[name] = knn_accuracies(*features, s.k, s.temperature, progress=True)
+        if too_wide(features[0]):
+            print(f"Not whitened: {name}, of {features[0].shape[1]:,} dimensions, takes minutes.")
+            continue
         print(f"Nearest neighbors, {name}, whitened:")
         with whitened(*features, subject.cache) as features:
             found[f"{name}, whitened"] = knn_accuracies(
@@ -106,7 +109,11 @@ def whitened(train_features, train_labels, test_features, test_labels, folder):
 
 
 def _written(file, whitening, features):
-    for part in whitening.parts(features):
-        file.write(part.tobytes())
-    file.flush()  # here, where a full disk is an error
+    try:
+        for part in whitening.parts(features):
+            file.write(part.tobytes())
+        file.flush()  # here, where a full disk is an error
+    except OSError as error:
+        error.filename = "whitened features, in the folder of features"
+        raise
     return np.memmap(file, np.float32, "r", shape=(len(features), whitening.matrix.shape[1]))

@@ -341,7 +341,7 @@ class KnnSettings(SubjectSettings):
     )
     raw_pixels: bool = setting(False, "Measure raw pixels as well.")
     out: str | None = setting(
-        None, "JSON file of the results. Default: evaluation/knn.json beside the backbone."
+        None, "JSON file of the results. Default: evaluation/knn….json beside the backbone."
     )
 
     def __post_init__(self):
@@ -399,7 +399,7 @@ class LinearProbeSettings(ClassifierSettings):
     c: float | None = free(
         None,
         "Inverse L2 penalty of the classifier with --fast, scikit-learn's C. Default: chosen by "
-        "cross-validation on the training images.",
+        "cross-validation on the training images, or 0.3 with fewer than ten of a class.",
         above=0,
     )
     raw_pixels: bool = free(False, "Measure raw pixels as well, with --fast.")
@@ -472,7 +472,7 @@ class FinetuningSettings(ClassifierSettings):
     batch_size: int | None = setting(
         None,
         "Images per step, over all replicas together; capped at the number of training images. "
-        "Default: 256, or with fewer than 2,048 images an eighth of them, but at least 25 or so.",
+        "Default: 256, or with fewer than 2,048 images an eighth of them, but 16 to 32 at least.",
         least=1,
         most=MOST_IN_A_BATCH,
     )

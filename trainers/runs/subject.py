@@ -73,7 +73,7 @@ class Subject:
 
     def differences(self):
         """Returns what of data and preprocessing is not as in the backbone's run, if it has one."""
-        ours = self.identity()
+        ours = _preparation(self.data, self.image_size, self.resize, self.reading)
         return {name: ours[name] for name, of_run in self.of_run.items() if ours[name] != of_run}
 
     def features(self, source, name, batch_size=256):

@@ -102,8 +102,9 @@ def test_large_features_get_a_low_rate(square, classes, expected):
         ([2.3, 22.0], False, False),
         ([2.3, 22.0], True, True),
         ([2.3, 9.0, 4.0, 2.0, 1.0], True, False),
-        ([2.3, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.4, 2.4], True, True),
-        ([2.3, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.4, 2.4], False, False),
+        ([2.3, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.6, 2.6], True, True),
+        ([2.3, 2.31, 2.31, 2.31], True, False),  # as with too low a rate
+        ([2.3, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.6, 2.6], False, False),
     ],
 )
 def test_a_rate_is_judged_by_the_later_epochs(losses, finished, expected):

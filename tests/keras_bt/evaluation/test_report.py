@@ -29,6 +29,14 @@ def test_every_figure_is_that_of_its_protocol():
     assert few.few_labels is few.few_labels_deviation is None
 
 
+def test_what_would_take_minutes_is_not_whitened(monkeypatch):
+    monkeypatch.setattr("keras_bt.evaluation.whitening._WIDEST", 5)
+    features = np.random.default_rng(0).standard_normal((30, 6))
+    found = report.measure(features, np.arange(30) % 3, features, np.arange(30) % 3)
+    assert found.knn_whitened is None
+    assert "–" in report.table({"raw pixels": found})
+
+
 def test_columns_of_the_table_never_touch_and_fit_the_terminal():
     row = report.Accuracies(1.0, 0.5, 0.1234, 0.304, 0.071)
     most = report.Accuracies(1.0, 1.0, 1.0, 1.0, 0.1)

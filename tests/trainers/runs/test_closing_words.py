@@ -102,6 +102,13 @@ def log(excesses, knn=(), **last):
             [],
             id="whitened kNN alone is behind",
         ),
+        pytest.param(
+            row(0.97, 0.97, 0.954, whitened=0.6),
+            FLAT,
+            ["classifies 95.4%"],
+            ["whitened"],
+            id="pixels are too wide to be whitened",
+        ),
         (LOW, STUCK, ["stands still 450 above", "another learning rate, weaker views"], ["longer"]),
         (LOW, log(FALLING, loss=math.nan), ["was not finite", "lower learning rate"], ["falling"]),
         (LOW, log(FALLING, embedding_spread=1e-4), ["embeddings have collapsed"], ["falling"]),
@@ -127,7 +134,8 @@ def log(excesses, knn=(), **last):
 def test_words(ours, metrics, expected, absent):
     pixels, untrained = PIXELS, UNTRAINED
     if ours.knn_whitened is not None:
-        pixels, untrained = (row(0.8, 0.85, 0.7, whitened=w) for w in (0.8, 0.3))
+        of_pixels = 0.8 if ours.knn_whitened == 0.5 else None
+        pixels, untrained = (row(0.8, 0.85, 0.7, whitened=w) for w in (of_pixels, 0.3))
     if ours.few_labels is None:
         pixels, untrained = row(0.8, 0.85, None), row(0.6, 0.7, None)
     if ours.knn > 0.99:
