@@ -287,6 +287,7 @@ class Replicas:
     def __init__(self, context: tf.distribute.ReplicaContext):
         self._context = context
         self.count = context.num_replicas_in_sync
+        self.index = context.replica_id_in_sync_group
 
     def sum(self, x: Tensor) -> Tensor:
         """Returns the sum of `x` over all replicas; same shape as `x`."""

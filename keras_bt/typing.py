@@ -19,9 +19,11 @@ class Collectives(Protocol):
 
     Attributes:
         count: the number of replicas.
+        index: which of them this one is, from 0: an int, or an int32 scalar tensor.
     """
 
     count: int
+    index: Tensor
 
     def sum(self, x: Tensor) -> Tensor:
         """Returns the sum of `x` over all replicas; same shape as `x`."""

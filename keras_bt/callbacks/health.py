@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.rankme import rankme
 from keras_bt.objectives import BarlowTwinsObjective, Objective, OneReplica
-from keras_bt.objectives.barlow_twins import EPSILON, check_embeddings
+from keras_bt.objectives.barlow_twins import EPSILON
+from keras_bt.objectives.embeddings import check_embeddings
 
 # Standard deviation relative to the RMS of all values. Relative, because features and embeddings
 # have no scale of their own: the objective standardizes. A thousandth is far from both sides: live

@@ -7,12 +7,17 @@ from keras_bt.objectives.barlow_twins import (
     cross_correlation,
     loss_floor,
 )
+from keras_bt.objectives.contrastive import DecoupledContrastive, InfoNCE
 from keras_bt.objectives.objective import Objective, OneReplica
+from keras_bt.objectives.vicreg import VICReg
 
 __all__ = [
     "BarlowTwinsObjective",
+    "DecoupledContrastive",
+    "InfoNCE",
     "Objective",
     "OneReplica",
+    "VICReg",
     "barlow_twins_loss",
     "barlow_twins_terms",
     "cross_correlation",

@@ -24,6 +24,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_bt.objectives.embeddings import at_least_float32, check_embeddings, number_of_images
 from keras_bt.objectives.objective import Objective, OneReplica
 from keras_bt.typing import Collectives, Tensor
 
@@ -131,9 +132,8 @@ def barlow_twins_terms(
     check_embeddings(za, zb, replicas.count)
     rows, d = za.shape  # rows: None where the batch size is open
     form = choose_form(rows, d, form, replicas.count)
-    za, zb = _at_least_float32(za, zb)
-    # Replicas may hold different numbers of rows, so the images of the global batch are counted.
-    n = replicas.sum(ops.cast(ops.shape(za)[0], za.dtype))
+    za, zb = at_least_float32(za, zb)
+    n = number_of_images(za, replicas)
     return _terms(za, zb, n, form, replicas)
 
 
@@ -148,15 +148,8 @@ def standardize(z: Tensor) -> Tensor:
 
     Source: the last layer of the published model, `BatchNorm1d(d, affine=False)`.
     """
-    (z,) = _at_least_float32(z)
+    (z,) = at_least_float32(z)
     return _standardized(z, ops.cast(ops.shape(z)[0], z.dtype), OneReplica())[0]
-
-
-def _at_least_float32(*tensors):
-    """Casts half precision, too coarse for statistics, to float32; float64 is kept."""
-    converted = [ops.convert_to_tensor(tensor) for tensor in tensors]
-    dtype = keras.backend.result_type("float32", *(tensor.dtype for tensor in converted))
-    return [ops.cast(tensor, dtype) for tensor in converted]
 
 
 def _standardized(z, n, replicas):
@@ -196,7 +189,7 @@ def cross_correlation(za: Tensor, zb: Tensor) -> Tensor:
         ValueError: if the embeddings do not have the same shape (n, d) with n ≥ 2.
     """
     check_embeddings(za, zb)
-    za, zb = (standardize(z) for z in _at_least_float32(za, zb))
+    za, zb = (standardize(z) for z in at_least_float32(za, zb))
     return ops.matmul(ops.transpose(za), zb) / ops.cast(ops.shape(za)[0], za.dtype)
 
 
@@ -269,20 +262,6 @@ def check_redundancy_weight(redundancy_weight: float) -> None:
         raise ValueError(
             "redundancy_weight must be a finite number ≥ 0. "
             f"Received: redundancy_weight={redundancy_weight}."
-        )
-
-
-def check_embeddings(za: Tensor, zb: Tensor, replica_count: int = 1) -> None:
-    """Raises ValueError unless both are (n, d) and the global batch holds at least two images."""
-    if len(za.shape) != 2 or tuple(za.shape) != tuple(zb.shape):
-        raise ValueError(
-            "The embeddings of the two views must have the same shape (batch, features). "
-            f"Received: {tuple(za.shape)} and {tuple(zb.shape)}."
-        )
-    if za.shape[0] is not None and za.shape[0] * replica_count < 2:
-        raise ValueError(
-            "The global batch must hold at least two images, because the objective correlates "
-            f"features over the batch. Received: {za.shape[0] * replica_count}."
         )
 
 

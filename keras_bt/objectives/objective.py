@@ -8,10 +8,11 @@ from keras_bt.typing import Collectives, Tensor
 class OneReplica:
     """The collectives of a single replica, which has nothing to communicate.
 
-    `keras_bt.strategy.Replicas` has the same three members for `tf.distribute`.
+    `keras_bt.strategy.Replicas` has the same members for `tf.distribute`.
     """
 
     count = 1
+    index = 0
 
     def sum(self, x: Tensor) -> Tensor:
         """Returns the sum of `x` over all replicas; same shape as `x`."""
