@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_bt.objectives.barlow_twins import choose_form, check_form
+from keras_bt.objectives.barlow_twins import check_form, choose_form
 from keras_bt.objectives.embeddings import at_least_float32, check_embeddings, number_of_images
 from keras_bt.objectives.objective import Objective
 from keras_bt.typing import Collectives, Tensor
