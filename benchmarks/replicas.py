@@ -216,7 +216,7 @@ class ReplicasSettings(fields.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        for size in self.sizes:
+        for size in () if self.model else self.sizes:
             settings_for(size, self.counts)
 
 
