@@ -27,7 +27,7 @@ class InfoNCE(Objective):
 
     >>> objective = InfoNCE(temperature=0.5)
     >>> za = zb = keras.random.normal((64, 16), seed=0)
-    >>> terms = objective.terms(za, zb, OneReplica())
+    >>> terms = objective.terms(za, zb, keras_bt.objectives.OneReplica())
     >>> sorted(terms)
     ['alignment', 'uniformity']
     >>> bool(objective.loss(terms) > objective.floor(64, 16))

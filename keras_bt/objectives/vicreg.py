@@ -30,7 +30,7 @@ class VICReg(Objective):
 
     >>> objective = VICReg()
     >>> za = zb = keras.random.normal((256, 64), seed=0)
-    >>> terms = objective.terms(za, zb, OneReplica())
+    >>> terms = objective.terms(za, zb, keras_bt.objectives.OneReplica())
     >>> sorted(terms), float(terms["invariance"])
     (['covariance', 'invariance', 'variance'], 0.0)
 

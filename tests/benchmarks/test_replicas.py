@@ -58,8 +58,8 @@ def test_parameters_are_those_of_the_published_model():
 @pytest.mark.parametrize(
     ("size", "counts", "message"),
     [
-        ("64", [1], "A size must be NxD.* Received: 64"),
-        ("64xd", [1], "A size must be NxD.* Received: 64xd"),
+        ("64", [1], "--sizes must be NxD.* Received: 64"),
+        ("64xd", [1], "--sizes must be NxD.* Received: 64xd"),
         ("64x8", [1, 3], "divide the global batch evenly. Received: 64 images, 3 replicas"),
     ],
 )
