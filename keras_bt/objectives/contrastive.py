@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_bt.objectives.embeddings import at_least_float32, check_embeddings, number_of_images
+from keras_bt.objectives.embeddings import at_least_float32, check_embeddings
 from keras_bt.objectives.objective import Objective
 from keras_bt.typing import Collectives, Tensor
 
@@ -57,16 +57,17 @@ class InfoNCE(Objective):
         """
         check_embeddings(za, zb, replicas.count)
         za, zb = (ops.normalize(z, axis=1) for z in at_least_float32(za, zb))
-        n = number_of_images(za, replicas)
         rows = ops.shape(za)[0]
-        counts = replicas.gather(ops.reshape(rows, (1,)))
+        counts = replicas.gather(ops.reshape(rows, (1,)))  # which may differ
+        images = ops.sum(counts)
+        n = ops.cast(images, za.dtype)
         before = ops.arange(replicas.count) < replicas.index
         first = ops.sum(ops.where(before, counts, 0))
 
         everyone = ops.concatenate([replicas.gather(za), replicas.gather(zb)])  # (2n, d)
         s = ops.matmul(ops.concatenate([za, zb]), ops.transpose(everyone)) / self.temperature
         image = first + ops.arange(rows)  # this replica's rows among the n
-        column, images = ops.arange(ops.shape(everyone)[0]), ops.sum(counts)
+        column = ops.arange(2 * images)
         if self.decoupled:  # neither the view itself nor the other one
             left_out = column[None] % images == ops.concatenate([image, image])[:, None]
         else:
