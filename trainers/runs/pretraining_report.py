@@ -4,14 +4,13 @@ import dataclasses
 import math
 import time
 
-import numpy as np
 import tensorflow as tf
 
 from keras_bt import data, plots, saved_model, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
-from trainers.runs import backbones, closing_words, skipped_images
+from trainers.runs import backbones, closing_words, results, skipped_images
 from trainers.runs.labelled import labelled_halves
 from trainers.runs.network_pictures import correlations
 
@@ -41,8 +40,7 @@ def finish(job, started):
     last = [entry for entry in metrics[-1:] if entry["step"] == steps]
     final = {name: finite_or_none(last, name) for name in ("loss", "excess")}
     floor = job.model.objective.floor(job.settings.batch_size, job.model.embedding_dim)
-    speeds = [m.get("images_per_second", math.nan) for m in metrics]
-    speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
+    speed = results.median_speed(metrics)
     rows = accuracies and {name: dataclasses.asdict(row) for name, row in accuracies.items()}
     summary = {
         **final,

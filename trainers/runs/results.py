@@ -75,9 +75,13 @@ def final(run):
     """Returns a run's last excess and its median speed in images/s, None where unknown."""
     lines = read_metrics(run.metrics) if run.metrics.is_file() else []
     excesses = [line["excess"] for line in lines if math.isfinite(line.get("excess", math.nan))]
+    return (excesses[-1] if excesses else None), median_speed(lines)
+
+
+def median_speed(lines):
+    """Returns the median images/s of lines of metrics, None where unknown."""
     speeds = [line.get("images_per_second", math.nan) for line in lines]
-    speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
-    return (excesses[-1] if excesses else None), speed
+    return float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
 
 
 def _of_summary(file, summary):
