@@ -13,7 +13,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_bt.typing import Path
 
@@ -72,11 +72,8 @@ def is_partial(path: Path, of: Path | None = None) -> bool:
     >>> is_partial(partial_of("a.json"), of="a.json"), is_partial(partial_of("b.json"), of="a.json")
     (True, False)
     """
-    name = pathlib.Path(path).name
-    if not (found := _WRITER.search(name)):
-        return False
-    before, after = name[: found.start()], name[found.end() :]
-    return of is None or (before, after) == (pathlib.Path(of).stem, pathlib.Path(of).suffix)
+    found = _partial(path)
+    return found is not None and (of is None or found.of == pathlib.Path(of).name)
 
 
 def remove_abandoned(folder: Path, of: Path | None = None) -> None:
@@ -88,32 +85,44 @@ def remove_abandoned(folder: Path, of: Path | None = None) -> None:
     """
     with contextlib.suppress(OSError):  # another process was faster
         for other in pathlib.Path(folder).iterdir():
-            ours = of is not None or _names_writer(other)
-            if ours and is_partial(other, of) and _is_abandoned(other):
+            found = _partial(other)
+            if not found or (not found.host if of is None else found.of != pathlib.Path(of).name):
+                continue
+            if _is_abandoned(other, found):
                 if other.is_dir():
                     shutil.rmtree(other, ignore_errors=True)
                 else:
                     other.unlink(missing_ok=True)
 
 
-def _names_writer(partial):
-    found = _WRITER.search(partial.name)
-    return bool(found and found[1])
+class _Partial(NamedTuple):
+    """What the name of a partial file says: for which name it is, and of its writer."""
+
+    of: str
+    host: str
+    process: int
+    token: str
 
 
-def _is_abandoned(partial):
-    found = _WRITER.search(partial.name)
-    host, number, token = found.groups(default="") if found else ("", "", "")
-    if host == _HOST and os.name == "posix":
-        if int(number) == os.getpid():
-            return token not in _tokens
+def _partial(path):
+    name = pathlib.Path(path).name
+    if not (found := _WRITER.search(name)):
+        return None
+    host, process, token = found.groups(default="")
+    return _Partial(name[: found.start()] + name[found.end() :], host, int(process or 0), token)
+
+
+def _is_abandoned(path, partial):
+    if partial.host == _HOST and os.name == "posix":
+        if partial.process == os.getpid():
+            return partial.token not in _tokens
         try:
-            os.kill(int(number), 0)  # only asks whether there is such a process
+            os.kill(partial.process, 0)  # only asks whether there is such a process
         except ProcessLookupError:
             return True
         except OSError:  # there is, of another user
             pass
-    return time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS
+    return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
 
 
 def flush(path: Path) -> None:

@@ -30,13 +30,13 @@ def test_versions_are_counted_from_the_greatest(tmp_path):
     assert [(models / n / "file").read_text() for n in ("1", "13", "15")] == ["one", "two", "three"]
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
-    left = [abandoned(tmp_path / "new"), tmp_path / ".partial-a1b2c3d_"]  # of an earlier version
-    for path in left:
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    somebodys = tmp_path / "video.partial"  # names no writer of ours, however old
+    for path in (abandoned(tmp_path / "new"), somebodys):
         write()(pathlib.Path(path))
-    os.utime(left[1], (1e9, 1e9))
+    os.utime(somebodys, (1e9, 1e9))
     add_version(tmp_path, write())
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "video.partial"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
