@@ -10,7 +10,9 @@ LABELS = np.random.default_rng(0).permutation(np.repeat([3, 5, 9, 2], [40, 25, 1
 def test_pairs_are_balanced_and_as_the_labels_say():
     pairs = draw_pairs(LABELS, 1001, seed=(1, 2))
     same = LABELS[pairs.first] == LABELS[pairs.second]
-    assert (same == pairs.same).all() and same.sum() == 500 and len(pairs) == 1001
+    assert (same == pairs.same).all()
+    assert same.sum() == 500
+    assert len(pairs) == 1001
     assert (pairs.first != pairs.second).all()
     assert 0.3 < pairs.same[:100].mean() < 0.7  # in random order
 
@@ -20,23 +22,27 @@ def test_every_image_takes_part_as_often_as_another():
     unlike = np.bincount(pairs[~pairs.same].first, minlength=len(LABELS))
     assert unlike.min() == unlike.max() == 20
     alike = np.bincount(pairs[pairs.same].first, minlength=len(LABELS))
-    assert alike[LABELS == 9] == 0 and np.ptp(alike[LABELS != 9]) <= 1
+    assert alike[LABELS == 9] == 0
+    assert np.ptp(alike[LABELS != 9]) <= 1
     # The others, too, are drawn without preference: within a class, and among all strangers.
     second = np.bincount(pairs[pairs.same].second, minlength=len(LABELS))[LABELS == 3]
-    assert second.min() > 5 and abs(second.mean() - alike[LABELS == 3].mean()) < 1e-9
+    assert second.min() > 5
+    assert abs(second.mean() - alike[LABELS == 3].mean()) < 1e-9
     strangers = pairs[~pairs.same][LABELS[pairs[~pairs.same].first] == 2]
     counts = np.bincount(strangers.second, minlength=len(LABELS))
-    assert counts[LABELS == 2].sum() == 0 and (counts[LABELS != 2] > 0).mean() > 0.8
+    assert counts[LABELS == 2].sum() == 0
+    assert (counts[LABELS != 2] > 0).mean() > 0.8
 
 
 def test_the_seed_decides():
     one, other, again = (draw_pairs(LABELS, 50, seed) for seed in (0, 1, 0))
-    assert (one.first == again.first).all() and (one.second == again.second).all()
+    assert (one.first == again.first).all()
+    assert (one.second == again.second).all()
     assert not (one.first == other.first).all()
 
 
 @pytest.mark.parametrize(
-    "labels, count, message",
+    ("labels", "count", "message"),
     [([1, 1, 1], 4, "1 class"), ([1, 2, 3], 4, "3 images of 3"), ([1, 1, 2], 1, "two pairs")],
 )
 def test_pairs_that_cannot_be_drawn(labels, count, message):
