@@ -54,6 +54,11 @@ KINDS = {
         "image files that a table names",
         lambda w: _module("csv_file").open_csv(w.where, w.spec, w.cache_bytes, w.decoding),
     ),
+    "pairs": Kind(
+        "pairs:FILE",
+        "image files that a table names in pairs",
+        lambda w: _module("pairs_file").open_pairs(w.where, w.spec, w.cache_bytes, w.decoding),
+    ),
     "npz": Kind(
         "npz:FILE",
         "arrays of images and labels",

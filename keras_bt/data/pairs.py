@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_bt.data.decoding import DataError
-from keras_bt.data.sources import Integers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class Pairs:
         return Pairs(self.first[which], self.second[which], self.same[which])
 
 
-def draw_pairs(labels: Integers, count: int, seed: int | Sequence[int]) -> Pairs:
+def draw_pairs(labels: Sequence[int] | np.ndarray, count: int, seed: int | Sequence[int]) -> Pairs:
     """Draws pairs of images, half of them of one class and half of two, in random order.
 
     Every image is the first of as many pairs of either half as any other, give or take one; the

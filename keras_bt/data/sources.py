@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_bt.data.decoding import DataError, Decoder, Unreadable
 from keras_bt.data.fingerprint import fingerprint
+from keras_bt.data.pairs import Pairs
 from keras_bt.data.sampler import Order
 from keras_bt.typing import Tensor
 
@@ -31,6 +32,8 @@ class Source:
         multilabel: whether an image may belong to several classes at once, or to none.
         role: its name where accuracies are measured on it.
         remarks: lines of text that the user should know, such as how many files were left out.
+        pairs: the pairs of its images that the user named, or None.
+        validation: another source with such pairs, to choose a threshold by, or None.
         random_access: whether some of the images can be had without reading all others.
         is_small: whether all images are in memory, of one size, and so small that whole images
             are batched before anything else is done to them. Only then are there `images`, uint8
@@ -39,6 +42,8 @@ class Source:
 
     role = "the test set"
     remarks: tuple[str, ...] = ()
+    pairs: Pairs | None = None
+    validation: "Source | None" = None
     random_access = False
     is_small = False
     images: np.ndarray

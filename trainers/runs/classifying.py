@@ -45,12 +45,26 @@ def classify(kind, settings):
             "Training a classifier requires images with one label each; for several, there is "
             f"trainers.linear_probe --fast. Received: {what.data}."
         )
-    train = labelled_part(what, settings)
+    images = {"training": what.train, "test": what.test}
+    carry_out(kind, settings, what, labelled_part(what, settings), images, started)
+
+
+def carry_out(kind, settings, what, train, sources, started):
+    """Trains, measures and writes everything to the workdir, unless that is done already.
+
+    Args:
+        kind: subclass of `ClassifierRun`.
+        settings: its settings.
+        what: `trainers.runs.subject.Subject`.
+        train: what is trained on, for `kind`.
+        sources: dict, what the run must find again when it goes on, see `running.images`.
+        started: `time.monotonic()` when the command began.
+    """
     given, settings = settings, kind.settled(settings, what, train)
     identity = settings.identity() | what.identity()
     run = workdir.Workdir(settings.workdir or what.folder / folder_for(kind, what, settings))
     run.check(identity)
-    images = running.images(training=what.train, test=what.test)
+    images = running.images(**sources)
     run.check(identity, images)
     if running.is_finished(run, identity, lambda: images):
         return

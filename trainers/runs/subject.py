@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from keras_bt.data import normalization
+from keras_bt.data import normalization, paired_parts
 from keras_bt.evaluation.feature_cache import cached_features
 from trainers.runs import backbones, opening
 from trainers.runs.labelled import labelled_halves
@@ -23,7 +23,7 @@ class Subject:
 
     Attributes:
         backbone: `keras.Model`, (b, h, w, c) → (b, features).
-        file: its .keras file.
+        file: its .keras file; None for a network that is yet to be trained.
         folder: folder of the run or of the file, where results go by default.
         data: specification of the images, as in `--data`.
         train: labeled `keras_bt.data.Source` to fit on.
@@ -66,8 +66,9 @@ class Subject:
 
     def identity(self):
         """Returns what it adds to a run's identity; the file's SHA-256, wherever the file is."""
+        contents = self.file and self.file.read_bytes()
         return {
-            "backbone_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "backbone_sha256": contents and hashlib.sha256(contents).hexdigest(),
             **_preparation(self.data, self.image_size, self.resize, self.reading),
         }
 
@@ -99,8 +100,13 @@ class Subject:
         return found
 
 
-def read(settings):
+def read(settings, halves=labelled_halves):
     """Opens the backbone and the images that settings, `SubjectSettings`, name.
+
+    Args:
+        settings: the settings.
+        halves: function of training source, test source and seed → what to fit on, what to measure
+            on, and a description of the latter, such as `trainers.runs.labelled.labelled_halves`.
 
     Raises:
         ValueError, OSError: if the backbone or the images cannot be opened, the images have no
@@ -119,11 +125,11 @@ def read(settings):
     train, test = opening.open_data(spec, settings, of_run)
     reading = opening.reading(settings, of_run)
     backbone = backbones.load(file, image_size, train.channels, reading["normalize"])
-    halves = labelled_halves(train, test, settings.seed)
-    if halves[0] is None:
+    train, test, where = halves(train, test, settings.seed)
+    if train is None:
         raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}")
-    labels = halves[0].labels()
-    if labels.ndim == 1 and len(np.unique(labels)) < 2:
+    labels = None if train.class_names is None else train.labels()
+    if labels is not None and labels.ndim == 1 and len(np.unique(labels)) < 2:
         raise ValueError(
             "Images of two classes or more are needed. "
             f"Received: {spec}, whose images are all of one class."
@@ -136,8 +142,44 @@ def read(settings):
         own = _preparation(run.get("data"), *sizes, opening.reading(None, of_run))
     views = {name: run[name] for name in ("min_area", "flip") if name in run}
     return Subject(
-        backbone, file, file.parent, spec, *halves, image_size, resize, cache, reading, own, views
+        backbone,
+        file,
+        file.parent,
+        spec,
+        train,
+        test,
+        where,
+        image_size,
+        resize,
+        cache,
+        reading,
+        own,
+        views,
     )
+
+
+def read_pairs(settings):
+    """Opens the backbone and the pairs of images that settings name.
+
+    They are `SubjectSettings` and `PairSettings`.
+
+    Returns:
+        The `Subject`, to be trained on and measured on these parts; and the parts, see
+        `keras_bt.data.paired_parts`.
+
+    Raises:
+        ValueError, OSError: as `read`, or if the images cannot be divided.
+    """
+    what = read(settings, lambda train, test, seed: (train, test, ""))
+    parts = divided(settings, what.train, what.test)
+    of_parts = {"train": parts.train.source, "test": parts.test.source, "where": parts.where}
+    return dataclasses.replace(what, **of_parts), parts
+
+
+def divided(settings, train, test):
+    """Divides sources as `PairSettings` with a seed say, see `keras_bt.data.paired_parts`."""
+    s = settings
+    return paired_parts(train, test, s.unseen, s.labels, s.seed, s.pairs)
 
 
 def _preparation(data, image_size, resize, reading):
