@@ -1,5 +1,6 @@
-"""The Barlow Twins model: a backbone and a projector, trained on pairs of views."""
+"""Models of two images: Barlow Twins, trained on two views of each, and the Siamese network."""
 
 from keras_bt.model.barlow_twins import BarlowTwins, projector
+from keras_bt.model.siamese import Siamese
 
-__all__ = ["BarlowTwins", "projector"]
+__all__ = ["BarlowTwins", "Siamese", "projector"]

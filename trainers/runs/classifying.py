@@ -108,6 +108,7 @@ class ClassifierRun:
         name: beginning of the folder's name.
         labels_without_name: `--labels` that the folder's name does not tell.
         given: the settings before `settled`.
+        batch_size: images per step.
     """
 
     name: str
