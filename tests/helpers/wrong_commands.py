@@ -116,6 +116,12 @@ CONTRADICTIONS = {
         ["--milestones=3"],
     ),
     "trainers.finetune": (["--scratch_rate=0.1"],),
+    "trainers.siamese": (
+        ["--frozen"],
+        ["--frozen", "--head=0", "--backbone=x"],
+        ["--form=cosine", "--margin=0.5"],
+        ["--backbone=x", "--width=32"],
+    ),
     "trainers.preview_views": (["--out=grid.jpg"], ["--images=101"]),
 }
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "trainers.knn": ["--backbone=nothing"],
     "trainers.linear_probe": ["--backbone=nothing"],
     "trainers.finetune": ["--backbone=nothing"],
+    "trainers.siamese": ["--backbone=nothing"],
     "trainers.plot": ["nothing"],
     "trainers.preview_views": ["--data=folder:nothing"],
     "export.export_saved_model": ["--backbone=nothing"],

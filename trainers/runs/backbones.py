@@ -61,7 +61,8 @@ def find(name):
         )
     run = Workdir(file.parent)
     settings = run.read_settings() if file == run.backbone and run.config.is_file() else {}
-    rebuilding.checked(run, settings)
+    if "projector" in settings:  # a run of trainers.pretrain
+        rebuilding.checked(run, settings)
     if isinstance(settings.get("image_size"), list):
         settings["image_size"] = tuple(settings["image_size"])
     return file, settings
