@@ -10,17 +10,21 @@ from keras_bt.plots.evaluation import (
     table,
 )
 from keras_bt.plots.training import correlation, feature_map, loss_curve, view_pairs
+from keras_bt.plots.verification import distance_histograms, roc_curves, worst_mistakes
 
 __all__ = [
     "NothingMeasuredError",
     "accuracies",
     "confusion_matrix",
     "correlation",
+    "distance_histograms",
     "feature_map",
     "loss_curve",
     "measures",
     "neighbours",
+    "roc_curves",
     "spectrum",
     "table",
     "view_pairs",
+    "worst_mistakes",
 ]
