@@ -145,6 +145,8 @@ def flags_of(settings_class):
         help, choices = field.metadata["help"], field.metadata["choices"]
         if choices:
             flags.DEFINE_enum(field.name, field.default, choices, help, flag_values=values)
+        elif field.metadata["repeated"]:
+            flags.DEFINE_multi_string(field.name, field.default, help, flag_values=values)
         else:
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             kinds = kinds_of(field)

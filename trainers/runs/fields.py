@@ -26,6 +26,7 @@ def setting(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     identity: bool = True,
+    repeated: bool = False,
 ) -> Any:
     """Declares a field of `Settings`.
 
@@ -38,9 +39,11 @@ def setting(
         choices: all values, of a string.
         identity: whether it belongs to a run's identity. If not, it may change when a run goes on:
             it says where and how, not what is computed.
+        repeated: of several texts, whether each has a flag of its own, `--NAME=A --NAME=B`, and may
+            contain commas.
     """
     metadata = {"help": help, "least": least, "most": most, "above": above}
-    metadata |= {"choices": choices, "identity": identity}
+    metadata |= {"choices": choices, "identity": identity, "repeated": repeated}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -117,6 +120,8 @@ class Settings:
                 continue
             if isinstance(value, bool):
                 flags.append(f"--{'' if value else 'no'}{field.name}")
+            elif field.metadata["repeated"]:
+                flags += [f"--{field.name}={text}" for text in value]
             else:
                 joint = "x" if SIZE in kinds_of(field) else ","
                 text = joint.join(map(str, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,345 @@
+"""Verification figures of a backbone's embeddings, behind `trainers.verify`."""
+
+import dataclasses
+import hashlib
+import pathlib
+import shlex
+
+import numpy as np
+
+from keras_bt import data, errors, workdir
+from keras_bt.data.pairs import Pairs
+from keras_bt.evaluation.report import columns
+from keras_bt.evaluation.verification import (
+    FALSE_ACCEPTS,
+    choose_threshold,
+    distances,
+    reference_distances,
+    verify,
+)
+from keras_bt.evaluation.whitening import Whitening, too_wide
+from keras_bt.files import whole
+from keras_bt.plots import verification as plots
+from trainers.runs import backbones, measuring, subject
+from trainers.runs.verify_settings import EMBEDDINGS
+
+FIGURES_DEPEND_ON = ("unseen", "labels", "pairs", "references", "raw_pixels", "seed")
+BACKBONE, WHITENED, TRAINED = EMBEDDINGS.values()
+PIXELS = "raw pixels"
+_MISTAKES = 5  # of either kind in the picture
+
+
+def run(settings, started):
+    """Extracts embeddings or reads those on disk, compares pairs of them and writes the figures.
+
+    Returns the report for the terminal.
+
+    Raises:
+        ValueError: if there are no pairs of both kinds, or the results cannot be written.
+    """
+    s = of_the_run(settings)
+    what, parts = subject.read_pairs(s)
+    differences = measuring.differences(what, settings, FIGURES_DEPEND_ON)
+    name = f"verify{measuring.suffix(differences)}.json"
+    out = errors.check_writable("--out", s.out or what.folder / "evaluation" / name)
+    record = measuring.record(what, s, FIGURES_DEPEND_ON)
+    measuring.check_replaceable(out, record, "--out")
+    print(what)
+    print("".join(f"  {remark}\n" for remark in parts.remarks), end="")
+    # One resizing for all parts, so that an image that comes alone is prepared as these are.
+    resize = what.resize or data.evaluation_resize(parts.train.source, what.image_size)
+    what = dataclasses.replace(what, resize=resize)
+    validation, test = (
+        Judged.of(what, part, name, s.batch_size)
+        for part, name in ((parts.validation, "validation"), (parts.test, "test"))
+    )
+    references = _possible(s.references, validation, test)
+    found, compared = {}, {}
+    for name, embeddings, file, whitening in _embeddings(what, parts, validation, test, s):
+        found[name], compared[name] = _figures(embeddings, validation, test, references, s.seed)
+        if file is not None:
+            found[name] |= {"file": str(file), "sha256": sha256(file)}
+        if whitening is not None:
+            found[name] |= _written(whitening, out)
+    best = min(found.keys() - {PIXELS}, key=lambda name: found[name]["validation"]["eer"])
+    measuring.write(
+        out,
+        "trainers.verify",
+        what,
+        record,
+        differences,
+        started,
+        prepared=prepared(what),
+        best=best,
+        embeddings=found,
+    )
+    pictures = _draw(out, what, test, compared, best, found[best]["threshold"])
+    return _report(what, s, references, found, validation, [out, *pictures])
+
+
+def of_the_run(settings):
+    """Returns settings with the classes and the seed of a run of `trainers.siamese`.
+
+    Raises:
+        ValueError: if others are given for its data, as the run was trained on some of them.
+    """
+    _, run = backbones.find(settings.backbone)
+    if "unseen" not in run or settings.data not in (None, run["data"]):
+        return settings
+    defaults = type(settings)()
+    for name in ("unseen", "seed"):
+        if getattr(settings, name) not in (getattr(defaults, name), run[name]):
+            raise ValueError(
+                f"--{name} must be as in the run, which was trained on all other classes: "
+                f"{name}={run[name]}. Received: --{name}={getattr(settings, name)}."
+            )
+    return dataclasses.replace(settings, unseen=run["unseen"], seed=run["seed"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """Images that can be read, and pairs of them.
+
+    Attributes:
+        source: `keras_bt.data.Source` of these and of those that cannot.
+        numbers: (n,), the number of each image in the source.
+        pairs: `keras_bt.data.Pairs` of these n images.
+        labels: (n,), or None without labels.
+        name: "validation" or "test".
+    """
+
+    source: data.Source
+    numbers: np.ndarray
+    pairs: Pairs
+    labels: np.ndarray | None
+    name: str
+
+    @classmethod
+    def of(cls, what, part, name, batch_size):
+        """Leaves out what cannot be read of a `keras_bt.data.PairedPart`."""
+        source, pairs = part.source, part.pairs
+        features, labels = what.features(source, name, batch_size)
+        readable = np.ones(source.num_examples, bool)
+        if len(features) < len(readable):
+            images = source.in_order().map(lambda *image: source.decode(*image, stop=False)[1])
+            readable = np.array(list(images.as_numpy_iterator()))
+        place = np.cumsum(readable) - 1
+        pairs = pairs[readable[pairs.first] & readable[pairs.second]]
+        pairs = Pairs(place[pairs.first], place[pairs.second], pairs.same)
+        labels = None if source.class_names is None else labels
+        return cls(source, np.flatnonzero(readable), pairs, labels, name)
+
+    def images(self, what, numbers):
+        """Returns some of the n images, as cropped for the network: number → (h, w, c), 0 to 1."""
+        wanted = np.unique(numbers)
+        mean, std = data.normalization("none", self.source.channels)
+        part = self.source.subset(self.numbers[wanted])
+        batches = data.evaluation_batches(
+            part, what.image_size, 256, what.resize, mean=mean, std=std
+        )
+        cropped = np.concatenate([images for images, _ in batches.as_numpy_iterator()])
+        return dict(zip(wanted.tolist(), np.clip(cropped, 0, 1), strict=True))
+
+
+def _possible(references, validation, test):
+    """Returns the numbers of references for which there are enough images of two classes."""
+    if validation.labels is None or test.labels is None:
+        return ()
+    # Of each part, the second largest class must have another image.
+    most = min(np.sort(np.bincount(one.labels))[-2] for one in (validation, test)) - 1
+    for k in references:
+        if k > most:
+            print(f"Not compared with {k} references of each class: there are too few images.")
+    return tuple(k for k in references if k <= most)
+
+
+def _embeddings(what, parts, validation, test, s):
+    """Yields (name, embeddings of the validation and of the test images, file, whitening)."""
+    judged = (validation, test)
+
+    def features(of, source, name):
+        return of.features(source, name, s.batch_size)[0]
+
+    if s.raw_pixels:
+        with data.reading(*(one.source for one in judged)):
+            yield PIXELS, [data.raw_pixels(one.source)[0] for one in judged], None, None
+    trained = "unseen" in backbones.find(s.backbone)[1]
+    plain = started_from(what) if trained else what
+    if plain is not None:
+        embeddings = [features(plain, one.source, one.name) for one in judged]
+        yield BACKBONE, embeddings, plain.file, None
+        fitted = features(plain, parts.train.source, "training")
+        if (pairs := parts.train.pairs) is not None and len(fitted) == parts.train.num_examples:
+            fitted = fitted[np.unique([pairs.first, pairs.second])]
+        if too_wide(fitted):
+            print(f"Not whitened: features of {fitted.shape[1]:,} dimensions take minutes.")
+        else:
+            whitening = Whitening.fit(fitted)
+            yield WHITENED, [whitening(one) for one in embeddings], plain.file, whitening
+    if trained:
+        yield TRAINED, [features(what, one.source, one.name) for one in judged], what.file, None
+
+
+def started_from(what):
+    """Returns the `Subject` with the backbone from which a run of `trainers.siamese` started.
+
+    None if it started from random weights, or the file is gone.
+    """
+    run = workdir.Workdir(what.folder)
+    name = run.read_summary().get("backbone")
+    if not name or run.read_settings().get("from_scratch"):
+        return None
+    if not pathlib.Path(name).is_file():
+        print(f"Not compared: the backbone that the run started from, as there is no {name}.")
+        return None
+    file = pathlib.Path(name)
+    channels, normalize = what.train.channels, what.reading["normalize"]
+    backbone = backbones.load(file, what.image_size, channels, normalize)
+    return dataclasses.replace(what, backbone=backbone, file=file)
+
+
+def _figures(embeddings, validation, test, references, seed):
+    """Returns the figures of an embedding as JSON values, and (distances, same, threshold)."""
+    judged = (validation, test)
+    pairs = [
+        (distances(of, one.pairs), one.pairs.same)
+        for of, one in zip(embeddings, judged, strict=True)
+    ]
+    chosen, measured = _judge(*pairs)
+    found = {"features": embeddings[0].shape[1], **measured, "references": {}}
+    for k in references:
+        *compared, same = zip(
+            *(
+                reference_distances(of, one.labels, k, seed)
+                for of, one in zip(embeddings, judged, strict=True)
+            ),
+            strict=True,
+        )
+        found["references"][str(k)] = {
+            how: _judge(*zip(of_how, same, strict=True))[1]
+            for how, of_how in zip(("nearest", "mean"), compared, strict=True)
+        }
+    return found, (*pairs[1], chosen)
+
+
+def _judge(on_validation, on_test):
+    """Returns the threshold that the first choose, and figures of both, of (distances, same)."""
+    threshold = choose_threshold(*on_validation)
+    return threshold, {
+        "threshold": threshold,
+        "validation": dataclasses.asdict(verify(*on_validation, threshold)),
+        "test": dataclasses.asdict(verify(*on_test, threshold)),
+    }
+
+
+def _written(whitening, out):
+    """Writes a whitening beside the figures, and returns by what it is found again."""
+    path = out.with_name(f"{out.stem}_whitening.npz")
+    with whole(path) as partial:
+        np.savez(partial, **whitening.arrays())
+    return {"whitening": path.name, "whitening_sha256": sha256(path)}
+
+
+def default_figures(file):
+    """Returns where the figures of a backbone's file are by default."""
+    return file.parent / "evaluation" / "verify.json"
+
+
+def sha256(path):
+    """Returns the SHA-256 of a file."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def prepared(what):
+    """Returns how images become what the network is given, as JSON values by name."""
+    size = list(what.image_size) if isinstance(what.image_size, tuple) else what.image_size
+    names = ("background", "exif", "max_pixels", "normalize")
+    reading = {name: what.reading[name] for name in names}
+    return {"image_size": size, "resize": what.resize, **reading}
+
+
+def _draw(out, what, test, compared, best, threshold):
+    """Draws ROC curves, histograms and the worst mistakes beside the figures; returns the files."""
+    paths = [out.with_name(f"{out.stem}_{kind}.png") for kind in ("roc", "distances", "mistakes")]
+    on = f"{len(test.pairs):,} test pairs of {what.data}"
+    curves = {name: (found, same) for name, (found, same, _) in compared.items()}
+    plots.roc_curves(paths[0], curves, f"ROC curves, {on}")
+    plots.distance_histograms(paths[1], compared, f"Distances, {on}")
+    found, same, _ = compared[best]
+    order = np.argsort(found, kind="stable")
+    far = _worst(test.pairs, [n for n in order[::-1] if same[n] and found[n] > threshold])
+    near = _worst(test.pairs, [n for n in order if not same[n] and found[n] <= threshold])
+    if not far and not near:
+        paths[2].unlink(missing_ok=True)
+        return paths[:2]
+    chosen = test.pairs[np.array(far + near)]
+    images = test.images(what, np.append(chosen.first, chosen.second))
+
+    def shown(n):
+        pair = test.pairs.first[n], test.pairs.second[n]
+        names = (
+            []
+            if test.labels is None
+            else [test.source.class_names[c] for c in test.labels[[*pair]]]
+        )
+        return *(images[number] for number in pair), found[n], ", ".join(dict.fromkeys(names))
+
+    title = f"The worst mistakes by {best} at {threshold:.3f}, of {on}"
+    plots.worst_mistakes(paths[2], [*map(shown, far)], [*map(shown, near)], title)
+    return paths
+
+
+def _worst(pairs, ordered):
+    """Returns the first pairs that have no image in common: their numbers."""
+    chosen, seen = [], set()
+    for n in ordered:
+        images = {int(pairs.first[n]), int(pairs.second[n])}
+        if len(chosen) < _MISTAKES and not images & seen:
+            chosen.append(n)
+            seen |= images
+    return chosen
+
+
+def _report(what, s, references, found, validation, paths):
+    first = next(iter(found.values()))["test"]
+    head = ["", "AUC", "EER", *(f"true accepts at {100 * r:g}%" for r in FALSE_ACCEPTS), "accuracy"]
+    cells = [head]
+    for name, row in found.items():
+        row = row["test"]
+        cells.append([name, f"{row['auc']:.4f} ± {row['auc_deviation']:.4f}"])
+        cells[-1].append(_percent(row["eer"], row["eer_deviation"]))
+        for rate in FALSE_ACCEPTS:
+            of = row["true_accepts"][rate], row["true_accepts_deviation"][rate]
+            cells[-1].append(_percent(*of))
+        cells[-1].append(_percent(row["accuracy"], row["accuracy_deviation"]))
+    lines = [
+        f"\nOn {what.where}. In percent, of {first['same_pairs']:,} pairs of the same thing and "
+        f"{first['different_pairs']:,} of different things; the threshold is that of "
+        f"{len(validation.pairs):,} validation pairs:\n",
+        *columns(cells),
+    ]
+    if None in first["true_accepts"].values():
+        lines.append("– takes more pairs of different things: 100 for 1%, 1,000 for 0.1%.")
+    if references:
+        cells = [["", *(f"{how} of {k}" for k in references for how in _hows(k))]]
+        for name, row in found.items():
+            of_each = [
+                row["references"][str(k)][how]["test"] for k in references for how in _hows(k)
+            ]
+            cells.append([name, *(_percent(of["eer"], of["eer_deviation"]) for of in of_each)])
+        lines += ["\nEqual error rate with references of each class:\n", *columns(cells)]
+    lines.append("\nWritten to " + ", ".join(map(str, paths)) + ".")
+    flags = [f"--backbone={s.backbone}"]
+    flags += [f"--thresholds={paths[0]}"] * (paths[0] != default_figures(what.file))
+    flags += ["--reference=A.png", "--image=B.png"]
+    lines.append("For one pair: " + shlex.join(["python", "-m", "trainers.verify", *flags]))
+    return "\n".join(lines)
+
+
+def _hows(k):
+    """Returns the ways to combine k distances."""
+    return ("nearest",) if k == 1 else ("nearest", "mean")
+
+
+def _percent(value, deviation):
+    return "–" if value is None else f"{100 * value:.1f} ± {100 * deviation:.1f}"
