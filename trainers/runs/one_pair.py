@@ -17,7 +17,7 @@ from keras_bt.evaluation.verification import distances
 from keras_bt.evaluation.whitening import Whitening
 from trainers.runs import backbones
 from trainers.runs.verify_settings import EMBEDDINGS
-from trainers.runs.verifying import WHITENED, default_figures, sha256
+from trainers.runs.verifying import WHITENED, default_embedding, default_figures, sha256
 
 
 def run(settings):
@@ -32,7 +32,7 @@ def run(settings):
     file, _ = backbones.find(s.backbone)
     path = pathlib.Path(s.thresholds or default_figures(file))
     record = _figures(path, s)
-    name = EMBEDDINGS[s.embedding] if s.embedding else record["best"]
+    name = EMBEDDINGS.get(s.embedding) or default_embedding(record["embeddings"])
     embed = _embedding(record, name, path, file, s)
     out = s.out and _check_replaceable(errors.check_writable("--out", s.out))
     files = [s.image, *s.reference]
@@ -79,7 +79,7 @@ def _figures(path, s):
             f"{_command(s)}"
         )
     record = workdir.read_record(path)
-    if not {"embeddings", "best", "prepared"} <= record.keys():
+    if not {"embeddings", "prepared"} <= record.keys():
         raise ValueError(
             f"--thresholds must be figures of trainers.verify. Received: {path}, of another "
             f"command; make them by: {_command(s)}"

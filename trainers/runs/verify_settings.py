@@ -48,8 +48,8 @@ class VerifySettings(PairSettings, SubjectSettings):
     )
     embedding: str | None = free(
         None,
-        "Embedding that --image is compared by. Default: the one whose equal error rate on the "
-        "validation pairs is the lowest.",
+        "Embedding that --image is compared by: the backbone's features, plain or whitened, or "
+        "the one trained on pairs. Default: the latter for a run of trainers.siamese, else plain.",
         choices=tuple(EMBEDDINGS),
     )
     thresholds: str | None = free(

@@ -61,7 +61,7 @@ def run(settings, started):
             found[name] |= {"file": str(file), "sha256": sha256(file)}
         if whitening is not None:
             found[name] |= _written(whitening, out)
-    best = min(found.keys() - {PIXELS}, key=lambda name: found[name]["validation"]["eer"])
+    chosen = default_embedding(found)
     measuring.write(
         out,
         "trainers.verify",
@@ -70,11 +70,15 @@ def run(settings, started):
         differences,
         started,
         prepared=prepared(what),
-        best=best,
         embeddings=found,
     )
-    pictures = _draw(out, what, test, compared, best, found[best]["threshold"])
+    pictures = _draw(out, what, test, compared, chosen)
     return _report(what, s, references, found, validation, [out, *pictures])
+
+
+def default_embedding(figures):
+    """Returns the name of the embedding that is looked at more closely unless another is chosen."""
+    return TRAINED if TRAINED in figures else BACKBONE
 
 
 def of_the_run(settings):
@@ -258,14 +262,14 @@ def prepared(what):
     return {"image_size": size, "resize": what.resize, **reading}
 
 
-def _draw(out, what, test, compared, best, threshold):
+def _draw(out, what, test, compared, name):
     """Draws ROC curves, histograms and the worst mistakes beside the figures; returns the files."""
     paths = [out.with_name(f"{out.stem}_{kind}.png") for kind in ("roc", "distances", "mistakes")]
     on = f"{len(test.pairs):,} test pairs of {what.data}"
     curves = {name: (found, same) for name, (found, same, _) in compared.items()}
     plots.roc_curves(paths[0], curves, f"ROC curves, {on}")
     plots.distance_histograms(paths[1], compared, f"Distances, {on}")
-    found, same, _ = compared[best]
+    found, same, threshold = compared[name]
     order = np.argsort(found, kind="stable")
     far = _worst(test.pairs, [n for n in order[::-1] if same[n] and found[n] > threshold])
     near = _worst(test.pairs, [n for n in order if not same[n] and found[n] <= threshold])
@@ -284,7 +288,7 @@ def _draw(out, what, test, compared, best, threshold):
         )
         return *(images[number] for number in pair), found[n], ", ".join(dict.fromkeys(names))
 
-    title = f"The worst mistakes by {best} at {threshold:.3f}, of {on}"
+    title = f"The worst mistakes by {name} at {threshold:.3f}, of {on}"
     plots.worst_mistakes(paths[2], [*map(shown, far)], [*map(shown, near)], title)
     return paths
 
