@@ -122,6 +122,12 @@ CONTRADICTIONS = {
         ["--form=cosine", "--margin=0.5"],
         ["--backbone=x", "--width=32"],
     ),
+    "trainers.verify": (
+        ["--image=x.png"],
+        ["--reference=x.png"],
+        ["--image=x.png", "--reference=y.png", "--unseen=3"],
+        ["--embedding=backbone"],
+    ),
     "trainers.preview_views": (["--out=grid.jpg"], ["--images=101"]),
 }
 
@@ -192,6 +198,7 @@ def wrong_files():
         yield "trainers.pretrain", [f"--data={data}", "--workdir=run", *TINY]
         yield "trainers.preview_views", [f"--data={data}", "--image_size=8"]
         yield "trainers.knn", [*MEASURE, f"--data={data}"]
+        yield "trainers.verify", [*MEASURE, f"--data={data}"]
         yield "trainers.linear_probe", [*MEASURE, f"--data={data}", "--fast"]
         yield "trainers.finetune", [*MEASURE, f"--data={data}", "--epochs=1"]
         yield "trainers.ablations.run", [f"--data={data}", "--workdir=run", *TINY]
@@ -200,6 +207,7 @@ def wrong_files():
         if backbone.endswith(".keras"):  # else another network, or none
             yield "trainers.pretrain", ["--workdir=run", *TINY, given]
         yield "trainers.knn", [*MEASURE, given]
+        yield "trainers.verify", [*MEASURE, given]
         yield "trainers.linear_probe", [*MEASURE, given]
         yield "trainers.finetune", [*MEASURE, given, "--epochs=1"]
         yield "export.export_saved_model", [given, "--image_size=8"]

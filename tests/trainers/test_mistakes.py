@@ -16,6 +16,7 @@ COMMANDS = {
     "trainers.linear_probe": ["--backbone=nothing"],
     "trainers.finetune": ["--backbone=nothing"],
     "trainers.siamese": ["--backbone=nothing"],
+    "trainers.verify": ["--backbone=nothing"],
     "trainers.plot": ["nothing"],
     "trainers.preview_views": ["--data=folder:nothing"],
     "export.export_saved_model": ["--backbone=nothing"],
