@@ -132,8 +132,8 @@ class BarlowTwins(FitsOnSeveralWorkers):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        features = _vector_length(backbone, "backbone")
-        self.embedding_dim = _vector_length(projector, "projector")
+        features = vector_length(backbone, "backbone")
+        self.embedding_dim = vector_length(projector, "projector")
         if projector.input_shape[-1] != features:
             raise ValueError(
                 "The projector must take what the backbone returns. Received: a backbone with "
@@ -255,7 +255,7 @@ class BarlowTwins(FitsOnSeveralWorkers):
         gradients = tape.gradient(scaled_share, variables)
         # If one replica skipped and others did not, their weights would drift apart.
         *parts, failures = ops.unstack(
-            replicas.sum(ops.stack([*parts, 1 - _all_finite([share, *gradients])]))
+            replicas.sum(ops.stack([*parts, 1 - all_finite([share, *gradients])]))
         )
         finite = failures == 0
         if self._skips:
@@ -379,8 +379,16 @@ def _pair(data):
     return view_a, view_b
 
 
-def _vector_length(model, role):
-    """Returns the length of a model's output, checking that it is one vector per image."""
+def vector_length(model: keras.Model, role: str) -> int:
+    """Returns the length of a model's output, checking that it is one vector per image.
+
+    Args:
+        model: a built model.
+        role: what it is, for messages.
+
+    Raises:
+        ValueError: if it is not built, or returns something else.
+    """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"The {role} must be a built keras.Model. Received: {model!r}.")
     shape = model.output_shape
@@ -404,8 +412,8 @@ class _Terms(keras.Operation):
         return self.objective.terms(za, zb, OneReplica())
 
 
-def _all_finite(tensors):
-    """Returns 1.0 if every element of every tensor is finite, else 0.0."""
+def all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Returns 1.0 if every element of every tensor is finite, else 0.0, a float32 scalar."""
     # A sum of finite numbers is finite, unless they are so large that their norm is infinite too;
     # a sum with a non-finite number never is. It takes one pass and no array of bools.
     sums = [ops.sum(ops.cast(t, "float32")) for t in tensors if t is not None]

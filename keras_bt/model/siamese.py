@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_bt.model.barlow_twins import _all_finite, _vector_length
+from keras_bt.model.barlow_twins import all_finite, vector_length
 from keras_bt.model.batch_normalization import prepare_batch_normalization
 from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
 from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
@@ -70,8 +70,8 @@ class Siamese(FitsOnSeveralWorkers):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        features = _vector_length(backbone, "backbone")
-        self.embedding_dim = features if head is None else _vector_length(head, "head")
+        features = vector_length(backbone, "backbone")
+        self.embedding_dim = features if head is None else vector_length(head, "head")
         if head is not None and head.input_shape[-1] != features:
             raise ValueError(
                 "The head must take what the backbone returns. Received: a backbone with "
@@ -218,7 +218,7 @@ class Siamese(FitsOnSeveralWorkers):
         gradients = tape.gradient(scaled_share, variables)
         # If one replica skipped and others did not, their weights would drift apart.
         *parts, failures = ops.unstack(
-            replicas.sum(ops.stack([*parts, 1 - _all_finite([share, *gradients])]))
+            replicas.sum(ops.stack([*parts, 1 - all_finite([share, *gradients])]))
         )
         finite = failures == 0
         if self._skips:
