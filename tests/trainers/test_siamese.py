@@ -92,6 +92,18 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(runs, capsys):
     assert "margin=1.0" in script.mistake(capsys, "siamese", *arguments, "--margin=0.5")
 
 
+@pytest.mark.slow
+def test_on_two_devices_as_on_one(runs, tmp_path, capsys):
+    folder, backbone, _ = runs
+    more = [backbone, *DIGITS, *TINY, "--epochs=1", "--strategy=mirrored"]
+    script.call("siamese", *more, f"--workdir={tmp_path / 'two'}")
+    assert "2 replicas" in capsys.readouterr().out
+    one, two = (read_metrics(run / "metrics.jsonl") for run in (folder / "run", tmp_path / "two"))
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
+    odd = [*more, "--batch_size=5", f"--workdir={tmp_path / 'odd'}"]
+    assert "evenly across replicas" in script.mistake(capsys, "siamese", *odd)
+
+
 @pytest.fixture
 def table(tmp_path):
     """Writes a table of pairs of noisy images of four shades."""
