@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 import re
+import shlex
 import time
 
 import keras
@@ -190,13 +191,11 @@ class Siamese(classifying.ClassifierRun):
 
         Pairs with an image that cannot be read are left out.
         """
+        size = self.subject.image_size
+        # One resizing for all parts, as in trainers.verify.
+        resize = self.subject.resize or data.evaluation_resize(self.train, size)
         batches = data.evaluation_batches(
-            part.source,
-            self.subject.image_size,
-            EVALUATION_BATCH,
-            self.subject.resize,
-            *self.subject.normalization,
-            keys=True,
+            part.source, size, EVALUATION_BATCH, resize, *self.subject.normalization, keys=True
         )
         embeddings, _, numbers = zip(
             *feature_batches(self.model.backbone, batches, keys=True), strict=True
@@ -276,5 +275,7 @@ def closing_message(run, judged, summary):
             f"  {run.path / 'siamese.keras'}    the network and its threshold, keras_bt.Siamese",
             f"  {run.backbone}    its embedding, for all commands that take --backbone",
             f"  {run.summary}    these results;  {run.metrics}  those of every step",
+            f"Beside the backbone alone and raw pixels: python -m trainers.verify "
+            f"--backbone={shlex.quote(str(run.path))}",
         ]
     )
