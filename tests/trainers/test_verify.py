@@ -20,7 +20,7 @@ from keras_bt.evaluation.verification import (
     verify,
 )
 from keras_bt.evaluation.whitening import Whitening
-from trainers.runs import verifying
+from trainers.runs import verifying_report
 
 DIGITS = ["--data=digits", "--image_size=8"]
 FEW = ["--unseen=2,4,6", "--pairs=600", "--references=1,3"]
@@ -99,7 +99,7 @@ def test_figures_are_those_of_held_out_classes(backbone, measured):
 
 
 def test_the_table_shows_what_the_file_says(backbone, measured, capsys, monkeypatch):
-    monkeypatch.setattr(verifying, "_draw", lambda *arguments: [])  # it takes seconds
+    monkeypatch.setattr(verifying_report, "draw", lambda *arguments: [])  # it takes seconds
     flags = ["--unseen=2,4,6", "--pairs=150", "--references=60", "--noraw_pixels"]
     script.call("verify", f"--backbone={backbone}", *DIGITS, *flags)
     output = capsys.readouterr().out
@@ -198,7 +198,7 @@ def trained(backbone, tmp_path_factory):
 def test_trained_embeddings_are_measured_beside_those_they_began_with(
     backbone, trained, pictures, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(verifying, "_draw", lambda *arguments: [])
+    monkeypatch.setattr(verifying_report, "draw", lambda *arguments: [])
     flags = ["--pairs=600", "--references=1"]
     script.call("verify", f"--backbone={trained.path}", *flags)
     path = trained.path / "evaluation" / "verify_pairs=600_references=1.json"
@@ -238,7 +238,7 @@ def write_pairs(folder, rows):
 
 
 def test_pairs_of_a_table_have_no_references(backbone, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(verifying, "_draw", lambda *arguments: [])  # it takes seconds
+    monkeypatch.setattr(verifying_report, "draw", lambda *arguments: [])  # it takes seconds
     rows = [f"{a}.png,{b}.png,{(a + b) % 2},train" for a in range(5) for b in range(a)]
     rows += ["7.png,0.png,0,test", "7.png,4.png,1,test"]
     rows += ["5.png,6.png,1,test", "5.png,0.png,0,test", "6.png,0.png,0,test"]

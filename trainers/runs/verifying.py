@@ -9,9 +9,7 @@ import numpy as np
 
 from keras_bt import data, errors, workdir
 from keras_bt.data.pairs import Pairs
-from keras_bt.evaluation.report import columns
 from keras_bt.evaluation.verification import (
-    FALSE_ACCEPTS,
     choose_threshold,
     distances,
     reference_distances,
@@ -19,14 +17,12 @@ from keras_bt.evaluation.verification import (
 )
 from keras_bt.evaluation.whitening import Whitening, too_wide
 from keras_bt.files import whole
-from keras_bt.plots import verification as plots
-from trainers.runs import backbones, measuring, subject
+from trainers.runs import backbones, measuring, subject, verifying_report
 from trainers.runs.verify_settings import EMBEDDINGS
 
 FIGURES_DEPEND_ON = ("unseen", "labels", "pairs", "references", "raw_pixels", "seed")
 BACKBONE, WHITENED, TRAINED = EMBEDDINGS.values()
 PIXELS = "raw pixels"
-_MISTAKES = 5  # of either kind in the picture
 
 
 def run(settings, started):
@@ -61,7 +57,6 @@ def run(settings, started):
             found[name] |= {"file": str(file), "sha256": sha256(file)}
         if whitening is not None:
             found[name] |= _written(whitening, out)
-    chosen = default_embedding(found)
     measuring.write(
         out,
         "trainers.verify",
@@ -72,8 +67,18 @@ def run(settings, started):
         prepared=prepared(what),
         embeddings=found,
     )
-    pictures = _draw(out, what, test, compared, chosen)
-    return _report(what, s, references, found, validation, [out, *pictures])
+    pictures = verifying_report.draw(out, what, test, compared, default_embedding(found))
+    report = verifying_report.table(found, what.where, len(validation.pairs))
+    flags = [f"--backbone={s.backbone}"]
+    flags += [f"--thresholds={out}"] * (out != default_figures(what.file))
+    flags += ["--reference=A.png", "--image=B.png"]
+    return "\n".join(
+        [
+            *report,
+            f"\nWritten to {', '.join(map(str, [out, *pictures]))}.",
+            f"For one pair: {shlex.join(['python', '-m', 'trainers.verify', *flags])}",
+        ]
+    )
 
 
 def default_embedding(figures):
@@ -260,90 +265,3 @@ def prepared(what):
     names = ("background", "exif", "max_pixels", "normalize")
     reading = {name: what.reading[name] for name in names}
     return {"image_size": size, "resize": what.resize, **reading}
-
-
-def _draw(out, what, test, compared, name):
-    """Draws ROC curves, histograms and the worst mistakes beside the figures; returns the files."""
-    paths = [out.with_name(f"{out.stem}_{kind}.png") for kind in ("roc", "distances", "mistakes")]
-    on = f"{len(test.pairs):,} test pairs of {what.data}"
-    curves = {name: (found, same) for name, (found, same, _) in compared.items()}
-    plots.roc_curves(paths[0], curves, f"ROC curves, {on}")
-    plots.distance_histograms(paths[1], compared, f"Distances, {on}")
-    found, same, threshold = compared[name]
-    order = np.argsort(found, kind="stable")
-    far = _worst(test.pairs, [n for n in order[::-1] if same[n] and found[n] > threshold])
-    near = _worst(test.pairs, [n for n in order if not same[n] and found[n] <= threshold])
-    if not far and not near:
-        paths[2].unlink(missing_ok=True)
-        return paths[:2]
-    chosen = test.pairs[np.array(far + near)]
-    images = test.images(what, np.append(chosen.first, chosen.second))
-
-    def shown(n):
-        pair = test.pairs.first[n], test.pairs.second[n]
-        names = (
-            []
-            if test.labels is None
-            else [test.source.class_names[c] for c in test.labels[[*pair]]]
-        )
-        return *(images[number] for number in pair), found[n], ", ".join(dict.fromkeys(names))
-
-    title = f"The worst mistakes by {name} at {threshold:.3f}, of {on}"
-    plots.worst_mistakes(paths[2], [*map(shown, far)], [*map(shown, near)], title)
-    return paths
-
-
-def _worst(pairs, ordered):
-    """Returns the first pairs that have no image in common: their numbers."""
-    chosen, seen = [], set()
-    for n in ordered:
-        images = {int(pairs.first[n]), int(pairs.second[n])}
-        if len(chosen) < _MISTAKES and not images & seen:
-            chosen.append(n)
-            seen |= images
-    return chosen
-
-
-def _report(what, s, references, found, validation, paths):
-    first = next(iter(found.values()))["test"]
-    head = ["", "AUC", "EER", *(f"true accepts at {100 * r:g}%" for r in FALSE_ACCEPTS), "accuracy"]
-    cells = [head]
-    for name, row in found.items():
-        row = row["test"]
-        cells.append([name, f"{row['auc']:.4f} ± {row['auc_deviation']:.4f}"])
-        cells[-1].append(_percent(row["eer"], row["eer_deviation"]))
-        for rate in FALSE_ACCEPTS:
-            of = row["true_accepts"][rate], row["true_accepts_deviation"][rate]
-            cells[-1].append(_percent(*of))
-        cells[-1].append(_percent(row["accuracy"], row["accuracy_deviation"]))
-    lines = [
-        f"\nOn {what.where}. In percent, of {first['same_pairs']:,} pairs of the same thing and "
-        f"{first['different_pairs']:,} of different things; the threshold is that of "
-        f"{len(validation.pairs):,} validation pairs:\n",
-        *columns(cells),
-    ]
-    if None in first["true_accepts"].values():
-        lines.append("– takes more pairs of different things: 100 for 1%, 1,000 for 0.1%.")
-    if references:
-        cells = [["", *(f"{how} of {k}" for k in references for how in _hows(k))]]
-        for name, row in found.items():
-            of_each = [
-                row["references"][str(k)][how]["test"] for k in references for how in _hows(k)
-            ]
-            cells.append([name, *(_percent(of["eer"], of["eer_deviation"]) for of in of_each)])
-        lines += ["\nEqual error rate with references of each class:\n", *columns(cells)]
-    lines.append("\nWritten to " + ", ".join(map(str, paths)) + ".")
-    flags = [f"--backbone={s.backbone}"]
-    flags += [f"--thresholds={paths[0]}"] * (paths[0] != default_figures(what.file))
-    flags += ["--reference=A.png", "--image=B.png"]
-    lines.append("For one pair: " + shlex.join(["python", "-m", "trainers.verify", *flags]))
-    return "\n".join(lines)
-
-
-def _hows(k):
-    """Returns the ways to combine k distances."""
-    return ("nearest",) if k == 1 else ("nearest", "mean")
-
-
-def _percent(value, deviation):
-    return "–" if value is None else f"{100 * value:.1f} ± {100 * deviation:.1f}"
