@@ -2,13 +2,12 @@
 
 from keras_bt.plots.evaluation import (
     NothingMeasuredError,
-    accuracies,
     confusion_matrix,
     measures,
     neighbours,
     spectrum,
-    table,
 )
+from keras_bt.plots.runs import accuracies, table
 from keras_bt.plots.training import correlation, feature_map, loss_curve, view_pairs
 from keras_bt.plots.verification import distance_histograms, roc_curves, worst_mistakes
 
