@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from keras_bt.evaluation.verification import area_under, equal_error_rate, roc
 from keras_bt.plots import figures
@@ -53,8 +52,8 @@ def roc_curves(
     axes.set_xlim(1 / fewest, 1)
     axes.set_ylim(0, 1.01)
     axes.grid(alpha=0.3)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_xlabel("false accepts, of pairs of different things")
     axes.set_ylabel("true accepts, of pairs of the same thing")
     axes.set_title(title, parse_math=False)
@@ -93,7 +92,7 @@ def distance_histograms(
             weights = np.full(kind.sum(), 1 / kind.sum())
             axes.hist(distances[kind], bins, weights=weights, **look)
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold")
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(_percent)
         axes.grid(alpha=0.3)
         accepted = distances <= threshold
         wrong = f"false accepts {100 * accepted[~same].mean():.1f}%"
@@ -149,3 +148,8 @@ def worst_mistakes(
         if pairs:
             panels[0, start].set_title(head, fontsize=10, loc="left")
     figures.save(figure, path)
+
+
+def _percent(share, _):
+    """Formats a tick, with no more digits than it has."""
+    return f"{100 * share:g}%"
