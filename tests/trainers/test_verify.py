@@ -180,7 +180,8 @@ def test_one_image_is_judged_by_the_threshold(
         assert answer[how]["accepted"] == (distance <= by["threshold"])
         assert answer[how]["false_accepts"] == by["test"]["false_accepts"]
         words = "accepted" if answer[how]["accepted"] else "not accepted"
-        assert f"threshold {by['threshold']:.4f}: {words}\n" in output
+        assert f"threshold {by['threshold']:.4f}: {words} (with " in output
+    assert output.startswith(f"Compared by: {kind}.\n")
     assert ("threshold is that of single pairs" in output) == (count == 2)
 
 

@@ -68,7 +68,7 @@ def run(settings):
                 **answer,
             },
         )
-    return _described(answer, s, name, record, count > 1 and not of_several)
+    return _described(answer, s, name, count > 1 and not of_several)
 
 
 def _figures(path, s):
@@ -183,22 +183,18 @@ def _check_replaceable(out):
     return out
 
 
-def _described(answer, s, name, record, of_pairs):
-    lines = []
-    for how, found in answer.items():
-        several = len(s.reference) > 1
-        compared = f"{how} of {len(s.reference)} references" if several else s.reference[0]
+def _described(answer, s, name, of_pairs):
+    """Describes the answer for the terminal; one reference is its own nearest and mean."""
+    several = len(s.reference) > 1
+    lines = [f"Compared by: {name}."]
+    for how, found in answer.items() if several else [("nearest", answer["nearest"])]:
+        other = f"{how} of {len(s.reference)} references" if several else s.reference[0]
         lines.append(
-            f"{s.image}, {compared}: distance {found['distance']:.4f}, threshold "
-            f"{found['threshold']:.4f}: {'accepted' if found['accepted'] else 'not accepted'}"
+            f"{s.image}, {other}: distance {found['distance']:.4f}, threshold "
+            f"{found['threshold']:.4f}: {'accepted' if found['accepted'] else 'not accepted'} "
+            f"(with {100 * found['false_accepts']:.1f}% false accepts and "
+            f"{100 * found['false_rejects']:.1f}% false rejects of the test images)"
         )
-        if not several:
-            break
-    rates = (f"{100 * found[of]:.1f}%" for of in ("false_accepts", "false_rejects"))
-    lines.append(
-        "By {}. On the test pairs it accepted {} of different things, and rejected {} of the "
-        "same.".format(name, *rates)
-    )
     if of_pairs:
         lines.append(
             f"The threshold is that of single pairs; --references={len(s.reference)} chooses one "
