@@ -11,6 +11,7 @@ from places import ROOT
 from trainers.cli import command
 from trainers.runs.fields import Settings, setting
 from trainers.runs.settings import FinetuningSettings, LinearProbeSettings, PretrainingSettings
+from trainers.runs.verify_settings import VerifySettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,15 @@ def test_flags_give_the_same_settings(settings, monkeypatch):
     flags = settings.as_flags(("labels",), seed=7, workdir="a b")
     assert {"--seed=7", "--workdir=a b"} <= set(flags)
     assert not [flag for flag in flags if flag.startswith("--labels")]
+
+
+def test_a_flag_that_is_given_several_times(monkeypatch):
+    settings, found = VerifySettings(reference=("a, b.png", "c.png"), image="d.png"), []
+    flags = settings.as_flags()
+    assert flags == ["--reference=a, b.png", "--reference=c.png", "--image=d.png"]
+    monkeypatch.setattr(sys, "argv", ["it", *flags])
+    command.run(found.append, VerifySettings)
+    assert found == [settings]
 
 
 def test_defaults_that_depend_on_other_settings():
