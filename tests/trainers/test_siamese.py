@@ -116,19 +116,36 @@ def table(tmp_path):
     return f"--data=pairs:{tmp_path / 't.csv'}"
 
 
-def test_pairs_of_a_file_from_scratch_and_frozen(runs, table, tmp_path, capsys):
-    network = runs[1].replace("backbone", "network")
-    more = [table, *TINY, "--epochs=1", "--image_size=8"]
-    script.call("siamese", network, *more, f"--workdir={tmp_path / 'scratch'}")
+def test_pairs_of_a_file_on_a_frozen_backbone(runs, table, tmp_path, capsys):
+    more = [table, *TINY, "--epochs=1", "--image_size=8", f"--workdir={tmp_path / 'run'}"]
+    script.call("siamese", runs[1], *more, "--frozen")
     output = capsys.readouterr().out
     assert "54 pairs of 12 images to train on" in output
     assert "There are no test pairs" in output
-    assert "from random weights" in output
-    script.call("siamese", runs[1], *more, "--frozen", f"--workdir={tmp_path / 'frozen'}")
-    kept = keras.models.load_model(tmp_path / "frozen" / "backbone.keras").layers[1].get_weights()
+    kept = keras.models.load_model(tmp_path / "run" / "backbone.keras").layers[1].get_weights()
     file = runs[1].partition("=")[2]
     for one, other in zip(keras.models.load_model(file).get_weights(), kept, strict=True):
         np.testing.assert_array_equal(other, one)
+
+
+@pytest.mark.slow
+def test_without_a_backbone_a_network_starts_from_random_weights(runs, tmp_path, capsys):
+    network = runs[1].replace("backbone", "network")
+    more = [
+        *DIGITS,
+        *TINY,
+        "--epochs=1",
+        "--form=cosine",
+        "--seed=1",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    script.call("siamese", network, *more)
+    assert "from random weights" in capsys.readouterr().out
+    trained = keras.models.load_model(tmp_path / "run" / "backbone.keras").layers[1]
+    other = keras.models.load_model(runs[1].partition("=")[2]).get_weights()[0]
+    first = trained.get_weights()[0]
+    assert first.shape == other.shape
+    assert abs(first - other).max() > 0.01
 
 
 MISTAKES = {

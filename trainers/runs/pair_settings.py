@@ -93,7 +93,7 @@ class SiameseSettings(PairSettings, ClassifierSettings):
     flip: float = fraction(0.0, "Probability of a horizontal flip.")
     rate: float | None = setting(
         None,
-        "Peak learning rate of Adam. Default: 0.001, or 0.0003 if a pretrained backbone is "
+        "Peak learning rate of Adam. Default: 0.001, or 0.00003 if a pretrained backbone is "
         "trained.",
         above=0,
     )
@@ -103,7 +103,7 @@ class SiameseSettings(PairSettings, ClassifierSettings):
     epochs: int | None = setting(
         None,
         "Total number of training epochs, of as many pairs as there are images, but 1,000 at "
-        "least. Default: as many as make 1,000 steps, but 5 at least.",
+        "least. Default: as many as make 200 steps, or from scratch 1,000 and 5 at least.",
         least=1,
         most=MOST_EPOCHS,
     )

@@ -21,8 +21,9 @@ from trainers.runs import subject as subjects
 
 FIGURES = {"loss": "loss", "distance_same": "same", "distance_different": "different"}
 # Chosen on classes held out from training images: docs/verification.md.
-LEAST_STEPS, LEAST_EPOCHS = 1_000, 5
-RATE, FINE_TUNING_RATE = 1e-3, 3e-4
+RATE, FINE_TUNING_RATE = 1e-3, 3e-5
+LEAST = {"steps": 1_000, "epochs": 5}
+LEAST_PRETRAINED = {"steps": 200, "epochs": 1}
 EVALUATION_BATCH = 256
 _WARMUP = 0.1  # of all steps
 
@@ -88,12 +89,13 @@ class Siamese(classifying.ClassifierRun):
     @staticmethod
     def settled(settings, subject, parts):
         """Chooses the rate and the number of epochs, unless they are given."""
+        least = LEAST if settings.from_scratch else LEAST_PRETRAINED
         steps = steps_per_epoch(parts.train, settings.batch_size)
         rate = RATE if settings.from_scratch or settings.frozen else FINE_TUNING_RATE
         return dataclasses.replace(
             settings,
             rate=settings.rate or rate,
-            epochs=settings.epochs or max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)),
+            epochs=settings.epochs or max(least["epochs"], math.ceil(least["steps"] / steps)),
         )
 
     def __init__(self, settings, subject, parts, strategy, run):

@@ -51,6 +51,7 @@ def test_loss_and_metrics_are_exact_means_over_pairs(form):
     np.testing.assert_allclose(model.distance(a, b), d, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_tells_pairs_apart_also_in_steps_executed_at_once():
     results = []
     for steps_per_execution in (1, 3):
