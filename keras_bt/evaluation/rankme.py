@@ -21,17 +21,38 @@ def singular_values(z: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if z is not a finite matrix with at least one entry.
     """
-    z = np.asarray(z, np.float64)
-    finite = np.isfinite(z).all()
-    if z.ndim != 2 or z.size == 0 or not finite:
-        raise ValueError(
-            "z must be finite and of shape (n, d), neither being 0. "
-            f"Received: shape {z.shape}{'' if finite else ' with NaN or infinity'}."
-        )
+    z = _checked(z)
     # One thread: several wait for each other on cores busy with other work, such as training:
     # 30 s against 1.2 s for (1024, 8192) on two busy cores.
     with threadpool_limits(limits=1):
         return np.linalg.svd(z, compute_uv=False)
+
+
+def in_span(z: np.ndarray) -> np.ndarray:
+    """Rotates vectors into the space that they span, in which they are shorter if n < d.
+
+    Lengths and angles stay, and with them singular values, RankMe, LiDAR and α-ReQ. Those that need
+    several of these rotate once: it takes longer than all that follows.
+
+    >>> in_span(np.ones((2, 100))).shape
+    (2, 2)
+
+    Args:
+        z: floats (n, d), one vector per row.
+
+    Returns:
+        float64 (n, min(n, d)).
+
+    Raises:
+        ValueError: if z is not a finite matrix with at least one entry.
+    """
+    z = _checked(z)
+    n, d = z.shape
+    if d <= n:
+        return z
+    with threadpool_limits(limits=1):
+        r = np.asarray(np.linalg.qr(z.T, mode="r"))  # zᵀ = QR, hence z = RᵀQᵀ
+    return r.T
 
 
 def rankme(z: np.ndarray) -> float:
@@ -75,3 +96,14 @@ def rankme_of_spectrum(sigma: np.ndarray) -> float:
         return 0.0
     p = sigma / total + EPSILON
     return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def _checked(z):
+    z = np.asarray(z, np.float64)
+    finite = np.isfinite(z).all()
+    if z.ndim != 2 or z.size == 0 or not finite:
+        raise ValueError(
+            "z must be finite and of shape (n, d), neither being 0. "
+            f"Received: shape {z.shape}{'' if finite else ' with NaN or infinity'}."
+        )
+    return z
