@@ -56,19 +56,38 @@ def measure(
     if np.unique(train_labels, return_counts=True)[1].min() >= FEW:
         few = few_label_probe(*data, labels_per_class=FEW, seed=seed)
     k = min(20, len(train_features))
-    whitened = None
-    if not too_wide(train_features):
-        whiten = Whitening.fit(train_features)
-        whitened = knn_accuracy(
-            whiten(train_features), train_labels, whiten(test_features), test_labels, k
-        )
     return Accuracies(
         knn=knn_accuracy(*data, k),
-        knn_whitened=whitened,
+        knn_whitened=whitened_knn(*data, k),
         probe=logistic_probe(*data).top1,
         few_labels=float(np.mean(few)) if few else None,
         few_labels_deviation=float(np.std(few, ddof=1)) if few else None,
     )
+
+
+def whitened_knn(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: int,
+) -> float | None:
+    """Measures nearest neighbors of whitened features.
+
+    Args:
+        train_features: floats (n, d).
+        train_labels: integers (n,).
+        test_features: floats (m, d).
+        test_labels: integers (m,).
+        k: neighbors that vote, at most n.
+
+    Returns:
+        Accuracy, 0 to 1; None if whitening takes minutes.
+    """
+    if too_wide(train_features):
+        return None
+    whiten = Whitening.fit(train_features)
+    return knn_accuracy(whiten(train_features), train_labels, whiten(test_features), test_labels, k)
 
 
 def table(accuracies: Mapping[str, Accuracies]) -> str:

@@ -1,10 +1,11 @@
 """One run of a sweep: python -m trainers.ablations.run --workdir=DIR [flags of trainers.pretrain].
 
 Pretrains as trainers.pretrain does, optionally with another objective (--variant), and measures the
-backbone. DIR/measured.json gets the accuracy of nearest neighbors (k = 20), of a linear probe with
-all labels, and of one with --few_labels labels, the same number from each class, averaged over ten
-draws. With --measure=untrained or --measure=pixels nothing is trained: the untrained backbone or
-the raw pixels are measured instead. The same command continues an interrupted run.
+backbone. DIR/measured.json gets the accuracy of nearest neighbors (k = 20), plain and whitened, of
+a linear probe with all labels, and of one with --few_labels labels, the same number from each
+class, averaged over ten draws. With --measure=untrained or --measure=pixels nothing is trained: the
+untrained backbone or the raw pixels are measured instead. The same command continues an interrupted
+run.
 """
 
 import dataclasses
@@ -85,18 +86,22 @@ def measure(train_features, labels, test_features, test_labels, few_labels=600):
     """Measures features by nearest neighbors and by linear probes with all and with few labels.
 
     Returns:
-        dict of the accuracies `knn`, `probe` and `few_labels`, 0 to 1; `few`, the number of few
-        labels; and `few_labels_deviation`, the standard deviation over their draws.
+        dict of the accuracies `knn`, `knn_whitened` (None if that takes minutes), `probe` and
+        `few_labels`, 0 to 1; `few`, the number of few labels; and `few_labels_deviation`, the
+        standard deviation over their draws.
     """
     from keras_bt.evaluation.knn import knn_accuracy
+    from keras_bt.evaluation.report import whitened_knn
     from trainers.runs import fast_probe
 
     arrays = (train_features, labels, test_features, test_labels)
     few = str(min(few_labels, len(labels)))
     all_labels = fast_probe.single(arrays, LinearProbeSettings(fast=True))
     few_labels = fast_probe.single(arrays, LinearProbeSettings(labels=few, draws=DRAWS, fast=True))
+    k = min(20, len(labels))
     return {
-        "knn": knn_accuracy(*arrays, k=min(20, len(labels))),
+        "knn": knn_accuracy(*arrays, k),
+        "knn_whitened": whitened_knn(*arrays, k),
         "probe": all_labels["top1"],
         "few": few_labels["images"],
         "few_labels": few_labels["top1"],

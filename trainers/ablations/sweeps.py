@@ -46,7 +46,7 @@ SETTINGS = {
     "trainers.linear_probe": LinearProbeSettings,
     "trainers.finetune": FinetuningSettings,
 }
-_MEASURED = {name: [name] for name in ("knn", "probe", "few_labels")}
+_MEASURED = {name: [name] for name in ("knn", "knn_whitened", "probe", "few_labels")}
 _PROBE = ("trainers.linear_probe", "linear_probe_fast*.json")
 # Script: its module, the last file that it writes, and the keys that lead to each measure in there.
 SCRIPTS = {
@@ -58,6 +58,7 @@ SCRIPTS = {
 # Names of the measures in tables and plots.
 MEASURES = {
     "knn": "nearest neighbors (k = 20)",
+    "knn_whitened": "whitened (k = 20)",
     "probe": "linear probe, all labels",
     "few_labels": "linear probe, few labels",  # replaced by their number
     "accuracy": "accuracy",
@@ -125,7 +126,7 @@ class Run:
         files = sorted(f for f in self.folder.glob(pattern) if ".partial" not in f.name)
         if not files:
             return None
-        content = _read(files[0])
+        content = {"knn_whitened": None, **_read(files[0])}  # which earlier runs lack
         try:
             found = {n: functools.reduce(operator.getitem, places[n], content) for n in places}
         except (LookupError, TypeError) as error:

@@ -23,7 +23,7 @@ from trainers.runs.settings import LinearProbeSettings
 
 FLAGS = {"flagfile": "digits", "data": "{data}", "width": 2, "projector": "8", "epochs": 1}
 FLAGS |= {"monitor_every": 0, "few_labels": 100, **small_network.PLAIN_SETTINGS}
-KEYS = ["knn", "probe", "few", "few_labels", "few_labels_deviation", "measured_on"]
+KEYS = ["knn", "knn_whitened", "probe", "few", "few_labels", "few_labels_deviation", "measured_on"]
 KEYS += ["seconds_of_last_call"]
 
 
@@ -91,7 +91,7 @@ def test_a_sweep_leaves_table_picture_and_figures(finished, runs):
         assert found["measured_on"] == "the test set, 500 images"
         assert all(0.1 < found[key] < 1 for key in ("knn", "probe", "few_labels"))
     rows = [
-        " | ".join(f"{100 * found[key]:.1f}" for key in ("knn", "probe", "few_labels"))
+        " | ".join(f"{100 * found[key]:.1f}" for key in [*KEYS[:3], "few_labels"])
         for found in (trained, pixels)
     ]
     text = (out / "tiny.md").read_text()
