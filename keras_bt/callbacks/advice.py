@@ -169,9 +169,9 @@ def next_step(metrics: Sequence[Metrics], dim: int, num_features: int) -> str | 
     if not np.isfinite(lines[-1]["loss"]):
         return "The loss was not finite in the end: try a lower learning rate or a longer warm-up."
     names = [field.name for field in dataclasses.fields(Health)]
-    looks = [entry for entry in metrics if all(name in entry for name in names)]
-    if looks:
-        health = Health(**{name: looks[-1][name] for name in names})
+    looks = [entry for entry in metrics if "embedding_spread" in entry]
+    if looks:  # earlier versions logged fewer measures
+        health = Health(**{name: looks[-1].get(name, np.nan) for name in names})
         for warning in (constant(health, settled=True), dead(health, num_features, dim)):
             if warning is not None:
                 return f"{warning[0].upper()}{warning[1:]}"

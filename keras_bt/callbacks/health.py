@@ -6,7 +6,9 @@ import math
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from keras_bt.evaluation.rankme import rankme
+from keras_bt.evaluation.alpha_req import alpha_req
+from keras_bt.evaluation.lidar import lidar
+from keras_bt.evaluation.rankme import in_span, rankme
 from keras_bt.objectives import BarlowTwinsObjective, Objective, OneReplica
 from keras_bt.objectives.barlow_twins import EPSILON
 from keras_bt.objectives.embeddings import check_embeddings
@@ -41,6 +43,11 @@ class Health:
         feature_rankme: RankMe of the backbone's features of the 2n views, at most
             min(2n, features).
         embedding_rankme: RankMe of the embeddings of the 2n views, at most min(2n, d).
+        feature_lidar: LiDAR of the features, with q = 2 views of n images, at most
+            min(n − 1, features).
+        embedding_lidar: LiDAR of the embeddings, at most min(n − 1, d).
+        feature_alpha: α-ReQ of the features of the 2n views: near 1 is said to be best. NaN where
+            fewer than ten directions vary.
         dead_features: number of features that hardly change from view to view: their standard
             deviation is at most `DEAD_BELOW` times the root mean square of all values.
         dead_dimensions: the same for the embedding.
@@ -54,6 +61,9 @@ class Health:
     embedding_spread: float
     feature_rankme: float
     embedding_rankme: float
+    feature_lidar: float
+    embedding_lidar: float
+    feature_alpha: float
     dead_features: float
     dead_dimensions: float
 
@@ -62,7 +72,7 @@ def measure(features: np.ndarray, za: np.ndarray, zb: np.ndarray, objective: Obj
     """Measures the health of a network on two views of n images.
 
     Args:
-        features: floats (m, f), the backbone's features of all views.
+        features: floats (2n, f), the backbone's features of one view's images, then the other's.
         za: floats (n, d), the embeddings of one view.
         zb: floats (n, d), the embeddings of the other view of the same images.
         objective: what the network minimizes.
@@ -71,10 +81,16 @@ def measure(features: np.ndarray, za: np.ndarray, zb: np.ndarray, objective: Obj
         The measurements; all are NaN if any input is not finite.
 
     Raises:
-        ValueError: if the embeddings are not both of the same shape (n, d) with n ≥ 2.
+        ValueError: if the embeddings are not both of the same shape (n, d) with n ≥ 2, or there
+            are not 2n features.
     """
     features, za, zb = (np.asarray(x, np.float64) for x in (features, za, zb))
     check_embeddings(za, zb)
+    if len(features) != 2 * len(za):
+        raise ValueError(
+            "There must be features for both views of each image. "
+            f"Received: {len(features)} for {len(za)} images."
+        )
     if not all(np.isfinite(x).all() for x in (features, za, zb)):
         return Health(*[math.nan] * len(dataclasses.fields(Health)))
     n, d = za.shape
@@ -88,6 +104,8 @@ def measure(features: np.ndarray, za: np.ndarray, zb: np.ndarray, objective: Obj
         terms = objective.terms(za.astype(np.float32), zb.astype(np.float32), OneReplica())
     excess = objective.loss(terms) - objective.floor(n, d)
     z = np.concatenate([za, zb])
+    # d numbers become at most 2n; what is computed from these needs lengths and angles alone.
+    features_in_span, z_in_span = in_span(features), in_span(z)
     return Health(
         diagonal_mean=float(np.mean(c)),
         diagonal_rms=float(np.sqrt(np.mean(c**2))),
@@ -95,8 +113,11 @@ def measure(features: np.ndarray, za: np.ndarray, zb: np.ndarray, objective: Obj
         off_diagonal_rms=float(np.sqrt(off_diagonal / others)),
         fixed_excess=float(excess),
         embedding_spread=spread(z),
-        feature_rankme=rankme(features),
-        embedding_rankme=rankme(z),
+        feature_rankme=rankme(features_in_span),
+        embedding_rankme=rankme(z_in_span),
+        feature_lidar=lidar(_by_image(features_in_span)),
+        embedding_lidar=lidar(_by_image(z_in_span)),
+        feature_alpha=alpha_req(features_in_span),
         dead_features=_dead(features),
         dead_dimensions=_dead(z),
     )
@@ -121,6 +142,11 @@ def spread(z: np.ndarray) -> float:
     length = np.linalg.norm(z, axis=1, keepdims=True)
     unit = z / np.where(length == 0, 1, length)
     return float(np.sqrt(unit.shape[1] * np.mean(unit.var(axis=0))))
+
+
+def _by_image(z):
+    """Arranges (2n, d), one view after the other, as (n, 2, d)."""
+    return np.stack(np.split(z, 2), axis=1)
 
 
 def _dead(z):

@@ -20,7 +20,7 @@ def alpha_req(features: np.ndarray) -> float:
         λ_j ∝ j^−α
 
     with λ the eigenvalues of the covariance, largest first. A large α means few directions; near 0
-    all are equally strong. The paper finds that features generalize best where α is near 1.
+    all are equally strong. Features are said to generalize best where α is near 1.
 
     Args:
         features: floats (n, d).
@@ -31,7 +31,7 @@ def alpha_req(features: np.ndarray) -> float:
     Raises:
         ValueError: if features are not a finite matrix with at least one entry.
 
-    Source: Agrawal et al. 2022 (NeurIPS), section 3.
+    Source: Agrawal et al. 2022 (NeurIPS 35), α-ReQ.
     """
     z = in_span(features)
     with threadpool_limits(limits=1):  # see keras_bt.evaluation.rankme

@@ -28,6 +28,11 @@ _MEASURES = {
         "feature_rankme": "features",
         "embedding_rankme": "embeddings",
     },
+    "LiDAR (informative dimensions)": {
+        "feature_lidar": "features",
+        "embedding_lidar": "embeddings",
+    },
+    "α of the spectrum": {"feature_alpha": "features (α-ReQ: best near 1)"},
     "loss above the floor": {"fixed_excess": "of fixed views, in inference mode"},
     "diagonal of C": {"diagonal_mean": "mean (1 at best)", "diagonal_rms": "RMS"},
     "off-diagonal of C": {"off_diagonal_mean": "mean", "off_diagonal_rms": "RMS (0 at best)"},

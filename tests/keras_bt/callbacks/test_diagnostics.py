@@ -5,16 +5,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from places import ROOT
 
 from keras_bt import augmentations, data
 from keras_bt.callbacks import advice, health
 from keras_bt.callbacks.diagnostics import Diagnostics
 from keras_bt.callbacks.health import Health, measure
 from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
+from keras_bt.evaluation.alpha_req import alpha_req
+from keras_bt.evaluation.lidar import lidar
 from keras_bt.evaluation.rankme import rankme
 from keras_bt.model import BarlowTwins, projector
 from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.objectives import barlow_twins as objective
+from keras_bt.plots.evaluation import measures
 from keras_bt.resnet import resnet
 from keras_bt.strategy import choose_strategy
 
@@ -83,6 +87,9 @@ def oracle(features, za, zb, redundancy_weight):
         "embedding_spread": np.sqrt(np.mean(np.square(deviations))) * np.sqrt(d),
         "feature_rankme": rankme(features),
         "embedding_rankme": rankme(z),
+        "feature_lidar": lidar(np.array([[features[i], features[n + i]] for i in range(n)])),
+        "embedding_lidar": lidar(np.array([[za[i], zb[i]] for i in range(n)])),
+        "feature_alpha": alpha_req(features),
         "dead_features": dead(features),
         "dead_dimensions": dead(z),
     }
@@ -94,7 +101,7 @@ def test_measures_agree_with_an_independent_computation(n, d):
     za = random.standard_normal((n, d)) * np.geomspace(1, 0.1, d) + 0.3
     zb = za + 0.5 * random.standard_normal((n, d))
     za[:, 3] = zb[:, 3] = 0.7
-    features = np.maximum(random.standard_normal((2 * n, 9)), 0)
+    features = np.maximum(random.standard_normal((2 * n, 15)), 0)
     features[:, :2] = 0
     expected = oracle(features, za, zb, 0.02)
     found = dataclasses.asdict(measure(features, za, zb, BarlowTwinsObjective(0.02)))
@@ -150,6 +157,13 @@ def test_logs_reach_history_metrics_and_tensorboard(tmp_path, views, pair, monke
     c = np.asarray(objective.cross_correlation(za, zb))
     np.testing.assert_allclose(diagnostics.latest.correlation, c, atol=1e-4)
     assert (diagnostics.before.epochs, diagnostics.latest.epochs) == (0, 3)
+
+
+def test_every_measure_is_drawn_and_documented(tmp_path):
+    drawn = measures(tmp_path / "m.png", [{"epoch": 1} | dataclasses.asdict(HEALTHY)])
+    assert set(drawn) == set(NAMES)
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    assert not [name for name in NAMES if f"`{name}`" not in page]
 
 
 @pytest.mark.slow
