@@ -4,7 +4,8 @@ A sweep is a list of settings, described in trainers/ablations/sweeps.py. NAME i
 with this package, several separated by commas, `all`, or the path of a .json file. Every setting is
 a run in its own folder in OUT/runs. The same command skips finished runs and continues interrupted
 ones. At the end OUT/NAME.md holds the table, OUT/NAME.png the plot and OUT/NAME.results.json all
-numbers.
+numbers. Of runs that were looked at as they trained (--monitor_every), OUT/label_free.md tells how
+well RankMe, LiDAR, α-ReQ and the loss rank them, compared with linear probes.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ def ablate(flags):
     with command.mistakes:
         wanted = read_sweeps(flags)
         with command.quiet_start():
-            from trainers.ablations import results, waves
+            from trainers.ablations import label_free, results, waves
 
         runs = [run for sweep in wanted for run in (*sweep.references, *sweep.runs)]
         sweeps.check_folders(runs)
@@ -64,6 +65,8 @@ def ablate(flags):
             for sweep in wanted:
                 table = results.write(out, sweep)
                 print(f"\n{sweep.title}\n\n{table}\n\nWritten to {out}/{sweep.name}.*")
+            if text := label_free.write(out, wanted):
+                print(f"\n{text}\n\nWritten to {out / label_free.FILE}")
         if work.failed:
             logs = [str(run.beside("log")) for run in work.failed if run.beside("log").exists()]
             more = ", …" if len(logs) > 3 else ""
