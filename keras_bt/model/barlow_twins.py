@@ -10,9 +10,10 @@ from keras import layers, ops
 from keras_bt.model.batch_normalization import prepare_batch_normalization
 from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
 from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
-from keras_bt.model.paired_projection import project_both
+from keras_bt.model.mixing import draw_mixing
+from keras_bt.model.paired_projection import project_together
 from keras_bt.model.remat import rematerialized
-from keras_bt.objectives import BarlowTwinsObjective, Objective, OneReplica
+from keras_bt.objectives import BarlowTwinsObjective, Mixing, Objective, OneReplica
 from keras_bt.optimizer import SkipNonFinite
 from keras_bt.strategy import current_replicas
 from keras_bt.typing import Tensor, View
@@ -307,16 +308,28 @@ class BarlowTwins(FitsOnSeveralWorkers):
             replicas are those of the global batch.
         """
         view_a, view_b = (_enough(view, replicas) for view in (view_a, view_b))
-        # Two passes: each view has its own batch statistics.
+        # A pass for each: every view has its own batch statistics.
         encode = self._rematerialized or self.backbone
-        features_a, features_b = (encode(view, training=training) for view in (view_a, view_b))
-        za, zb = project_both(self.projector, features_a, features_b, training)
+        views, mixing = [view_a, view_b], self._mixing(view_a, replicas, training)
+        if mixing is not None:
+            views.append(mixing(view_a, view_b))
+        features = [encode(view, training=training) for view in views]
+        za, zb, *zm = project_together(self.projector, features, training)
         terms = self.objective.terms(za, zb, replicas)
+        if mixing is not None:
+            terms |= self.objective.mixed_terms(za, zb, *zm, mixing, replicas)
         loss = self.objective.loss(terms)
         penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularizers
         penalty = ops.cast(penalty, loss.dtype) / replicas.count
         rows = ops.cast(ops.shape(za)[0], loss.dtype)
         return loss + penalty, [*(terms[name] for name in self._terms), penalty, rows]
+
+    def _mixing(self, images, replicas, training):
+        """Draws how the views are mixed in this step; None if the objective does without."""
+        if (seed := self.objective.mixing_seed) is None:
+            return None
+        step = self.optimizer.iterations if training else 0  # evaluation always draws the same
+        return draw_mixing(seed, step, ops.shape(images)[0], replicas)
 
     def _logs(self, parts, finite, replicas):
         """Updates and returns the metrics, given the parts of the global batch's loss."""
@@ -409,7 +422,10 @@ class _Terms(keras.Operation):
         self.objective = objective
 
     def call(self, za, zb):
-        return self.objective.terms(za, zb, OneReplica())
+        terms = self.objective.terms(za, zb, OneReplica())
+        if self.objective.mixing_seed is not None:
+            terms |= self.objective.mixed_terms(za, zb, zb, Mixing(0.5, [1, 0]), OneReplica())
+        return terms
 
 
 def all_finite(tensors: Sequence[Tensor | None]) -> Tensor:

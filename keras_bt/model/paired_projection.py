@@ -1,10 +1,12 @@
-"""The projector for both views at once.
+"""The projector for all views at once.
 
 Called for one view after the other, it reads its weights twice, and two gradients of their size are
 computed and then added: 0.6 GB each for the published projector, which with small batches takes
 longer than the arithmetic. Layers that treat every row by itself give the same result when the rows
-of both views are stacked. BatchNormalization does not, and is called for each view.
+of all views are stacked. BatchNormalization does not, and is called for each view.
 """
+
+from collections.abc import Sequence
 
 import keras
 from keras import layers, ops
@@ -14,29 +16,29 @@ from keras_bt.typing import Tensor
 ROW_BY_ROW = (layers.Dense, layers.ReLU, layers.Activation, layers.LayerNormalization)
 
 
-def project_both(
-    projector: keras.Model, a: Tensor, b: Tensor, training: bool
-) -> tuple[Tensor, Tensor]:
-    """Returns `projector(a)` and `projector(b)`, in one pass where its layers allow.
+def project_together(
+    projector: keras.Model, features: Sequence[Tensor], training: bool
+) -> list[Tensor]:
+    """Returns `projector(x)` for each x of `features`, in one pass where its layers allow.
 
     Args:
         projector: a built model, (n, features) → (n, d).
-        a: float (n, features), the features of one view.
-        b: float (n, features), the features of the other view.
+        features: floats (n, features) of two views or more.
         training: whether BatchNormalization uses and updates batch statistics.
 
     Returns:
-        Two float tensors (n, d).
+        As many float tensors (n, d).
     """
     if not can_be_stacked(projector):
-        return projector(a, training=training), projector(b, training=training)
-    x = ops.concatenate([a, b])
+        return [projector(x, training=training) for x in features]
+    x = ops.concatenate(features)
     for layer in projector.layers:
         if isinstance(layer, layers.BatchNormalization):
-            x = ops.concatenate([layer(rows, training=training) for rows in _views(x)])
+            views = ops.split(x, len(features))
+            x = ops.concatenate([layer(rows, training=training) for rows in views])
         else:
             x = layer(x)
-    return _views(x)
+    return ops.split(x, len(features))
 
 
 def can_be_stacked(projector: keras.Model) -> bool:
@@ -46,8 +48,3 @@ def can_be_stacked(projector: keras.Model) -> bool:
         or (type(layer) in ROW_BY_ROW and layer.activity_regularizer is None)
         for layer in projector.layers
     )
-
-
-def _views(x):
-    """Splits stacked rows into those of each view."""
-    return ops.split(x, 2)

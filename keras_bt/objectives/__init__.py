@@ -8,13 +8,16 @@ from keras_bt.objectives.barlow_twins import (
     loss_floor,
 )
 from keras_bt.objectives.contrastive import DecoupledContrastive, InfoNCE
-from keras_bt.objectives.objective import Objective, OneReplica
+from keras_bt.objectives.mixed import MixedBarlowTwins
+from keras_bt.objectives.objective import Mixing, Objective, OneReplica
 from keras_bt.objectives.vicreg import VICReg
 
 __all__ = [
     "BarlowTwinsObjective",
     "DecoupledContrastive",
     "InfoNCE",
+    "MixedBarlowTwins",
+    "Mixing",
     "Objective",
     "OneReplica",
     "VICReg",

@@ -149,11 +149,20 @@ def standardize(z: Tensor) -> Tensor:
     Source: the last layer of the published model, `BatchNorm1d(d, affine=False)`.
     """
     (z,) = at_least_float32(z)
-    return _standardized(z, ops.cast(ops.shape(z)[0], z.dtype), OneReplica())[0]
+    return standardized(z, ops.cast(ops.shape(z)[0], z.dtype), OneReplica())[0]
 
 
-def _standardized(z, n, replicas):
-    """Returns standardized embeddings and the scale 1 / √(variance + 1e-5) of each feature."""
+def standardized(z: Tensor, n: Tensor, replicas: Collectives) -> tuple[Tensor, Tensor]:
+    """Standardizes each feature over the global batch.
+
+    Args:
+        z: float (n_r, d), this replica's rows.
+        n: float scalar, images of the global batch.
+        replicas: the collectives.
+
+    Returns:
+        The standardized embeddings (n_r, d), and each feature's scale 1 / √(variance + 1e-5), (d,).
+    """
     # Two passes: E[z²] − E[z]² loses every digit where the mean is large compared with the standard
     # deviation. There even the first mean is too coarse for the gradient; the second pass removes
     # what it leaves.
@@ -284,8 +293,8 @@ def _terms(za, zb, n, form, replicas):
 
     @ops.custom_gradient
     def terms(xa, xb):
-        za, scale_a = _standardized(xa, n, replicas)
-        zb, scale_b = _standardized(xb, n, replicas)
+        za, scale_a = standardized(xa, n, replicas)
+        zb, scale_b = standardized(xb, n, replicas)
         # Σ C_ij² − Σ C_ii² cancels when C ≈ I. Row by row the differences are small to begin with,
         # and their rounding errors do not all have one sign.
         if form == "correlation":

@@ -1,6 +1,8 @@
 """What a model of two views minimizes, as an object that `BarlowTwins` takes."""
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from keras import ops
 
 from keras_bt.typing import Collectives, Tensor
 
@@ -23,6 +25,28 @@ class OneReplica:
         return x
 
 
+class Mixing(NamedTuple):
+    """Mixes two views of a batch, or what was computed of them, row by row.
+
+    >>> mixing = Mixing(alpha=0.75, partner=[1, 0])
+    >>> print(mixing(np.array([[0.0], [4.0]]), np.array([[8.0], [0.0]])).numpy())
+    [[0.]
+     [5.]]
+
+    Attributes:
+        alpha: float scalar α, 0 to 1.
+        partner: integers (n_r,), a permutation of this replica's rows.
+    """
+
+    alpha: Tensor
+    partner: Tensor
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Returns α a + (1 − α) b[partner], for floats (n_r, …), in their dtype."""
+        alpha = ops.cast(self.alpha, a.dtype)
+        return alpha * a + (1 - alpha) * ops.take(b, self.partner, axis=0)
+
+
 class Objective:
     """An objective on the embeddings of two views: `BarlowTwins(..., objective=…)` minimizes it.
 
@@ -40,7 +64,14 @@ class Objective:
     >>> model = keras_bt.BarlowTwins(backbone, projector, objective=Distance())
     >>> [metric.name for metric in model.metrics]
     ['loss', 'distance', 'excess']
+
+    Attributes:
+        mixing_seed: None; an int for an objective that also needs a mixed view. The model then
+            draws a `Mixing` for each step from this seed and the number of the step, embeds the
+            mixture of both views as well, and adds `mixed_terms` to the terms.
     """
+
+    mixing_seed: int | None = None
 
     def terms(self, za: Tensor, zb: Tensor, replicas: Collectives) -> dict[str, Tensor]:
         """Returns this replica's shares of the terms of the loss.
@@ -56,6 +87,20 @@ class Objective:
             each replica's rows get the gradient of that sum: a sum over this replica's rows is its
             share as it is, as above; what is computed from `replicas.sum` is the same on all, and
             its share is that divided by `replicas.count`. Both collectives are differentiable.
+        """
+        raise NotImplementedError
+
+    def mixed_terms(
+        self, za: Tensor, zb: Tensor, zm: Tensor, mixing: Mixing, replicas: Collectives
+    ) -> dict[str, Tensor]:
+        """Returns this replica's shares of further terms, for objectives with a `mixing_seed`.
+
+        Args:
+            za: as in `terms`.
+            zb: as in `terms`.
+            zm: float (n_r, d), the embeddings of the mixed view.
+            mixing: how that was mixed.
+            replicas: as in `terms`.
         """
         raise NotImplementedError
 

@@ -20,6 +20,10 @@ def barlow_twins_loss(za, zb, redundancy_weight=5.1e-3):
     return on_diagonal + redundancy_weight * off_diagonal
 
 
+def relative_error(value, reference):
+    return np.linalg.norm(np.asarray(value) - reference) / np.linalg.norm(reference)
+
+
 def weights_formula(name, shape):
     """The deterministic weights and images that the fixtures were computed with."""
     import zlib
