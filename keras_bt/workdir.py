@@ -53,10 +53,13 @@ class Workdir:
 
     Args:
         path: the folder; nothing is created before `claimed`.
+        unrecorded: settings that a run of an earlier version may not have recorded, with what they
+            were.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, unrecorded: dict[str, Any] | None = None):
         self.path = pathlib.Path(path)
+        self._unrecorded = unrecorded or {}
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -87,7 +90,7 @@ class Workdir:
                     f"Received: {self.path}, which holds other files."
                 )
             return
-        earlier = self.read_settings()
+        earlier = self._unrecorded | self.read_settings()
         for name in sorted(earlier.keys() & settings.keys()):
             if earlier[name] != settings[name]:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 Without flags it pretrains on scikit-learn's handwritten digits, which takes about two minutes on a
 CPU. The same command continues an interrupted run. Recipes: --flagfile=trainers/recipes/NAME.flags.
+Other objectives for the same network: --objective.
 """
 
 import re

@@ -117,7 +117,7 @@ def dead(health: Health, num_features: int, dim: int) -> str | None:
 
 
 def plateau(excesses: Sequence[float], floor: float, dim: int) -> str | None:
-    """Warns if the loss has stopped falling far above the smallest possible value.
+    """Warns if the loss of Barlow Twins has stopped falling far above the smallest possible value.
 
     Compares the mean of the last six epochs with that of the six before. An embedding whose views
     have nothing in common has a loss of about d; "far above" means that less than half of the way
@@ -152,7 +152,8 @@ def next_step(metrics: Sequence[Metrics], dim: int, num_features: int) -> str | 
 
     The first of these that holds: the loss is not finite; embeddings are constant, or features
     dead; the accuracy had been higher; the loss still falls; it stands still far above the floor;
-    it has reached its end.
+    it has reached its end. How far "far" is, is known for Barlow Twins alone, which is recognized
+    by its terms.
 
     Args:
         metrics: lines as `read_metrics` returns them. `loss` and `excess` are needed; the fields of
@@ -195,7 +196,7 @@ def next_step(metrics: Sequence[Metrics], dim: int, num_features: int) -> str | 
             f"The loss was still falling (its excess by {100 * (1 - last / before):.0f}% in the "
             "last quarter of the training): train longer."
         )
-    if last > PLATEAU_ABOVE * (dim - floor):
+    if "on_diagonal" in lines[-1] and last > PLATEAU_ABOVE * (dim - floor):
         return (
             f"The loss stands still {last:,.0f} above the smallest possible value, where the views "
             f"have little in common (nothing at {dim - floor:,.0f}): try another learning rate, "

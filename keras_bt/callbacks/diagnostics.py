@@ -11,7 +11,7 @@ from keras_bt.callbacks import advice
 from keras_bt.callbacks.health import measure
 from keras_bt.callbacks.periodic import Periodic
 from keras_bt.model.barlow_twins import BarlowTwins
-from keras_bt.objectives import cross_correlation
+from keras_bt.objectives import BarlowTwinsObjective, cross_correlation
 from keras_bt.progress import say
 from keras_bt.typing import Metrics
 
@@ -54,10 +54,10 @@ class Diagnostics(Periodic):
     callbacks). Epochs without a look lack them.
 
     Warns once per `fit` about each of: embeddings that are the same for every image, dimensions
-    that all say the same, dead dimensions, and a loss that has stopped falling far above the
-    floor. The loss is watched every epoch. In the first steps of training, until
-    BatchNormalization's moving statistics fit the weights (30 steps at a momentum of 0.9), only
-    embeddings that are constant up to rounding are warned about.
+    that all say the same, dead dimensions, and, with the objective of Barlow Twins, a loss that has
+    stopped falling far above the floor. The loss is watched every epoch. In the first steps of
+    training, until BatchNormalization's moving statistics fit the weights (30 steps at a momentum
+    of 0.9), only embeddings that are constant up to rounding are warned about.
 
     Training is unaffected: no variable and no random state is touched.
 
@@ -123,7 +123,8 @@ class Diagnostics(Periodic):
         """Looks if a look is due; watches the loss every epoch."""
         logs = {} if logs is None else logs
         super().on_epoch_end(epoch, logs)
-        if "excess" in logs and "loss" in logs:
+        barlow_twins = isinstance(self.model.objective, BarlowTwinsObjective)
+        if barlow_twins and "excess" in logs and "loss" in logs:
             self._excesses.append(float(logs["excess"]))
             floor = float(logs["loss"]) - self._excesses[-1]
             dim = self.model.embedding_dim

@@ -13,22 +13,28 @@ from threadpoolctl import threadpool_limits
 from keras_bt.plots import figures
 from keras_bt.typing import Metrics, Path
 
+_PAPER = ("on_diagonal", "off_diagonal")
+# All terms that the objectives of `keras_bt.objectives` log, in the order of their curves.
+_TERMS = (*_PAPER, "mixed", "alignment", "uniformity", "invariance", "variance", "covariance")
+_DASHES = ("-", "--", "-.")
 _MOST_PAIRS = 8
 _MOST_CLASSES_IN_LEGEND = 40
 _MOST_POINTS = 2000  # of a feature map: t-SNE takes about 5 s for so many
 
 
 def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> None:
-    """Draws the loss of one or several runs with its floor, and its two terms below.
+    """Draws the loss of one or several runs with its floor, and its terms below.
 
-    The floor, the smallest possible loss for the batch size and width, is `loss - excess` of each
-    run. The redundancy term is drawn weighted, `loss - on_diagonal`, so that both terms are on the
-    scale of the loss. Axes are logarithmic where values span more than a factor of ten.
+    The floor, which no loss of the batch size and width is below, is `loss - excess` of each run.
+    The redundancy term of Barlow Twins is drawn weighted, `loss - on_diagonal`, so that both terms
+    are on the scale of the loss; the terms of other objectives are drawn as they are logged,
+    without weights. Terms are left out where the runs do not have the same ones. Axes are
+    logarithmic where values span more than a factor of ten.
 
     Args:
         path: file to write.
         runs: metrics as `read_metrics` returns them, or a dict from run name to such metrics. Each
-            entry has `step` and `loss`, and `on_diagonal`, `excess` if known.
+            entry has `step` and `loss`, and `excess` and the terms if known.
 
     Raises:
         ValueError: if a run has no finite loss.
@@ -41,10 +47,22 @@ def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> No
                 "A loss curve needs metrics with a finite loss. "
                 f"Received: {len(runs[name])} entries without one{f' in {name}' if name else ''}."
             )
-    with_terms = any(np.isfinite(curve["on_diagonal"]).any() for curve in curves.values())
+    terms = {
+        tuple(name for name in _TERMS if np.isfinite(curve[name]).any())
+        for curve in curves.values()
+    } - {()}
+    terms = terms.pop() if len(terms) == 1 else ()
+    drawn = {name: name for name in terms}
+    if terms == _PAPER:
+        for curve in curves.values():
+            curve["redundancy"] = curve["loss"] - curve["on_diagonal"]
+        drawn = {
+            "on_diagonal": "invariance (on-diagonal)",
+            "redundancy": "redundancy (λ × off-diagonal)",
+        }
 
     several = len(runs) > 1
-    figure, panels = figures.new(8, 7.5 if with_terms else 4.5, 2 if with_terms else 1, sharex=True)
+    figure, panels = figures.new(8, 7.5 if drawn else 4.5, 2 if drawn else 1, sharex=True)
     # By label, because runs of one batch size and width share theirs: value, color, names.
     floors: dict[str, tuple[float, str, list[str]]] = {}
     for index, (name, curve) in enumerate(curves.items()):
@@ -55,20 +73,19 @@ def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> No
         color = style.pop("color")
         panels[0].plot(x, curve["loss"], color=color, label=name or "loss", **style)
         known = np.isfinite(curve["loss"] - curve["excess"])
-        if known.any():
-            value = np.median((curve["loss"] - curve["excess"])[known])
+        value = np.median((curve["loss"] - curve["excess"])[known]) if known.any() else 0
+        if value != 0 or np.isfinite(curve["on_diagonal"]).any():  # other floors of 0 are unknown
             floors.setdefault(f"{value:.3g}", (value, color if several else "black", []))
             floors[f"{value:.3g}"][2].append(name)
-        if with_terms:
-            panels[1].plot(x, curve["on_diagonal"], color=color, **style)
-            color = color if several else figures.COLORS[1]
-            panels[1].plot(x, curve["loss"] - curve["on_diagonal"], "--", color=color, **style)
+        for number, term in enumerate(drawn):
+            color = color if several else figures.COLORS[number]
+            panels[1].plot(x, curve[term], _DASHES[number], color=color, **style)
     for axes in panels:
         figures.log_if_wide(axes)
         figures.count_along_x(axes)
     lowest = min(np.nanmin(curve["loss"]) for curve in curves.values())
     for text, (value, color, names) in floors.items():
-        label = f"floor {text}: smallest loss for this batch size and width"
+        label = f"floor {text}: no loss of this batch size and width is below"
         if several and len(floors) > 1:
             label = f"floor {text} ({', '.join(names)})"
         color = color if len(floors) > 1 else "black"
@@ -77,13 +94,13 @@ def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> No
             panels[0].plot([], [], ":", color=color, label=f"{label}, below the picture")
         else:
             panels[0].axhline(value, color=color, linestyle=":", linewidth=1.5, label=label)
-    if with_terms:
-        first, second = ("0.4", "0.4") if several else (figures.COLORS[0], figures.COLORS[1])
-        panels[1].plot([], [], "-", color=first, label="invariance (on-diagonal)")
-        panels[1].plot([], [], "--", color=second, label="redundancy (λ × off-diagonal)")
-        panels[1].set_ylabel("term of the loss")
+    if drawn:
+        for number, label in enumerate(drawn.values()):
+            color = "0.4" if several else figures.COLORS[number]
+            panels[1].plot([], [], _DASHES[number], color=color, label=label)
+        panels[1].set_ylabel(f"term of the loss{'' if terms == _PAPER else ', without weight'}")
         panels[1].legend(fontsize=9)
-    panels[0].set_title("Barlow Twins loss")
+    panels[0].set_title("Loss")
     panels[0].set_ylabel("loss")
     panels[-1].set_xlabel("training step")
     if several:  # names of runs may be long, and curves leave little room between them
@@ -271,7 +288,7 @@ def _columns(metrics):
     metrics = [entry for entry in metrics if "loss" in entry]  # others hold validation results
     return {
         name: np.array([entry.get(name, math.nan) for entry in metrics], np.float64)
-        for name in ("step", "loss", "on_diagonal", "excess")
+        for name in ("step", "loss", "excess", *_TERMS)
     }
 
 

@@ -190,7 +190,7 @@ def whole_card(
     """
     height, width = height_and_width(steps["image_size"])
     text = {
-        "description": "Image features of a backbone pretrained with Barlow Twins by keras_bt.",
+        "description": "Image features of a backbone pretrained without labels by keras_bt.",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "backbone": {
             "name": backbone.name,

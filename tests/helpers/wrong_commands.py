@@ -67,6 +67,9 @@ def commands():
     return found
 
 
+NUMBERS = {tuple[int, ...], tuple[float, ...]}
+
+
 def wrong_values(field):
     """Yields texts that a flag must not take."""
     about, kinds = field.metadata, kinds_of(field)
@@ -77,13 +80,16 @@ def wrong_values(field):
         yield from (str(about["most"] + 1), f"8x{10**9}", "9" * 30)
     elif bool in kinds:
         yield from ("maybe", "2", "", "nan", "yes!")
-    elif {int, float} & set(kinds) or tuple[int, ...] in kinds:
-        several = tuple[int, ...] in kinds
+    elif {int, float, *NUMBERS} & set(kinds):
+        several = not NUMBERS.isdisjoint(kinds)
         texts = [text for text in NOT_NUMBERS if not several or text not in ("", "1,5")]
         numbers = [(LARGEST if about["most"] is None else about["most"]) + 1, 10**30]
         numbers += [about["least"] - 1] if about["least"] is not None else []
         numbers += [about["above"], -1] if about["above"] is not None else []
-        texts += [str(number) for number in numbers] + ["1.5"] * (float not in kinds)
+        texts += [str(number) for number in numbers] + ["1.5"] * {
+            float,
+            tuple[float, ...],
+        }.isdisjoint(kinds)
         for text in texts:
             yield text
             if several:
@@ -108,6 +114,10 @@ CONTRADICTIONS = {
         ["--epochs=5", "--warmup_epochs=6"],
         ["--image_size=32", "--resize=16"],
         ["--image_size=32x64", "--resize=31"],
+        ["--objective=vicreg", "--redundancy_weight=0.01"],
+        ["--objective=vicreg", "--vicreg_weights=25,25"],
+        ["--objective=info_nce", "--form=gram"],
+        ["--temperature=0.2"],
     ),
     "trainers.linear_probe": (
         ["--draws=2"],

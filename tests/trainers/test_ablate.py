@@ -457,7 +457,7 @@ def test_the_picture_of_numbers(sweep_of_sizes, tmp_path, monkeypatch):
     }
     assert references == pytest.approx({"untrained backbone": 30, "raw pixels": 45})
     (legend,) = figure.legends
-    assert set(texts(legend.get_texts())) == {"Barlow Twins", "untrained backbone", "raw pixels"}
+    assert set(texts(legend.get_texts())) == {"pretrained backbone", *references}
     assert_nothing_is_cut_off_or_overlaps(figure)
 
 

@@ -133,7 +133,7 @@ def _draw(panel, places, found, references, measure):
         means, deviations = np.array([own[place].percent(measure) for place in at]).T
         style = {"color": figures.COLORS[index % len(figures.COLORS)], "capsize": 3}
         style |= {"marker": figures.MARKS[index % len(figures.MARKS)]}
-        style |= {"label": series or "Barlow Twins"}
+        style |= {"label": series or "pretrained backbone"}
         if numbers:
             panel.errorbar(at, means, deviations, **style)
         else:

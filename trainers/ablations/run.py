@@ -41,6 +41,11 @@ class AblationSettings(PretrainingSettings):
         if not self.workdir:
             raise ValueError("--workdir is needed.")
         super().__post_init__()
+        if self.variant not in ("published", "unnormalised") and self.objective != "barlow_twins":
+            raise ValueError(
+                f"--variant={self.variant} is one of --objective=barlow_twins. "
+                f"Received: --objective={self.objective}"
+            )
 
 
 def run(settings):

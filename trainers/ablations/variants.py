@@ -2,7 +2,7 @@
 
 They are not meant for use, but show what each part of the method is for.
 
-published     Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²
+published     what --objective names, by default Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²
 invariance    the first term alone
 redundancy    the second term alone
 features      C = z_Aᵀ z_B / n with each embedding standardized over its d features instead of each
@@ -86,6 +86,11 @@ VARIANTS = {
 
 
 def made(settings):
-    """Returns the objective of a variant, and the function that builds its projector."""
+    """Returns the objective of a variant, and the function that builds its projector.
+
+    The objective is None where the variant leaves it as it is, the one of the settings.
+    """
     objective, projector = VARIANTS[settings.variant]
+    if objective is BarlowTwinsObjective:
+        return None, projector
     return objective(settings.redundancy_weight, settings.form), projector

@@ -139,7 +139,8 @@ def flags_of(settings_class):
     values = flags.FlagValues()
     define = {str: flags.DEFINE_string, bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
     define |= {float: flags.DEFINE_float}
-    define |= dict.fromkeys((tuple[int, ...], tuple[str, ...]), flags.DEFINE_list)
+    lists = (tuple[int, ...], tuple[float, ...], tuple[str, ...])
+    define |= dict.fromkeys(lists, flags.DEFINE_list)
     define |= {SIZE: flags.DEFINE_string}
     for field in fields(settings_class):
         help, choices = field.metadata["help"], field.metadata["choices"]
@@ -157,17 +158,23 @@ def flags_of(settings_class):
     return values
 
 
+_NUMBERS = {
+    tuple[int, ...]: (int, "whole numbers such as 7,14,21"),
+    tuple[float, ...]: (float, "numbers such as 25,25,1"),
+}
+
+
 def _value(field, value):
     if SIZE in kinds_of(field) and value is not None:
         return _size(field.name, value)
-    if field.type != tuple[int, ...]:
+    number, example = _NUMBERS.get(field.type, (None, ""))
+    if number is None:
         return tuple(value) if isinstance(value, list) else value
     try:
-        return tuple(map(int, value))
+        return tuple(map(number, value))
     except ValueError:
         raise ValueError(
-            f"--{field.name} must be whole numbers such as 7,14,21. "
-            f"Received: --{field.name}={','.join(value)}"
+            f"--{field.name} must be {example}. Received: --{field.name}={','.join(value)}"
         ) from None
 
 

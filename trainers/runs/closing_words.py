@@ -10,6 +10,7 @@ import math
 from keras_bt.callbacks import advice
 from keras_bt.evaluation import report
 from keras_bt.evaluation.report import FEW, percent
+from trainers.runs.results import PIXELS, UNTRAINED
 
 # Name in `report.Accuracies` → what the sentences call it.
 _MEASURES = {
@@ -18,7 +19,6 @@ _MEASURES = {
     "probe": "the linear probe with all labels",
     "few_labels": f"the linear probe with {FEW} labels per class",
 }
-_OURS, _PIXELS, _UNTRAINED = "Barlow Twins", "raw pixels", "untrained backbone"
 _GOOD_ENOUGH = 0.99  # where no advice could gain much
 
 
@@ -39,7 +39,10 @@ def closing_message(run, metrics, accuracies, where, seconds, words=()):
     elif not math.isfinite(last["loss"]):
         loss = "The loss was not finite in the end."
     else:
-        loss = f"Loss {last['loss']:.2f}, {last['excess']:.2f} above the smallest possible."
+        loss = f"Loss {last['loss']:.2f}"
+        if last["excess"] != last["loss"]:  # the floor is known, and not 0
+            loss += f", {last['excess']:.2f} above its lower bound"
+        loss += "."
     lines = ["", f"Finished; this call took {seconds:.0f} s. {loss}"]
     if accuracies:
         lines += [f"Accuracy in percent on {where}:", "", report.table(accuracies), "", *words]
@@ -74,14 +77,15 @@ def pretraining(accuracies, images, metrics, dim, num_features):
     """Returns sentences about the accuracies of a finished run.
 
     Args:
-        accuracies: dict from "Barlow Twins", "raw pixels" and "untrained backbone" to
-            `keras_bt.evaluation.report.Accuracies`.
+        accuracies: dict from "raw pixels", "untrained backbone" and what the objective is called
+            to `keras_bt.evaluation.report.Accuracies`.
         images: number of test images.
         metrics: the lines of metrics.jsonl, see `advice.next_step`.
         dim: width of the embedding.
         num_features: length of the backbone's features.
     """
-    ours, pixels, untrained = (accuracies[name] for name in (_OURS, _PIXELS, _UNTRAINED))
+    pixels, untrained = accuracies[PIXELS], accuracies[UNTRAINED]
+    (ours,) = (one for name, one in accuracies.items() if name not in (PIXELS, UNTRAINED))
     found = {
         measure: [_verdict(measure, ours, other, images) for other in (pixels, untrained)]
         for measure in _MEASURES
@@ -98,7 +102,7 @@ def pretraining(accuracies, images, metrics, dim, num_features):
         )
     elif all(v > 0 for both in found.values() for v, _ in both):
         lines.append("By every measure it is ahead of raw pixels and of the untrained backbone.")
-    for number, (name, other) in enumerate(((_PIXELS, pixels), (_UNTRAINED, untrained))):
+    for number, (name, other) in enumerate(((PIXELS, pixels), (UNTRAINED, untrained))):
         for sign, says in (
             (-1, f"it is behind {_the(name)}"),
             (0, f"it does not differ from {_the(name)} by more than the error"),
@@ -168,7 +172,7 @@ def beside(ours, theirs, names, images, labels=None, deviations=(None, None)):
 
 
 def _the(name):
-    return f"the {name}" if name == _UNTRAINED else name
+    return f"the {name}" if name == UNTRAINED else name
 
 
 def _listed(parts):

@@ -2,6 +2,7 @@
 
 from keras_bt.evaluation.report import columns
 from trainers.runs import results
+from trainers.runs.objectives import UNRECORDED
 
 NOTHING = "–"
 
@@ -27,7 +28,7 @@ def table(runs):
     _add(figures, "images/s", [_number(speed, ",.0f") for _, speed in finals])
 
     settings = {}
-    given = [run.read_settings() for run in runs.values()]
+    given = [UNRECORDED | run.read_settings() for run in runs.values()]
     for name in sorted({name for one in given for name in one}):
         _add(settings, name, [_value(one[name]) if name in one else NOTHING for one in given])
     images = [run.read_images().get("training", {}).get("images") for run in runs.values()]

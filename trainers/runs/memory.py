@@ -27,7 +27,8 @@ def check(settings, channels, workers):
     network = _COPIES * _FLOAT * parameters(settings)
     size = settings.image_size
     pixels = math.prod(height_and_width(size)) * channels
-    views = 2 * _FLOAT * pixels * settings.batch_size // workers
+    views = (3 if settings.objective == "mixed" else 2) * _FLOAT * pixels
+    views = views * settings.batch_size // workers
     shape = f"--backbone={settings.backbone}, --width={settings.width}"
     for what, needed, received in (
         (
@@ -36,7 +37,7 @@ def check(settings, channels, workers):
             f"{shape}, --projector={settings.projector}",
         ),
         (
-            "The two views of a batch",
+            "The views of a batch",
             views,
             f"--batch_size={settings.batch_size}, --image_size={size}",
         ),

@@ -28,6 +28,7 @@ from trainers.runs import (
     backbones,
     memory,
     monitors,
+    objectives,
     opening,
     pretraining_report,
     running,
@@ -67,8 +68,13 @@ def pretrain(settings, objective=None, projector=projector):
         OSError: if something cannot be read or written.
     """
     started = time.monotonic()
-    s, run = settings, workdir.Workdir(settings.workdir)
+    s, run = settings, workdir.Workdir(settings.workdir, objectives.UNRECORDED)
     identity = s.identity()
+    if objective is not None and s.objective != "barlow_twins":
+        raise ValueError(
+            "An objective is given by the settings or as an argument. "
+            f"Received: objective={s.objective!r} in the settings, and {objective!r}."
+        )
     if type(objective) not in (type(None), BarlowTwinsObjective):
         identity["objective"] = {"name": type(objective).__name__, **objective.get_config()}
     run.check(identity)
@@ -117,8 +123,7 @@ class Pretraining:
         test: labeled source to measure on, or None.
         strategy: `tf.distribute.Strategy`.
         run: `keras_bt.workdir.Workdir`.
-        objective: `keras_bt.objectives.Objective`; if None the paper's, with the settings'
-            `redundancy_weight` and `form`.
+        objective: `keras_bt.objectives.Objective`; if None the one that the settings name.
         projector: function of the layers' widths and the length of the features that builds the
             projector.
 
@@ -133,9 +138,8 @@ class Pretraining:
         self.strategy = strategy
         self.leads = worker_number(strategy) == 0  # of several workers, only one writes and prints
         self.run = run
-        self.objective = objective or BarlowTwinsObjective(
-            settings.redundancy_weight, settings.form
-        )
+        self.objective = objective or objectives.make(settings)
+        self.title = objectives.title(objective, settings)
         self.projector = projector
         batch_size, replicas = settings.batch_size, strategy.num_replicas_in_sync
         if batch_size % replicas:
@@ -254,15 +258,16 @@ class Pretraining:
         if not self.leads:
             return f"One of {describe(self.strategy)}; the first worker reports the rest"
         d, n = self.model.embedding_dim, s.batch_size
+        floor = float(self.model.objective.floor(n, d))
+        bound = f"; the loss cannot fall below {floor:.1f}" if floor else ""
         parameters = sum(math.prod(v.shape) for v in self.model.backbone.trainable_variables)
         return (
             f"Data: {s.data}, {self.train.num_examples:,} images to train on\n"
             f"{opening.remarks(*self.sources, image_size=s.image_size)}"
             f"Backbone: {self.model.backbone.name}, {parameters / 1e6:.2f} million parameters; "
             f"projector {s.projector}\n"
-            f"Training: {s.epochs} epochs of {self.steps_per_epoch} steps, batch size {n}, on "
-            f"{describe(self.strategy)} in {s.precision}; the smallest possible loss is "
-            f"{self.model.objective.floor(n, d):.1f}\n"
+            f"Training: {self.title}, {s.epochs} epochs of {self.steps_per_epoch} steps, batch "
+            f"size {n}, on {describe(self.strategy)} in {s.precision}{bound}\n"
             f"Everything is written to {self.run.path}"
         )
 

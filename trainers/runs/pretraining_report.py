@@ -95,9 +95,9 @@ def measure(job, untrained, trained):
     backbones.switch_blocks_on(untrained)
     rows, mapped = {}, None
     for name, backbone in (
-        ("raw pixels", None),
-        ("untrained backbone", untrained),
-        ("Barlow Twins", trained),
+        (results.PIXELS, None),
+        (results.UNTRAINED, untrained),
+        (job.title, trained),
     ):
         started = time.monotonic()
         print(f"Measuring {name} … ", end="", flush=True)

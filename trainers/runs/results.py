@@ -9,7 +9,7 @@ from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation.report import FEW, percent
 from keras_bt.workdir import read_record
 
-OURS = "backbone"
+OURS, PIXELS, UNTRAINED = "backbone", "raw pixels", "untrained backbone"
 _AT_THE_END = {
     "knn": "kNN, k = 20",
     "knn_whitened": "kNN on whitened features, k = 20",
@@ -86,7 +86,7 @@ def median_speed(lines):
 
 def _of_summary(file, summary):
     for name, row in (summary["accuracies"] or {}).items():
-        of = OURS if name == "Barlow Twins" else name
+        of = name if name in (PIXELS, UNTRAINED) else OURS
         for measure, said in _AT_THE_END.items():
             if row.get(measure) is not None:
                 deviation = row.get(f"{measure}_deviation")

@@ -6,8 +6,10 @@ module imports no TensorFlow, so that commands find mistakes at once.
 
 import dataclasses
 import re
+from typing import Any, Self
 
 from trainers.runs.fields import Settings, fraction, free, setting
+from trainers.runs.objectives import OBJECTIVES, PARTICULAR
 from trainers.runs.sources import SOURCES
 
 
@@ -168,14 +170,27 @@ class PretrainingSettings(TrainingSettings):
     batch_size: int = setting(
         256, "Images per step, over all replicas together.", least=2, most=MOST_IN_A_BATCH
     )
+    objective: str = setting(
+        "barlow_twins",
+        "What is minimized: Barlow Twins, the same with mixed views, SimCLR's InfoNCE, its "
+        "decoupled form DCL, or VICReg.",
+        choices=tuple(OBJECTIVES),
+    )
     redundancy_weight: float = setting(
-        0.0051, "Weight λ of the objective's redundancy term.", above=0
+        0.0051, "Weight λ of the redundancy term, of barlow_twins and mixed.", above=0
     )
     form: str = setting(
         "auto",
-        "Matrix that the objective is computed from: the d × d cross-correlation, n × n Gram "
-        "matrices, or whichever is smaller.",
+        "Matrix that barlow_twins, mixed and vicreg are computed from: the d × d "
+        "cross-correlation, n × n Gram matrices, or whichever is smaller.",
         choices=("auto", "correlation", "gram"),
+    )
+    mixed_weight: float = setting(
+        5.0, "Weight of the mixed views' term of mixed, a factor of --redundancy_weight.", least=0
+    )
+    temperature: float = setting(0.1, "Temperature of info_nce and dcl.", above=0)
+    vicreg_weights: tuple[float, ...] = setting(
+        (25.0, 25.0, 1.0), "Weights of vicreg's invariance, variance and covariance.", least=0
     )
     rate: float = setting(0.2, "Peak learning rate of kernels per 256 images of a batch.", above=0)
     bias_rate_ratio: float = setting(
@@ -283,6 +298,37 @@ class PretrainingSettings(TrainingSettings):
         if self.workdir is None:
             name = re.sub(r"[^\w.-]+", "_", self.data).strip("_")
             self._resolve(workdir=f"runs/{name}")
+        if len(self.vicreg_weights) != 3:
+            raise ValueError(
+                "--vicreg_weights must be three numbers such as 25,25,1. "
+                f"Received: --vicreg_weights={','.join(map(str, self.vicreg_weights))}"
+            )
+        for field in dataclasses.fields(self):
+            if field.name in self._not_of_the_objective:
+                value = getattr(self, field.name)
+                if value != field.default:
+                    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                    applies = [n for n, kind in OBJECTIVES.items() if field.name in kind.settings]
+                    raise ValueError(
+                        f"--{field.name} applies to --objective={' or '.join(applies)}. Received: "
+                        f"--{field.name}={text}, --objective={self.objective}"
+                    )
+
+    @property
+    def _not_of_the_objective(self):
+        return set(PARTICULAR) - set(OBJECTIVES[self.objective].settings)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what determines the run, without what does not apply to its objective."""
+        leave_out = self._not_of_the_objective
+        return {n: value for n, value in super().identity().items() if n not in leave_out}
+
+    @classmethod
+    def of_identity(cls, identity: dict[str, Any], **others: Any) -> Self:
+        """Returns the settings of an earlier run; of one with an objective of its own, the rest."""
+        if isinstance(identity.get("objective"), dict):  # given in Python, not by a flag
+            identity = {name: v for name, v in identity.items() if name != "objective"}
+        return super().of_identity(identity, **others)
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -8,7 +8,12 @@ import pytest
 from trainers.runs import closing_words
 
 DIM, FLOOR = 512, 10.0
-HEALTHY = {"embedding_spread": 0.95, "dead_features": 0.0, "dead_dimensions": 0.0}
+HEALTHY = {
+    "on_diagonal": 100.0,
+    "embedding_spread": 0.95,
+    "dead_features": 0.0,
+    "dead_dimensions": 0.0,
+}
 HEALTHY |= {"diagonal_mean": 0.8, "diagonal_rms": 0.8, "off_diagonal_mean": 0.0}
 HEALTHY |= {"off_diagonal_rms": 0.1, "fixed_excess": 50.0, "feature_rankme": 40.0}
 HEALTHY |= {"embedding_rankme": 90.0}

@@ -10,6 +10,7 @@ from places import ROOT
 
 from trainers.cli import command
 from trainers.runs.fields import Settings, setting
+from trainers.runs.objectives import OBJECTIVES, PARTICULAR
 from trainers.runs.settings import FinetuningSettings, LinearProbeSettings, PretrainingSettings
 from trainers.runs.verify_settings import VerifySettings
 
@@ -24,6 +25,7 @@ class Few(Settings):
     kind: str = setting("a", "A kind.", choices=("a", "b"))
     fast: bool = setting(False, "Whether to hurry.", identity=False)
     epochs: tuple[int, ...] = setting((), "Some epochs.")
+    weights: tuple[float, ...] = setting((1.0,), "Some weights.", least=0)
     size: int | tuple[int, int] = setting(32, "A size.", least=1)
 
 
@@ -79,6 +81,7 @@ def test_the_last_word_is_with_the_command_line(monkeypatch, tmp_path):
         ("--name=", "--name must be a text that is not empty. Received: --name="),
         ("--kind=c", "value should be one of <a|b>"),
         ("--epochs=7,x", "--epochs must be whole numbers such as 7,14,21. Received: --epochs=7,x"),
+        ("--weights=1,x", "--weights must be numbers such as 25,25,1. Received: --weights=1,x"),
         ("--size=0", "--size must be at least 1. Received: --size=0"),
         ("--size=8x0", "--size must be at least 1. Received: --size=0"),
         ("--size=8×9", "64, or height x width such as 64x96. Received: --size=8×9"),
@@ -141,7 +144,7 @@ def test_help_names_every_flag_its_limits_and_its_default(monkeypatch, capsys):
 
 def test_identity_holds_what_the_numbers_depend_on():
     identity = Few(epochs=(1, 2), fast=True).identity()
-    assert list(identity) == ["count", "epochs", "kind", "name", "share", "size"]
+    assert list(identity) == ["count", "epochs", "kind", "name", "share", "size", "weights"]
     assert identity["epochs"] == [1, 2]
     assert Few.of_identity(identity | {"later": 1}, fast=True).identity() == identity
     # A run from before there was a setting did what its default does.
@@ -151,12 +154,24 @@ def test_identity_holds_what_the_numbers_depend_on():
 
 def test_where_and_how_a_run_is_made_is_not_its_identity():
     free = {field.name for field in dataclasses.fields(PretrainingSettings)}
-    free -= PretrainingSettings().identity().keys()
+    for objective in OBJECTIVES:
+        identity = PretrainingSettings(objective=objective).identity()
+        assert set(OBJECTIVES[objective].settings) == identity.keys() & set(PARTICULAR)
+        free -= identity.keys()
     assert free == {
         *("workdir", "data_dir", "strategy", "steps_per_execution", "log_every"),
         *("checkpoint_every", "checkpoint_minutes", "deterministic", "evaluate"),
         *("monitor_every", "monitor_images", "on_nonfinite", "remat", "max_unreadable"),
     }
+
+
+def test_runs_from_before_there_were_objectives_and_with_their_own():
+    identity = PretrainingSettings(redundancy_weight=0.01).identity()
+    assert identity.pop("objective") == "barlow_twins"
+    for earlier in (identity, identity | {"objective": {"name": "InfoNCE", "temperature": 0.2}}):
+        found = PretrainingSettings.of_identity(earlier)
+        assert found == PretrainingSettings(redundancy_weight=0.01)
+    assert PretrainingSettings.of_identity({"objective": "dcl", "temperature": 1}).temperature == 1
 
 
 @pytest.mark.parametrize(
@@ -166,6 +181,7 @@ def test_where_and_how_a_run_is_made_is_not_its_identity():
         FinetuningSettings(labels="5%", data="folder:/a b/c", image_size=(64, 96), head_rate=0.1),
         LinearProbeSettings(fast=True, draws=3, labels="10", deterministic=False),
         LinearProbeSettings(schedule="step", milestones=(3, 7), decay=0.5),
+        PretrainingSettings(objective="vicreg", vicreg_weights=(10, 5.5, 1), form="gram"),
     ],
 )
 def test_flags_give_the_same_settings(settings, monkeypatch):
@@ -205,6 +221,24 @@ def test_defaults_that_depend_on_other_settings():
     [
         (PretrainingSettings, {"projector": "8-"}, "layer widths such as 8192-8192-8192"),
         (PretrainingSettings, {"warmup_epochs": 9.5, "epochs": 9}, "at most --epochs"),
+        (
+            PretrainingSettings,
+            {"objective": "vicreg", "redundancy_weight": 0.01},
+            "to --objective=barlow_twins or mixed. Received: --redundancy_weight=0.01, --obj.*vicr",
+        ),
+        (
+            PretrainingSettings,
+            {"temperature": 0.2},
+            "=info_nce or dcl. Received: --temperature=0.2",
+        ),
+        (PretrainingSettings, {"objective": "dcl", "form": "gram"}, "Received: --form=gram"),
+        (PretrainingSettings, {"mixed_weight": 1}, "to --objective=mixed. Received"),
+        (PretrainingSettings, {"vicreg_weights": (1.0, 1, 1)}, "_weights=1.0,1,1, --obj"),
+        (
+            PretrainingSettings,
+            {"objective": "vicreg", "vicreg_weights": (1.0,)},
+            "three numbers such as 25,25,1. Received: --vicreg_weights=1.0$",
+        ),
         (LinearProbeSettings, {"draws": 2}, "--draws requires --fast"),
         (LinearProbeSettings, {"schedule": "step"}, "must be given together.*milestones=$"),
         (LinearProbeSettings, {"milestones": (3,)}, "must be given together"),
