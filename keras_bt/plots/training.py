@@ -85,7 +85,7 @@ def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> No
         figures.count_along_x(axes)
     lowest = min(np.nanmin(curve["loss"]) for curve in curves.values())
     for text, (value, color, names) in floors.items():
-        label = f"floor {text}: no loss of this batch size and width is below"
+        label = f"floor {text}: lower bound for this batch size and width"
         if several and len(floors) > 1:
             label = f"floor {text} ({', '.join(names)})"
         color = color if len(floors) > 1 else "black"

@@ -1,5 +1,6 @@
 """Calls the real `main` for a few real steps."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,7 +20,8 @@ from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint, checkpoints
 from keras_bt.objectives import BarlowTwinsObjective
-from trainers.runs import pretraining
+from keras_bt.workdir import Workdir
+from trainers.runs import pretraining, results
 from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--width=4", "--projector=16-16", "--batch_size=128", "--log_every=1"]
@@ -153,9 +155,31 @@ def test_from_python_another_objective_is_part_of_the_run(tmp_path):
     assert metrics["loss"] == metrics["excess"] + json.loads(run.summary.read_text())["floor"]
     assert metrics["loss"] == pytest.approx(weighted, rel=1e-4)
     # Without it the run would go on with the paper's objective, or seem to be finished.
-    with pytest.raises(ValueError, match="which has the setting objective"):
+    with pytest.raises(ValueError, match=r"{'name': 'Half',.* Received: objective=barlow_twins"):
         pretraining.pretrain(settings)
+    with pytest.raises(ValueError, match=r"or as an argument\. Received: objective='vicreg' in"):
+        pretraining.pretrain(dataclasses.replace(settings, objective="vicreg"), objective=Half())
     pretraining.pretrain(settings, objective=Half())
+
+
+def test_what_is_said_of_another_objective(small, tmp_path, capsys):
+    arguments = [*small, "--objective=vicreg", "--vicreg_weights=10,20,2", "--monitor_every=0"]
+    script.call("pretrain", *arguments, "--epochs=1", f"--workdir={tmp_path / 'run'}")
+    output = capsys.readouterr().out
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    weighted = 10 * last["invariance"] + 20 * last["variance"] + 2 * last["covariance"]
+    assert last["loss"] == pytest.approx(weighted, rel=1e-4)
+    assert f"Training: VICReg, 1 epochs of {STEPS} steps" in output
+    assert f"Loss {last['loss']:.2f}.\n" in output  # nothing about a floor, which is not known
+    assert not [words for words in ("cannot fall", "λ", "Barlow") if words in output]
+    rows = json.loads((tmp_path / "run" / "summary.json").read_text())["accuracies"]
+    assert list(rows) == ["raw pixels", "untrained backbone", "VICReg"]
+    (found,) = {
+        r.accuracy
+        for r in results.read(Workdir(tmp_path / "run"))
+        if "kNN, k" in r.name and r.of == results.OURS
+    }
+    assert found == rows["VICReg"]["knn"]
 
 
 FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")

@@ -1,6 +1,7 @@
 """A run belongs to its images: it goes on, and is called finished, on these alone."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_finished_on_a_copy_of_the_images(folder, capsys):
     (folder / "copy").rename("images")
     script.call("pretrain", *PRETRAIN)
     assert "run holds a finished run" in capsys.readouterr().out
+
+
+def test_a_run_from_before_there_were_other_objectives(capsys):
+    config = json.loads(pathlib.Path("run/config.json").read_text())
+    del config["settings"]["objective"], config["sha256"]
+    write_json("run/config.json", config)
+    script.call("pretrain", *PRETRAIN)
+    assert "run holds a finished run" in capsys.readouterr().out
+    line = script.mistake(capsys, "pretrain", *PRETRAIN, "--objective=dcl")
+    assert "run holds a run with objective=barlow_twins. Received: objective=dcl." in line
 
 
 @pytest.mark.parametrize("unfinished", [False, True])

@@ -259,7 +259,7 @@ class Pretraining:
             return f"One of {describe(self.strategy)}; the first worker reports the rest"
         d, n = self.model.embedding_dim, s.batch_size
         floor = float(self.model.objective.floor(n, d))
-        bound = f"; the loss cannot fall below {floor:.1f}" if floor else ""
+        bound = f"; the loss cannot fall below {floor:.4g}" if floor else ""
         parameters = sum(math.prod(v.shape) for v in self.model.backbone.trainable_variables)
         return (
             f"Data: {s.data}, {self.train.num_examples:,} images to train on\n"

@@ -85,6 +85,33 @@ def test_loss_curve_axis_is_linear_for_small_ranges_and_gaps_stay_gaps(tmp_path,
     assert any("floor 0:" in text and "below" not in text for text in legend_of(axes))
 
 
+@pytest.mark.parametrize(
+    ("terms", "floor", "panels"),
+    [
+        ({"invariance": 0.5, "variance": 0.2, "covariance": 3.0}, 0.0, 2),
+        ({"alignment": -5.0, "uniformity": 7.0}, -1.5, 2),
+        ({"on_diagonal": 9.0, "off_diagonal": 900.0, "mixed": 700.0}, 2.5, 2),
+        ({"of_somebody": 1.0}, 0.0, 1),
+    ],
+)
+def test_loss_curve_of_other_objectives(tmp_path, figures, terms, floor, panels):
+    runs = [{"step": n, "loss": 20.0 / n, "excess": 20.0 / n - floor, **terms} for n in range(1, 9)]
+    plots.loss_curve(tmp_path / "loss.png", runs)
+    plots.loss_curve(tmp_path / "loss.png", {"a": runs, "b": runs})
+    plots.loss_curve(tmp_path / "loss.png", {"a": runs, "other terms": run()})
+    alone, together, _ = figures
+    assert [len(figure.axes) for figure in figures] == [panels, panels, 2 - (panels == 2)]
+    assert any("floor" in text for text in legend_of(alone.axes[0])) == (floor != 0)
+    if panels == 2:
+        lower = alone.axes[1]
+        assert legend_of(lower) == list(terms) == legend_of(together.axes[1])
+        assert lower.get_ylabel() == "term of the loss, without weight"
+        for curve, (name, value) in zip(lower.lines, terms.items(), strict=False):
+            assert set(curve.get_ydata()) == {value}, name
+    for figure in figures:
+        assert_nothing_is_cut_off_or_overlaps(figure)
+
+
 def test_loss_curve_says_that_a_tiny_floor_is_below_the_picture(tmp_path, figures):
     plots.loss_curve(tmp_path / "loss.png", run(floor=0.001))
     loss_axes = figures[0].axes[0]
@@ -150,7 +177,7 @@ def test_loss_curve_of_many_runs(tmp_path, figures):
     # One floor of several runs is that of all.
     plots.loss_curve(tmp_path / "loss.png", {"a": run(), "b": run(20, scale=1.3)})
     (legend,) = figures[1].legends
-    assert texts(legend.get_texts())[2] == "floor 2.5: smallest loss for this batch size and width"
+    assert texts(legend.get_texts())[2] == "floor 2.5: lower bound for this batch size and width"
 
 
 @pytest.mark.slow
