@@ -314,10 +314,11 @@ class BarlowTwins(FitsOnSeveralWorkers):
         if mixing is not None:
             views.append(mixing(view_a, view_b))
         features = [encode(view, training=training) for view in views]
-        za, zb, *zm = project_together(self.projector, features, training)
+        za, zb, *others = project_together(self.projector, features, training)
         terms = self.objective.terms(za, zb, replicas)
         if mixing is not None:
-            terms |= self.objective.mixed_terms(za, zb, *zm, mixing, replicas)
+            (zm,) = others
+            terms |= self.objective.mixed_terms(za, zb, zm, mixing, replicas)
         loss = self.objective.loss(terms)
         penalty = sum(self.losses) if self.losses else 0.0  # a backbone's own regularizers
         penalty = ops.cast(penalty, loss.dtype) / replicas.count

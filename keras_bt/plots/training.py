@@ -47,11 +47,11 @@ def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> No
                 "A loss curve needs metrics with a finite loss. "
                 f"Received: {len(runs[name])} entries without one{f' in {name}' if name else ''}."
             )
-    terms = {
+    found = {
         tuple(name for name in _TERMS if np.isfinite(curve[name]).any())
         for curve in curves.values()
     } - {()}
-    terms = terms.pop() if len(terms) == 1 else ()
+    terms = found.pop() if len(found) == 1 else ()
     drawn = {name: name for name in terms}
     if terms == _PAPER:
         for curve in curves.values():
@@ -73,8 +73,9 @@ def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> No
         color = style.pop("color")
         panels[0].plot(x, curve["loss"], color=color, label=name or "loss", **style)
         known = np.isfinite(curve["loss"] - curve["excess"])
-        value = np.median((curve["loss"] - curve["excess"])[known]) if known.any() else 0
-        if value != 0 or np.isfinite(curve["on_diagonal"]).any():  # other floors of 0 are unknown
+        value = np.median((curve["loss"] - curve["excess"])[known]) if known.any() else math.nan
+        # That of Barlow Twins may be 0; with other objectives 0 means unknown.
+        if known.any() and (value != 0 or np.isfinite(curve["on_diagonal"]).any()):
             floors.setdefault(f"{value:.3g}", (value, color if several else "black", []))
             floors[f"{value:.3g}"][2].append(name)
         for number, term in enumerate(drawn):

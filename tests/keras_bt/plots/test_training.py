@@ -77,12 +77,12 @@ def test_loss_curve_of_one_run(tmp_path, figures):
 def test_loss_curve_axis_is_linear_for_small_ranges_and_gaps_stay_gaps(tmp_path, figures):
     entries = [{"step": i, "loss": 10 + i, "on_diagonal": math.nan} for i in range(1, 9)]
     entries[3]["loss"] = math.nan
-    entries[7]["excess"] = 18.0
+    entries[7]["excess"] = 17.0
     plots.loss_curve(tmp_path / "loss.png", entries)
     (axes,) = figures[0].axes  # no terms, no panel for them
     assert axes.get_yscale() == "linear"
     assert math.isnan(line(axes, "loss").get_ydata()[3])
-    assert any("floor 0:" in text and "below" not in text for text in legend_of(axes))
+    assert any("floor 1:" in text and "below" not in text for text in legend_of(axes))
 
 
 @pytest.mark.parametrize(
