@@ -171,6 +171,16 @@ def test_a_model_trains_with_it_and_goes_on_bit_for_bit(tmp_path):
     assert evaluated[0] == evaluated[1]
 
 
+@pytest.mark.slow  # two devices
+def test_a_model_trains_with_it_on_two_replicas():
+    with choose_strategy("mirrored").scope():
+        model = twins()
+    one, two = fit(model, slice(0, 2)), fit(twins(), slice(0, 2))
+    # The first step starts alike, and differs by what is mixed: within the rows of a replica.
+    assert one["on_diagonal"] == pytest.approx(two["on_diagonal"], rel=0.1)
+    assert 0 < one["mixed"][0] != two["mixed"][0]
+
+
 def test_bad_arguments():
     for weight in (-1.0, float("nan")):
         with pytest.raises(ValueError, match=f"≥ 0. Received: mixed_weight={weight}"):
