@@ -8,14 +8,12 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_bt.model.batch_normalization import prepare_batch_normalization
-from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
-from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
+from keras_bt.model.exact_steps import ExactSteps, vector_length
 from keras_bt.model.mixing import draw_mixing
 from keras_bt.model.paired_projection import project_together
 from keras_bt.model.remat import rematerialized
 from keras_bt.objectives import BarlowTwinsObjective, Mixing, Objective, OneReplica
 from keras_bt.optimizer import SkipNonFinite
-from keras_bt.strategy import current_replicas
 from keras_bt.typing import Tensor, View
 
 ON_NONFINITE = ("stop", "skip")
@@ -66,7 +64,7 @@ def projector(
 
 
 @keras.saving.register_keras_serializable("keras_bt")
-class BarlowTwins(FitsOnSeveralWorkers):
+class BarlowTwins(ExactSteps):
     """Barlow Twins as a Keras model, trained with plain `compile` and `fit` on pairs of views.
 
     `fit` and `evaluate` take batches (view_a, view_b) of two augmented versions of the same images;
@@ -93,6 +91,9 @@ class BarlowTwins(FitsOnSeveralWorkers):
     loss: training is the same as on one device. To this end the BatchNormalization layers of the
     models passed in are switched to `synchronized`; on one replica they compute the same in one
     operation, see `keras_bt.model.batch_normalization`.
+
+    `fit` and `evaluate` raise a ValueError for a batch of fewer than two images, or with none for
+    one of several replicas; an InvalidArgumentError where that is known only when the step runs.
 
     Args:
         backbone: a built model, (b, h, w, c) → (b, features).
@@ -164,8 +165,7 @@ class BarlowTwins(FitsOnSeveralWorkers):
         self._rematerialized = rematerialized(backbone) if remat else None
         z = keras.KerasTensor((2, self.embedding_dim))
         self._terms = tuple(_Terms(self.objective).compute_output_spec(z, z))
-        self._trackers = [MeanOverSteps(name=name) for name in ("loss", *self._terms, "excess")]
-        self._skipped = SkippedSteps()
+        self._track("loss", *self._terms, "excess")
         # Both parts are built, so nothing has to be inferred from a first batch; under a strategy
         # Keras could not do that.
         self.built = True
@@ -206,11 +206,6 @@ class BarlowTwins(FitsOnSeveralWorkers):
             ValueError: for a loss or metrics, which would have no labels to compare with, and for
                 gradient accumulation, which would correlate features over the small batches only.
         """
-        for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"BarlowTwins brings its own loss and metrics. Received: {name}={kwargs[name]}."
-                )
         optimizer = keras.optimizers.get(optimizer)
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         if inner.gradient_accumulation_steps:
@@ -223,55 +218,6 @@ class BarlowTwins(FitsOnSeveralWorkers):
         if self.on_nonfinite == "skip" and not scaled and self.dtype_policy.name != "mixed_float16":
             optimizer = SkipNonFinite(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as `get_compile_config` recorded; called when a model is loaded."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics that `fit` and `evaluate` report and reset: means over steps, and a count."""
-        return [*self._trackers, self._skipped] if self._skips else self._trackers
-
-    @property
-    def _skips(self):
-        optimizer = getattr(self, "optimizer", None)  # none before `compile`
-        return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-
-    def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Takes a step on (view_a, view_b): two forward passes, the objective, one update.
-
-        Raises:
-            ValueError: if there are fewer than two images, or none on one of several replicas; an
-                InvalidArgumentError where that is known only when the step runs.
-        """
-        replicas = current_replicas()
-        view_a, view_b = self.two_views(data)
-        statistics = [(v, tf.identity(v)) for v in self._statistics] if self._skips else []
-        with tf.GradientTape() as tape:
-            share, parts = self._share(view_a, view_b, replicas, training=True)
-            scaled_share = self.optimizer.scale_loss(share)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled_share, variables)
-        # If one replica skipped and others did not, their weights would drift apart.
-        *parts, failures = ops.unstack(
-            replicas.sum(ops.stack([*parts, 1 - all_finite([share, *gradients])]))
-        )
-        finite = failures == 0
-        if self._skips:
-            gradients = skip_everywhere_unless(finite, gradients)
-            for variable, before in statistics:
-                variable.assign(ops.where(finite, variable, before))
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._logs(parts, finite, replicas)
-
-    def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Computes the objective on (view_a, view_b) in inference mode; errors as `train_step`."""
-        replicas = current_replicas()
-        view_a, view_b = self.two_views(data)
-        _, parts = self._share(view_a, view_b, replicas, training=False)
-        return self._logs(ops.unstack(replicas.sum(ops.stack(parts))), True, replicas)
 
     def two_views(self, data: Any) -> tuple[Tensor, Tensor]:
         """Returns the views in a batch, or makes them if it holds crops.
@@ -300,14 +246,15 @@ class BarlowTwins(FitsOnSeveralWorkers):
         )
         return view_a, view_b
 
-    def _share(self, view_a, view_b, replicas, training):
-        """Computes this replica's shares of the loss and of its parts.
+    def _networks(self):
+        return self.backbone, self.projector
 
-        Returns:
-            The share of the loss, and [*terms, regularizers, rows]: float32 scalars whose sums over
-            replicas are those of the global batch.
-        """
-        view_a, view_b = (_enough(view, replicas) for view in (view_a, view_b))
+    def _batch(self, data):
+        return self.two_views(data)
+
+    def _share(self, views, replicas, training):
+        """Computes this replica's share of the loss, and those of [*terms, regularizers, rows]."""
+        view_a, view_b = (_enough(view, replicas) for view in views)
         # A pass for each: every view has its own batch statistics.
         encode = self._rematerialized or self.backbone
         views, mixing = [view_a, view_b], self._mixing(view_a, replicas, training)
@@ -332,28 +279,15 @@ class BarlowTwins(FitsOnSeveralWorkers):
         step = self.optimizer.iterations if training else 0  # evaluation always draws the same
         return draw_mixing(seed, step, ops.shape(images)[0], replicas)
 
-    def _logs(self, parts, finite, replicas):
-        """Updates and returns the metrics, given the parts of the global batch's loss."""
+    def _measured(self, parts):
+        """Computes loss, terms and excess of the global batch; every step weighs the same."""
         *terms, penalty, n = parts
         loss = self.objective.loss(dict(zip(self._terms, terms, strict=True)))
         floor = self.objective.floor(n, self.embedding_dim)
-        values = [loss + penalty, *terms, loss - floor]
-        weight = None
-        if self._skips:
-            self._skipped.update_state(ops.where(finite, 0.0, 1.0))
-            if self.on_nonfinite == "skip":
-                weight = ops.cast(finite, loss.dtype)
-                values = [ops.where(finite, value, 0.0) for value in values]
-        else:
-            values[0] = ops.where(finite, values[0], float("nan"))
-        for tracker, value in zip(self._trackers, values, strict=True):
-            tracker.update_state(value, sample_weight=weight)
-        return as_logs({metric.name: metric.result() for metric in self.metrics})
+        return [(value, 1.0) for value in (loss + penalty, *terms, loss - floor)]
 
-    @property
-    def _statistics(self):
-        """The moving statistics, which the forward passes of a step update."""
-        return self.backbone.non_trainable_weights + self.projector.non_trainable_weights
+    def _leaves_out_skipped(self):
+        return self.on_nonfinite == "skip"
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments except `views`, with the models serialized."""
@@ -393,28 +327,6 @@ def _pair(data):
     return view_a, view_b
 
 
-def vector_length(model: keras.Model, role: str) -> int:
-    """Returns the length of a model's output, checking that it is one vector per image.
-
-    Args:
-        model: a built model.
-        role: what it is, for messages.
-
-    Raises:
-        ValueError: if it is not built, or returns something else.
-    """
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(f"The {role} must be a built keras.Model. Received: {model!r}.")
-    shape = model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[-1], int):
-        raise ValueError(
-            f"The {role} must return one vector per image, a shape (None, length). "
-            f"Received: a model whose output shape is {shape}."
-            + (" Its pooling may be missing." if isinstance(shape, tuple) else "")
-        )
-    return shape[-1]
-
-
 class _Terms(keras.Operation):
     """An objective's terms as an operation, whose result Keras can describe without computing."""
 
@@ -427,14 +339,6 @@ class _Terms(keras.Operation):
         if self.objective.mixing_seed is not None:
             terms |= self.objective.mixed_terms(za, zb, zb, Mixing(0.5, [1, 0]), OneReplica())
         return terms
-
-
-def all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
-    """Returns 1.0 if every element of every tensor is finite, else 0.0, a float32 scalar."""
-    # A sum of finite numbers is finite, unless they are so large that their norm is infinite too;
-    # a sum with a non-finite number never is. It takes one pass and no array of bools.
-    sums = [ops.sum(ops.cast(t, "float32")) for t in tensors if t is not None]
-    return ops.cast(ops.all(ops.isfinite(ops.stack(sums))), "float32")
 
 
 def _enough(images, replicas):

@@ -7,19 +7,16 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_bt.model.barlow_twins import all_finite, vector_length
 from keras_bt.model.batch_normalization import prepare_batch_normalization
-from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
-from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
+from keras_bt.model.exact_steps import ExactSteps, vector_length
 from keras_bt.objectives.pairs import contrastive_losses, cosine_losses, pair_distances
-from keras_bt.strategy import current_replicas
 from keras_bt.typing import Tensor
 
 FORMS = ("contrastive", "cosine")
 
 
 @keras.saving.register_keras_serializable("keras_bt")
-class Siamese(FitsOnSeveralWorkers):
+class Siamese(ExactSteps):
     """A Siamese network as a Keras model, trained with plain `compile` and `fit` on pairs.
 
     `fit` and `evaluate` take batches (image_a, image_b, same), with 1 for two images of the same
@@ -88,8 +85,8 @@ class Siamese(FitsOnSeveralWorkers):
             raise ValueError(
                 f"The cosine form has no margin. Received: margin={margin}, form='cosine'."
             )
-        prepare_batch_normalization(*(model for model in (backbone, head) if model is not None))
         self.backbone, self.head = backbone, head
+        prepare_batch_normalization(*self._networks())
         self.margin, self.form = margin, form
         # Not a number until it is chosen.
         self._threshold = self.add_weight(
@@ -99,9 +96,7 @@ class Siamese(FitsOnSeveralWorkers):
             trainable=False,
             name="threshold",
         )
-        names = ("loss", "distance_same", "distance_different")
-        self._trackers = [MeanOverSteps(name=name) for name in names]
-        self._skipped = SkippedSteps()
+        self._track("loss", "distance_same", "distance_different")
         self.built = True  # both parts are
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
@@ -126,6 +121,9 @@ class Siamese(FitsOnSeveralWorkers):
     def same(self, image_a: Tensor, image_b: Tensor) -> Tensor:
         """Tells of each pair whether it is accepted: whether the distance is at most `threshold`.
 
+        In a `tf.function` the threshold is that of the moment at which it is called; while none has
+        been chosen, no pair is accepted there.
+
         Args:
             image_a: (b, h, w, c), as for training.
             image_b: the same number of images.
@@ -134,15 +132,15 @@ class Siamese(FitsOnSeveralWorkers):
             bool (b,).
 
         Raises:
-            ValueError: if no threshold has been chosen.
+            ValueError: if no threshold has been chosen, outside of a `tf.function`.
         """
-        threshold = self.threshold
-        if threshold is None:
+        if tf.executing_eagerly() and self.threshold is None:
             raise ValueError(
                 "A threshold must be chosen before pairs are accepted: model.calibrate(threshold). "
                 "Received: none."
             )
-        return self.distance(image_a, image_b) <= threshold
+        distance = self.distance(image_a, image_b)
+        return distance <= ops.cast(self._threshold, distance.dtype)  # never, if that is NaN
 
     @property
     def threshold(self) -> float | None:
@@ -179,11 +177,6 @@ class Siamese(FitsOnSeveralWorkers):
         Raises:
             ValueError: for a loss or metrics, and if there is nothing to train.
         """
-        for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"Siamese brings its own loss and metrics. Received: {name}={kwargs[name]}."
-                )
         if not self.trainable_variables:
             raise ValueError(
                 "There must be weights to train: a head, or a backbone that is trainable. "
@@ -191,58 +184,20 @@ class Siamese(FitsOnSeveralWorkers):
             )
         super().compile(optimizer=optimizer, **kwargs)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as `get_compile_config` recorded; called when a model is loaded."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+    def _networks(self):
+        return (self.backbone,) if self.head is None else (self.backbone, self.head)
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics that `fit` and `evaluate` report and reset."""
-        return [*self._trackers, self._skipped] if self._skips else self._trackers
+    def _batch(self, data):
+        return _triple(data)
 
-    @property
-    def _skips(self):
-        """Whether the optimizer skips steps with an overflow, as in float16."""
-        optimizer = getattr(self, "optimizer", None)  # none before `compile`
-        return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-
-    def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Takes a step on (image_a, image_b, same)."""
-        replicas = current_replicas()
-        statistics = [(v, tf.identity(v)) for v in self._statistics] if self._skips else []
-        with tf.GradientTape() as tape:
-            share, parts = self._share(data, replicas, training=True)
-            scaled_share = self.optimizer.scale_loss(share)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled_share, variables)
-        # If one replica skipped and others did not, their weights would drift apart.
-        *parts, failures = ops.unstack(
-            replicas.sum(ops.stack([*parts, 1 - all_finite([share, *gradients])]))
-        )
-        finite = failures == 0
-        if self._skips:
-            gradients = skip_everywhere_unless(finite, gradients)
-            for variable, before in statistics:
-                variable.assign(ops.where(finite, variable, before))
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._logs(parts, finite)
-
-    def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Computes loss and distances on (image_a, image_b, same) in inference mode."""
-        replicas = current_replicas()
-        _, parts = self._share(data, replicas, training=False)
-        return self._logs(ops.unstack(replicas.sum(ops.stack(parts))), True)
-
-    def _share(self, data, replicas, training):
+    def _share(self, batch, replicas, training):
         """Computes this replica's shares of the loss and of what the metrics are made of.
 
         Returns:
-            The share of the loss, and [its sum over pairs, regularizers, distances of pairs of the
-            same thing, of others, number of the former, of the latter]: float32 scalars whose sums
-            over replicas are those of the global batch.
+            The share of the loss, and those of [its sum over pairs, regularizers, distances of
+            pairs of the same thing, of others, number of the former, of the latter].
         """
-        image_a, image_b, same = _triple(data)
+        image_a, image_b, same = batch
         both = self(ops.concatenate([image_a, image_b]), training=training)
         za, zb = ops.split(both, 2)
         y = ops.cast(ops.reshape(same, (-1,)), za.dtype)
@@ -259,30 +214,15 @@ class Siamese(FitsOnSeveralWorkers):
         share = total / replicas.sum(pairs) + penalty
         return share, [total, penalty, of_same, of_others, alike, pairs - alike]
 
-    def _logs(self, parts, finite):
-        """Updates and returns the metrics, given the sums over the global batch."""
+    def _measured(self, parts):
+        """Computes the means over the pairs of the global batch, weighted by their number."""
         total, penalty, of_same, of_others, alike, unlike = parts
         pairs = alike + unlike
-        values = [
+        return [
             (total / pairs + penalty, pairs),
             (of_same / ops.maximum(alike, 1.0), alike),
             (of_others / ops.maximum(unlike, 1.0), unlike),
         ]
-        if self._skips:
-            self._skipped.update_state(ops.where(finite, 0.0, 1.0))
-            values = [(ops.where(finite, v, 0.0), ops.where(finite, w, 0.0)) for v, w in values]
-        else:
-            loss, weight = values[0]
-            values[0] = ops.where(finite, loss, float("nan")), weight
-        for tracker, (value, weight) in zip(self._trackers, values, strict=True):
-            tracker.update_state(value, sample_weight=weight)
-        return as_logs({metric.name: metric.result() for metric in self.metrics})
-
-    @property
-    def _statistics(self):
-        """The moving statistics, which the forward pass of a step updates."""
-        models = (self.backbone,) if self.head is None else (self.backbone, self.head)
-        return [variable for model in models for variable in model.non_trainable_weights]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, with the models serialized."""

@@ -105,10 +105,13 @@ def test_threshold_and_training_state_are_saved(tmp_path):
     model.fit(batches(32, 16), shuffle=False, verbose=0)
     with pytest.raises(ValueError, match=r"calibrate\(threshold\). Received: none"):
         model.same(a, b)
+    in_graph = tf.function(model.same)
+    assert not in_graph(a, b).numpy().any()
     with pytest.raises(ValueError, match=r"from 0 to 2. Received: threshold=nan"):
         model.calibrate(float("nan"))
     distances = model.distance(a, b).numpy()
     model.calibrate(np.median(distances))
+    assert (in_graph(a, b).numpy() == (distances <= np.median(distances))).all()
     model.save(tmp_path / "siamese.keras")
     loaded = keras.models.load_model(tmp_path / "siamese.keras")
     assert loaded.threshold == model.threshold == pytest.approx(np.median(distances))
