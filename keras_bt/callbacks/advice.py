@@ -8,7 +8,7 @@ a spread of at least 0.2, and fewer than 15% of their features were dead.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -116,6 +116,18 @@ def dead(health: Health, num_features: int, dim: int) -> str | None:
     )
 
 
+def knows_far(names: Collection[str]) -> bool:
+    """Tells whether it is known how far above its floor a loss is far, from the names of metrics.
+
+    It is known of the objective of Barlow Twins, which is recognized by its term; not with a mixed
+    view, whose term belongs to the excess as well, but can be large in healthy runs.
+
+    Args:
+        names: names of the metrics of an epoch.
+    """
+    return {"loss", "excess", "on_diagonal"} <= set(names) and "mixed" not in names
+
+
 def plateau(excesses: Sequence[float], floor: float, dim: int) -> str | None:
     """Warns if the loss of Barlow Twins has stopped falling far above the smallest possible value.
 
@@ -152,8 +164,7 @@ def next_step(metrics: Sequence[Metrics], dim: int, num_features: int) -> str | 
 
     The first of these that holds: the loss is not finite; embeddings are constant, or features
     dead; the accuracy had been higher; the loss still falls; it stands still far above the floor;
-    it has reached its end. How far "far" is, is known for Barlow Twins alone, which is recognized
-    by its terms.
+    it has reached its end. How far "far" is, is not known of every objective, see `knows_far`.
 
     Args:
         metrics: lines as `read_metrics` returns them. `loss` and `excess` are needed; the fields of
@@ -196,7 +207,7 @@ def next_step(metrics: Sequence[Metrics], dim: int, num_features: int) -> str | 
             f"The loss was still falling (its excess by {100 * (1 - last / before):.0f}% in the "
             "last quarter of the training): train longer."
         )
-    if "on_diagonal" in lines[-1] and last > PLATEAU_ABOVE * (dim - floor):
+    if knows_far(lines[-1]) and last > PLATEAU_ABOVE * (dim - floor):
         return (
             f"The loss stands still {last:,.0f} above the smallest possible value, where the views "
             f"have little in common (nothing at {dim - floor:,.0f}): try another learning rate, "

@@ -11,7 +11,7 @@ from keras_bt.callbacks import advice
 from keras_bt.callbacks.health import measure
 from keras_bt.callbacks.periodic import Periodic
 from keras_bt.model.barlow_twins import BarlowTwins
-from keras_bt.objectives import BarlowTwinsObjective, cross_correlation
+from keras_bt.objectives import cross_correlation
 from keras_bt.progress import say
 from keras_bt.typing import Metrics
 
@@ -123,8 +123,7 @@ class Diagnostics(Periodic):
         """Looks if a look is due; watches the loss every epoch."""
         logs = {} if logs is None else logs
         super().on_epoch_end(epoch, logs)
-        barlow_twins = isinstance(self.model.objective, BarlowTwinsObjective)
-        if barlow_twins and "excess" in logs and "loss" in logs:
+        if advice.knows_far(logs):
             self._excesses.append(float(logs["excess"]))
             floor = float(logs["loss"]) - self._excesses[-1]
             dim = self.model.embedding_dim

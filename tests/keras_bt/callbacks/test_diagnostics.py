@@ -227,6 +227,18 @@ def test_dead_features_are_warned_about(views, pair, capsys):
     assert "9 of 24 features of the backbone are dead" in printed
 
 
+@pytest.mark.parametrize(
+    ("terms", "known"),
+    [
+        (["on_diagonal", "off_diagonal"], True),
+        (["on_diagonal", "off_diagonal", "mixed"], False),
+        (["alignment", "uniformity"], False),
+    ],
+)
+def test_how_far_is_far_is_known_of_barlow_twins(terms, known):
+    assert advice.knows_far(["loss", *terms, "excess"]) == known
+
+
 def test_plateau():
     flat = [400.0] * 12
     for falling_or_short in ([400 * 0.97**epoch for epoch in range(14)], flat[1:]):
