@@ -8,7 +8,9 @@ from keras_bt import files
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.workdir import Workdir
 from trainers.ablations import results
+from trainers.runs.objectives import PARTICULAR
 
+EXCESS = "−excess of the loss"
 # What is said to be the larger the better, of the names in metrics.jsonl.
 SCORES = {
     "RankMe of the features": lambda m: m["feature_rankme"],
@@ -17,13 +19,19 @@ SCORES = {
     "LiDAR of the embeddings": lambda m: m["embedding_lidar"],
     "−α of the features": lambda m: -m["feature_alpha"],
     "−\\|α − 1\\|": lambda m: -abs(m["feature_alpha"] - 1),
-    "−excess of the loss": lambda m: -m["excess"],
+    EXCESS: lambda m: -m["excess"],
 }
 ACCURACIES = ("few_labels", "probe")
+# The loss and its floor depend on these flags, and on the width d of the embeddings.
+OF_THE_LOSS = ("objective", "variant", "batch_size", *PARTICULAR)
 LEAST_RUNS = 4  # three can be ranked in six ways only
 DRAWS = 2000
 FILE = "label_free.md"
 TITLE = "Measures without labels: Spearman's ρ with an accuracy, and 95% of resampled runs"
+NOTE = (
+    "The excess is left out where the objective, its weights, the batch or the width of the "
+    "embeddings differ; RankMe of the embeddings is at most that width."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +95,7 @@ def table(sweeps, accuracy):
     """Formats the correlations of all measures with one accuracy as a Markdown table.
 
     A column per sweep with its number of runs, and of several one of all together; None if nothing
-    is known of any run.
+    is known of any run. The excess is compared only among runs that minimize the same.
     """
     groups = {sweep.name: sweep.runs for sweep in sweeps}
     if len(sweeps) > 1:
@@ -100,7 +108,10 @@ def table(sweeps, accuracy):
     for name, score in SCORES.items():
         cells = [name]
         for known in columns.values():
-            pairs = [(score(m), value) for m, value in known if np.isfinite(score(m))]
+            if name == EXCESS and len({_minimized(run) for run, _, _ in known}) > 1:
+                cells.append("–")
+                continue
+            pairs = [(score(m), value) for _, m, value in known if np.isfinite(score(m))]
             found = correlate(*np.reshape(pairs, (-1, 2)).T)
             cells.append("–" if found is None else str(found))
         lines.append(cells)
@@ -108,31 +119,45 @@ def table(sweeps, accuracy):
 
 
 def write(folder, sweeps):
-    """Writes the tables of all accuracies to a file, if anything is known.
+    """Writes the tables of all accuracies to a file; removes it if nothing is known.
+
+    Sweeps that measure with different numbers of labels get tables of their own.
 
     Returns:
         str, what was written, or None.
     """
     parts = []
     for accuracy in ACCURACIES:
-        if text := table(sweeps, accuracy):
-            parts.append(f"Against: {results.label(sweeps[0], accuracy)}.\n\n{text}")
+        groups = {}
+        for sweep in sweeps:
+            groups.setdefault(results.label(sweep, accuracy), []).append(sweep)
+        for label, group in groups.items():
+            if text := table(group, accuracy):
+                parts.append(f"Against: {label}.\n\n{text}")
     if not parts:
+        (folder / FILE).unlink(missing_ok=True)
         return None
-    text = "\n\n".join([f"# {TITLE}", *parts])
+    text = "\n\n".join([f"# {TITLE}", NOTE, *parts])
     with files.whole(folder / FILE) as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
     return text
 
 
 def _known(runs, accuracy):
-    """Lists what was measured of the finished runs, each once, and their accuracy."""
+    """Lists the finished runs, each once, with what was measured of them and their accuracy."""
     found = []
     for run in {run.folder: run for run in runs}.values():
         value = (run.measures() or {}).get(accuracy)
         if value is not None and (looked := measured(run)):
-            found.append((looked, value))
+            found.append((run, looked, value))
     return found
+
+
+def _minimized(run):
+    """Returns the flags that say what a run minimizes; equal ones give comparable losses."""
+    flags = run.settings
+    width = flags.get("projector", "").rpartition("-")[2]
+    return width, *(flags.get(name) for name in OF_THE_LOSS)
 
 
 def _ranks(values):

@@ -36,6 +36,9 @@ def test_the_interval_is_that_of_resampled_runs():
     assert label_free.correlate(np.ones(9), b[:9]) is None
 
 
+LOOK = ("feature_rankme", "embedding_rankme", "feature_lidar", "embedding_lidar", "feature_alpha")
+
+
 def finished(run, probe, **look):
     """Writes what a run leaves; with measures, if it was looked at."""
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,10 @@ def test_the_report(tmp_path, capsys):
     one, two = (sweep.runs for sweep in read)  # which share a run
     for run in one:  # nobody looked
         finished(run, 0.5)
+    stale = tmp_path / label_free.FILE
+    stale.write_text("of runs that are gone")
     assert label_free.write(tmp_path, read) is None
+    assert not stale.exists()
     for run in (*one, *two):  # wider ones are more accurate
         w = run.at
         look = {"feature_rankme": 9 * w, "embedding_rankme": -w, "feature_lidar": w % 5}
@@ -85,3 +91,33 @@ def test_the_report(tmp_path, capsys):
     assert rows["−α of the features"] == [worst, "–", worst]
     assert rows["−\\|α − 1\\|"] == [best, "–", best]
     assert rows["−excess of the loss"] == ["–"] * 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "comparable"),
+    [
+        ("projector", ["16-32", "64-32", "32-32", "8-32"], True),  # d is the same
+        ("projector", ["32-16", "32-64", "32-32", "32-8"], False),
+        ("rate", [0.1, 0.2, 0.3, 0.4], True),
+        ("redundancy_weight", [0.1, 0.2, 0.3, 0.4], False),
+        ("batch_size", [32, 64, 128, 256], False),
+        ("objective", ["barlow_twins", "vicreg", "info_nce", "dcl"], False),
+    ],
+)
+def test_the_excess_is_compared_where_it_can_be(flag, values, comparable, tmp_path):
+    groups = []
+    for name, few in (("one", 50), ("two", 60)):
+        runs = [{"at": str(value), "flags": {flag: value}} for value in values]
+        content = {"title": name, "x": flag, "runs": runs, "flags": {"few_labels": few}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        groups.append(sweeps.read(str(tmp_path / f"{name}.json"), None, tmp_path / name))
+        for place, run in enumerate(groups[-1].runs):
+            look = dict.fromkeys(LOOK, 1.0) | {"excess": 0.5 + place}
+            finished(run, 0.5 - place / 10, **look)
+    text = label_free.write(tmp_path, groups)
+    rows = [line for line in text.splitlines() if line.startswith("| −excess")]
+    # 50 labels, 60 labels, and the probe on all, which both sweeps share.
+    assert len(rows) == 3
+    assert all(("| 1.00 (" in row) == comparable for row in rows)
+    assert "60 labels" in text
+    assert text.count("| all (8)") == 1
