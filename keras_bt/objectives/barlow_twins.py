@@ -53,6 +53,8 @@ class BarlowTwinsObjective(Objective):
         ValueError: if λ or the form is out of range.
     """
 
+    title = "Barlow Twins"
+
     def __init__(self, redundancy_weight: float = 5.1e-3, form: str = "auto"):
         check_redundancy_weight(redundancy_weight)
         check_form(form)

@@ -108,6 +108,7 @@ class DecoupledContrastive(InfoNCE):
         ValueError: if the temperature is out of range.
     """
 
+    title = "DCL"
     decoupled = True
 
 

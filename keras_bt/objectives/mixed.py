@@ -48,6 +48,8 @@ class MixedBarlowTwins(BarlowTwinsObjective):
         ValueError: if a weight or the form is out of range.
     """
 
+    title = "Mixed Barlow Twins"
+
     def __init__(
         self,
         redundancy_weight: float = 5.1e-3,

@@ -66,12 +66,19 @@ class Objective:
     ['loss', 'distance', 'excess']
 
     Attributes:
+        title: what tables and plots call it; the name of the class unless this defines one.
         mixing_seed: None; an int for an objective that also needs a mixed view. The model then
             draws a `Mixing` for each step from this seed and the number of the step, embeds the
             mixture of both views as well, and adds `mixed_terms` to the terms.
     """
 
+    title: str = "Objective"
     mixing_seed: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        # Not inherited: a variant of an objective would pass for the original.
+        cls.title = cls.__dict__.get("title", cls.__name__)
 
     def terms(self, za: Tensor, zb: Tensor, replicas: Collectives) -> dict[str, Tensor]:
         """Returns this replica's shares of the terms of the loss.

@@ -12,13 +12,14 @@ _FLOAT = 4  # bytes
 _COPIES = 3  # of each weight: itself, its gradient, its momentum
 
 
-def check(settings, channels, workers):
+def check(settings, channels, workers, views=2):
     """Refuses a network or batches that this machine cannot hold, whatever else it must hold.
 
     Args:
         settings: `PretrainingSettings`.
         channels: int, those of the images.
         workers: int, number of machines that share a batch.
+        views: int, those that are made of an image.
 
     Raises:
         ValueError: if they need more than the machine's memory.
@@ -27,8 +28,7 @@ def check(settings, channels, workers):
     network = _COPIES * _FLOAT * parameters(settings)
     size = settings.image_size
     pixels = math.prod(height_and_width(size)) * channels
-    views = (3 if settings.objective == "mixed" else 2) * _FLOAT * pixels
-    views = views * settings.batch_size // workers
+    batch = views * _FLOAT * pixels * settings.batch_size // workers
     shape = f"--backbone={settings.backbone}, --width={settings.width}"
     for what, needed, received in (
         (
@@ -38,7 +38,7 @@ def check(settings, channels, workers):
         ),
         (
             "The views of a batch",
-            views,
+            batch,
             f"--batch_size={settings.batch_size}, --image_size={size}",
         ),
     ):

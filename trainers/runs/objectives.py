@@ -8,34 +8,31 @@ class Kind(NamedTuple):
     """One objective.
 
     Attributes:
-        title: its name in tables and plots.
         settings: the names of those settings that apply to some objectives only, and to this one.
         make: function of the module `keras_bt.objectives`, which imports TensorFlow, and of the
             settings.
     """
 
-    title: str
     settings: tuple[str, ...]
     make: Callable[[Any, Any], Any]
 
 
 OBJECTIVES = {
     "barlow_twins": Kind(
-        "Barlow Twins",
         ("redundancy_weight", "form"),
-        lambda of, s: of.BarlowTwinsObjective(s.redundancy_weight, s.form),
+        lambda module, s: module.BarlowTwinsObjective(s.redundancy_weight, s.form),
     ),
     "mixed": Kind(
-        "Mixed Barlow Twins",
         ("redundancy_weight", "form", "mixed_weight"),
-        lambda of, s: of.MixedBarlowTwins(s.redundancy_weight, s.form, s.mixed_weight, s.seed),
+        lambda module, s: module.MixedBarlowTwins(
+            s.redundancy_weight, s.form, s.mixed_weight, s.seed
+        ),
     ),
-    "info_nce": Kind("InfoNCE", ("temperature",), lambda of, s: of.InfoNCE(s.temperature)),
-    "dcl": Kind("DCL", ("temperature",), lambda of, s: of.DecoupledContrastive(s.temperature)),
+    "info_nce": Kind(("temperature",), lambda module, s: module.InfoNCE(s.temperature)),
+    "dcl": Kind(("temperature",), lambda module, s: module.DecoupledContrastive(s.temperature)),
     "vicreg": Kind(
-        "VICReg",
         ("vicreg_weights", "form"),
-        lambda of, s: of.VICReg(*s.vicreg_weights, form=s.form),
+        lambda module, s: module.VICReg(*s.vicreg_weights, form=s.form),
     ),
 }
 UNRECORDED = {"objective": "barlow_twins"}  # in runs from before there were others
@@ -48,11 +45,3 @@ def make(settings):
     from keras_bt import objectives
 
     return OBJECTIVES[settings.objective].make(objectives, settings)
-
-
-def title(objective, settings):
-    """Names an objective in tables and plots; None stands for that of the settings."""
-    if objective is None:
-        return OBJECTIVES[settings.objective].title
-    name = type(objective).__name__
-    return OBJECTIVES["barlow_twins"].title if name == "BarlowTwinsObjective" else name

@@ -139,7 +139,6 @@ class Pretraining:
         self.leads = worker_number(strategy) == 0  # of several workers, only one writes and prints
         self.run = run
         self.objective = objective or objectives.make(settings)
-        self.title = objectives.title(objective, settings)
         self.projector = projector
         batch_size, replicas = settings.batch_size, strategy.num_replicas_in_sync
         if batch_size % replicas:
@@ -155,7 +154,8 @@ class Pretraining:
                 f"Received: {train.channels} and {test.channels}."
             )
         data.check_pretraining(train, batch_size)  # before anything is made
-        memory.check(settings, train.channels, worker_count(strategy))
+        views = 2 if self.objective.mixing_seed is None else 3
+        memory.check(settings, train.channels, worker_count(strategy), views)
         self.steps_per_epoch = train.num_examples // batch_size
         self.model = self.build(strategy)
 
@@ -266,7 +266,8 @@ class Pretraining:
             f"{opening.remarks(*self.sources, image_size=s.image_size)}"
             f"Backbone: {self.model.backbone.name}, {parameters / 1e6:.2f} million parameters; "
             f"projector {s.projector}\n"
-            f"Training: {self.title}, {s.epochs} epochs of {self.steps_per_epoch} steps, batch "
+            f"Training: {self.objective.title}, {s.epochs} epochs of "
+            f"{self.steps_per_epoch} steps, batch "
             f"size {n}, on {describe(self.strategy)} in {s.precision}{bound}\n"
             f"Everything is written to {self.run.path}"
         )

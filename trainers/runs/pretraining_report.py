@@ -97,7 +97,7 @@ def measure(job, untrained, trained):
     for name, backbone in (
         (results.PIXELS, None),
         (results.UNTRAINED, untrained),
-        (job.title, trained),
+        (job.objective.title, trained),
     ):
         started = time.monotonic()
         print(f"Measuring {name} … ", end="", flush=True)

@@ -10,7 +10,14 @@ import tensorflow as tf
 from oracles import relative_error
 
 from keras_bt import BarlowTwins, projector
-from keras_bt.objectives import DecoupledContrastive, InfoNCE, OneReplica, VICReg
+from keras_bt.objectives import (
+    BarlowTwinsObjective,
+    DecoupledContrastive,
+    InfoNCE,
+    MixedBarlowTwins,
+    OneReplica,
+    VICReg,
+)
 from keras_bt.strategy import choose_strategy, current_replicas
 
 OBJECTIVES = {
@@ -124,3 +131,22 @@ def test_a_single_image_or_other_shapes_are_refused(objective):
         objective.terms(tf.zeros((1, 4)), tf.zeros((1, 4)), OneReplica())
     with pytest.raises(ValueError, match="same shape"):
         objective.terms(tf.zeros((2, 4)), tf.zeros((3, 4)), OneReplica())
+
+
+class Variant(BarlowTwinsObjective):
+    """Names no title."""
+
+
+@pytest.mark.parametrize(
+    ("objective", "title"),
+    [
+        (BarlowTwinsObjective(), "Barlow Twins"),
+        (MixedBarlowTwins(), "Mixed Barlow Twins"),
+        (InfoNCE(), "InfoNCE"),
+        (DecoupledContrastive(), "DCL"),
+        (VICReg(), "VICReg"),
+        (Variant(), "Variant"),  # not the original's
+    ],
+)
+def test_titles(objective, title):
+    assert objective.title == title

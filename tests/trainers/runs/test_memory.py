@@ -37,6 +37,9 @@ def test_what_no_machine_holds_is_refused(settings, words, monkeypatch):
         memory.check(PretrainingSettings(**settings), 3, 1)
     if "batch_size" in settings:  # other machines have their part
         memory.check(PretrainingSettings(**settings), 3, 16)
+        memory.check(PretrainingSettings(**settings), 3, 7)
+        with pytest.raises(ValueError, match="The views of a batch"):
+            memory.check(PretrainingSettings(**settings), 3, 7, views=3)
 
 
 def test_what_people_train_is_not_refused():
