@@ -8,7 +8,7 @@ import numpy as np
 from keras_bt.data.decoding import DataError
 from keras_bt.data.file_sets import images, listed
 from keras_bt.data.fingerprint import fingerprint
-from keras_bt.data.pairs import Pairs, draw_pairs
+from keras_bt.data.pairs import Pairs, distinct_pairs, draw_pairs
 from keras_bt.data.sources import Source
 from keras_bt.data.subsets import labelled_subset
 
@@ -85,7 +85,8 @@ def paired_parts(
         labels: labels to train with, a share or a number as in `labelled_subset`.
         seed: seed of all draws.
         pairs: number of validation and of test pairs, half of them of one class; fewer if there
-            are not as many. Those of a file are all taken.
+            are not as many. No two are the same where these are more than half of all. Those of a
+            file are all taken.
 
     Returns:
         The parts.
@@ -124,12 +125,17 @@ def paired_parts(
     _drawn(rest, 2, seed, "to train on")  # before anything is trained
 
     names = listed((str((train.class_names or ())[c]) for c in held_out), 10)
+    of_training = (
+        " (training images, as there is no test set: held out from these pairs, but not from the "
+        "pretraining of a backbone)"
+    )
+    of_training = of_training if test is None else ""
     return PairedParts(
         PairedPart(rest, None),
         PairedPart(validation, _drawn(validation, pairs, (seed, 2), "to choose the threshold by")),
         PairedPart(judged, _drawn(judged, pairs, (seed, 3), "to judge on")),
         f"{images(judged.num_examples)} of {len(held_out)} classes that were not trained on: "
-        f"{names}",
+        f"{names}{of_training}",
         train.remarks if test is None else train.remarks + test.remarks,
     )
 
@@ -168,13 +174,18 @@ def _held_out(train, unseen, seed):
 
 
 def _drawn(source, most, seed, purpose):
-    """Draws pairs, at most as many as there are."""
+    """Draws pairs, at most as many as there are, and none twice where there are few."""
     labels = source.labels()
     _, sizes = np.unique(labels, return_counts=True)
     alike = int(np.sum(sizes * (sizes - 1) // 2))
     unlike = len(labels) * (len(labels) - 1) // 2 - alike
+    count = max(2, min(most, 2 * min(alike, unlike)))
+    # Of more than half of all pairs, many would be drawn again.
+    draw = (
+        distinct_pairs if count // 2 > alike / 2 or count - count // 2 > unlike / 2 else draw_pairs
+    )
     try:
-        return draw_pairs(labels, max(2, min(most, 2 * min(alike, unlike))), seed)
+        return draw(labels, count, seed)
     except DataError as error:
         raise DataError(f"Of the images {purpose}: {error}") from error
 
@@ -199,6 +210,14 @@ def _of_a_file(train, test, unseen, labels, seed):
             f"{held_out.sum():,} of the training pairs are held out as validation pairs, as there "
             "are none."
         )
+        seen, of_held_out = (
+            np.unique([part.pairs.first, part.pairs.second]) for part in (fitted, validation)
+        )
+        if again := np.isin(of_held_out, seen).sum():
+            remarks.append(
+                f"{again:,} of their {images(len(of_held_out))} are in training pairs, too: what "
+                "is measured on them flatters."
+            )
     if test is not None:
         judged, where = PairedPart(test, test.pairs), f"the test pairs of {train.name}"
     else:
@@ -208,16 +227,22 @@ def _of_a_file(train, test, unseen, labels, seed):
 
 
 def _a_fifth(source, seed):
-    """Chooses a fifth of the pairs of the same thing, and of those of different things: a mask."""
+    """Chooses a fifth of the pairs of the same thing, and of those of different things: a mask.
+
+    Rows of the same two images stay together.
+    """
     same = source.pairs.same
+    sides = np.sort([source.pairs.first, source.pairs.second], axis=0)
+    _, once, of_row = np.unique(sides, axis=1, return_index=True, return_inverse=True)
+    row = once[of_row]  # the first with the same two images
     random, chosen = np.random.default_rng((seed, 1)), np.zeros(len(same), bool)
     for kind in (True, False):
-        of_kind = random.permutation(np.flatnonzero(same == kind))
+        of_kind = random.permutation(np.unique(row[same == kind]))
         if len(of_kind) < 2:
             raise DataError(
                 "Two pairs of the same thing and two of different things are needed, as some are "
                 f"held out as validation pairs. Received: {len(of_kind)} of one kind in "
                 f"{source.name}."
             )
-        chosen[of_kind[: max(1, len(of_kind) // _VALIDATION)]] = True
+        chosen |= np.isin(row, of_kind[: max(1, len(of_kind) // _VALIDATION)])
     return chosen

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_bt.data.decoding import DataError
-from keras_bt.data.pairs import draw_pairs
+from keras_bt.data.pairs import Pairs, distinct_pairs, draw_pairs
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([3, 5, 9, 2], [40, 25, 1, 7]))
 
@@ -39,6 +39,29 @@ def test_the_seed_decides():
     assert (one.first == again.first).all()
     assert (one.second == again.second).all()
     assert not (one.first == other.first).all()
+
+
+@pytest.mark.parametrize("count", [2, 601, 2 * (40 * 39 + 25 * 24 + 7 * 6) // 2])
+def test_distinct_pairs_are_no_two_the_same(count):
+    pairs = distinct_pairs(LABELS, count, seed=0)
+    assert len(pairs) == count
+    assert pairs.same.sum() == count // 2
+    assert ((LABELS[pairs.first] == LABELS[pairs.second]) == pairs.same).all()
+    assert (pairs.first != pairs.second).all()
+    assert len(np.unique(np.sort([pairs.first, pairs.second], axis=0), axis=1).T) == count
+
+
+def test_pairs_among_some_images_keep_what_they_show():
+    pairs = draw_pairs(LABELS, 500, seed=0)
+    some = np.random.default_rng(1).permutation(len(LABELS))[:50]
+    kept = pairs.among(some)
+    whole = pairs[np.isin(pairs.first, some) & np.isin(pairs.second, some)]
+    assert 0 < len(kept) == len(whole) < 500
+    np.testing.assert_array_equal(some[kept.first], whole.first)
+    np.testing.assert_array_equal(some[kept.second], whole.second)
+    np.testing.assert_array_equal(kept.same, whole.same)
+    none = Pairs(*np.zeros((2, 0), int), np.zeros(0, bool))
+    assert len(pairs.among([])) == len(none.among([3])) == 0
 
 
 @pytest.mark.parametrize(

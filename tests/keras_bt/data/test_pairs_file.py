@@ -111,6 +111,19 @@ def test_a_fifth_of_the_pairs_takes_the_place_of_missing_parts(opened):
     assert [len(part.pairs) for part in (parts.train, parts.test)] == [13, 2]
     assert np.sort(parts.test.pairs.same).tolist() == [False, True]
     assert "2 of the training pairs are held out" in parts.remarks[0]
-    assert "There are no test pairs" in parts.remarks[1]
+    assert "3 of their 3 images are in training pairs, too" in parts.remarks[1]
+    assert "There are no test pairs" in parts.remarks[2]
     assert parts.train.identity() != parts.test.identity()
     assert parts.train.identity() == paired_parts(train, test, seed=1).train.identity()
+
+
+def test_rows_of_the_same_two_images_stay_together(opened):
+    table = "".join(f"{a}.png,{b}.png,{int(b < 5)}|" for b in range(2, 7) for a in range(1, b))
+    turned = "".join(f"{b}.png,{a}.png,{int(b < 5)}|" for b in range(2, 7) for a in range(1, b))
+    parts = paired_parts(*opened(HEADER + table + turned), seed=1)
+    of_train, held_out = (
+        {frozenset(pair) for pair in zip(part.pairs.first, part.pairs.second, strict=True)}
+        for part in (parts.train, parts.validation)
+    )
+    assert (len(of_train), len(held_out)) == (13, 2)
+    assert not of_train & held_out

@@ -41,6 +41,7 @@ def test_no_image_and_no_class_is_in_two_parts():
                 part.pairs.same == (labels[part.pairs.first] == labels[part.pairs.second])
             ).all()
         assert parts.train.pairs is None
+        assert ("not from the pretraining" in parts.where) == (of_test is None)
 
 
 def test_names_numbers_labels_and_the_seed_decide():
@@ -61,7 +62,9 @@ def test_names_numbers_labels_and_the_seed_decide():
 
 def test_there_are_no_more_pairs_than_all():
     parts = paired_parts(source(), unseen="2")
-    assert len(parts.test.pairs) == 2 * (2 * 190)  # 190 of each class; 400 of different ones
+    pairs = parts.test.pairs
+    assert len(pairs) == 2 * (2 * 190)  # 190 of each class; 400 of different ones
+    assert len(np.unique(np.sort([pairs.first, pairs.second], axis=0), axis=1).T) == len(pairs)
 
 
 REFUSED = {
