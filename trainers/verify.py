@@ -23,7 +23,11 @@ def verify(settings):
         with command.quiet_start():
             from trainers.runs import one_pair, verifying
 
-        print(one_pair.run(settings) if settings.image else verifying.run(settings, started))
+        print(
+            one_pair.run(settings)
+            if settings.image is not None
+            else verifying.run(settings, started)
+        )
 
 
 def main():

@@ -10,7 +10,7 @@ from keras_bt.data.evaluation import (
 )
 from keras_bt.data.labelled import check_labelled, labelled_features, labelled_views
 from keras_bt.data.looking import remarks
-from keras_bt.data.paired import paired_views, pairs_per_epoch
+from keras_bt.data.paired import check_paired, paired_views, pairs_per_epoch
 from keras_bt.data.pairs import Pairs, draw_pairs
 from keras_bt.data.pretraining import check_pretraining, pretraining_views
 from keras_bt.data.sources import Source
@@ -38,6 +38,7 @@ __all__ = [
     "balanced_indices",
     "center_crop",
     "check_labelled",
+    "check_paired",
     "check_pretraining",
     "draw_pairs",
     "evaluation_batches",

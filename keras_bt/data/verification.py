@@ -211,7 +211,8 @@ def _of_a_file(train, test, unseen, labels, seed):
             "are none."
         )
         seen, of_held_out = (
-            np.unique([part.pairs.first, part.pairs.second]) for part in (fitted, validation)
+            np.unique([pairs.first, pairs.second])
+            for pairs in (train.pairs[~held_out], train.pairs[held_out])
         )
         if again := np.isin(of_held_out, seen).sum():
             remarks.append(

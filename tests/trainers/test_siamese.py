@@ -111,8 +111,10 @@ def table(tmp_path):
     for n in range(12):
         pixels = (60 * (n % 4) + rng.integers(0, 60, (9 + n, 10, 3))).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{n}.png")
-    rows = [f"{a}.png,{b}.png,{int(a % 4 == b % 4)}" for a in range(12) for b in range(a)]
-    (tmp_path / "t.csv").write_text("\n".join(["path_a,path_b,same", *rows]))
+    (tmp_path / "x.png").write_bytes(b"no image")
+    rows = [f"{a}.png,{b}.png,{int(a % 4 == b % 4)},train" for a in range(12) for b in range(a)]
+    rows += ["1.png,5.png,1,test", "1.png,2.png,0,test", "1.png,x.png,0,test"]
+    (tmp_path / "t.csv").write_text("\n".join(["path_a,path_b,same,split", *rows]))
     return f"--data=pairs:{tmp_path / 't.csv'}"
 
 
@@ -121,11 +123,26 @@ def test_pairs_of_a_file_on_a_frozen_backbone(runs, table, tmp_path, capsys):
     script.call("siamese", runs[1], *more, "--frozen")
     output = capsys.readouterr().out
     assert "54 pairs of 12 images to train on" in output
-    assert "There are no test pairs" in output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["validation_pairs"], summary["test_pairs"]) == (12, 2)
+    assert summary["skipped_images"] == ["x.png"]  # of a test pair, which is left out
+    assert "Judged on 2 pairs of the test pairs" in output
+    assert "Skipped 1 image that could not be read" in output
     kept = keras.models.load_model(tmp_path / "run" / "backbone.keras").layers[1].get_weights()
     file = runs[1].partition("=")[2]
     for one, other in zip(keras.models.load_model(file).get_weights(), kept, strict=True):
         np.testing.assert_array_equal(other, one)
+
+
+def test_a_run_as_backbone_hands_its_classes_on_and_images_must_be_had_by_number(
+    runs, tmp_path, monkeypatch, capsys
+):
+    flags = [f"--backbone={runs[0] / 'run'}", f"--workdir={tmp_path / 'run'}"]
+    line = script.mistake(capsys, "siamese", *flags, "--unseen=1,2,3")
+    assert "--unseen must be as in the run" in line
+    monkeypatch.setattr(data.ArraySource, "random_access", False)
+    assert "in its own order" in script.mistake(capsys, "siamese", *flags)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import types
 
 import keras
 import numpy as np
@@ -20,7 +21,9 @@ from keras_bt.evaluation.verification import (
     verify,
 )
 from keras_bt.evaluation.whitening import Whitening
-from trainers.runs import verifying_report
+from trainers.runs import subject, verifying, verifying_report
+from trainers.runs.pair_settings import SiameseSettings
+from trainers.runs.verify_settings import VerifySettings
 
 DIGITS = ["--data=digits", "--image_size=8"]
 FEW = ["--unseen=2,4,6", "--pairs=600", "--references=1,3"]
@@ -191,6 +194,7 @@ def trained(backbone, tmp_path_factory):
     run = workdir.Workdir(tmp_path_factory.mktemp("siamese"))
     save(run.backbone, seed=1)
     settings = {"data": "digits", "image_size": 8, "unseen": "2,4,6", "seed": 3}
+    settings["backbone_sha256"] = verifying.sha256(backbone)
     workdir.write_record(run.config, {"settings": settings})
     run.write_summary({"backbone": str(backbone), "seconds_of_last_call": 1.0})
     return run
@@ -224,8 +228,46 @@ def test_trained_embeddings_are_measured_beside_those_they_began_with(
         answers.append(json.loads(out.read_text()))
     assert answers[0]["nearest"]["threshold"] == rows["trained on pairs"]["threshold"]
     assert answers[0]["mean"]["distance"] != answers[1]["mean"]["distance"]
-    line = script.mistake(capsys, "verify", f"--backbone={trained.path}", "--unseen=1,2")
-    assert "--unseen must be as in the run, which was trained on all other classes" in line
+    # It must be where it was.
+    record = workdir.read_record(path)
+    record["embeddings"]["backbone"]["file"] = str(tmp_path / "gone.keras")
+    workdir.write_record(tmp_path / "figures.json", record)
+    pair[-1] = f"--thresholds={tmp_path / 'figures.json'}"
+    flags = [f"--backbone={trained.path}", *pair, "--embedding=backbone"]
+    assert f"there is no {tmp_path / 'gone.keras'}" in script.mistake(capsys, "verify", *flags)
+
+
+OF_THE_RUN = [
+    ({}, ("2,4,6", 3)),
+    ({"data": "heldout:300:digits"}, ("2,4,6", 3)),
+    ({"data": "heldout:digits", "seed": 3, "unseen": "2,4,6"}, ("2,4,6", 3)),
+    ({"data": "heldout:digits", "unseen": "1,2"}, "--unseen must be as in the run"),
+    ({"seed": 1}, "--seed must be as in the run"),
+    ({"data": "folder:x"}, "--unseen must name classes .* all but unseen=2,4,6, .* seed=3"),
+    ({"data": "folder:x", "unseen": "3"}, "Received: --data=folder:x and --unseen=3"),
+    ({"data": "folder:x", "unseen": "cat,dog", "seed": 1}, ("cat,dog", 1)),
+    ({"data": "pairs:x.csv"}, (None, 0)),
+]
+
+
+@pytest.mark.parametrize("kind", [VerifySettings, SiameseSettings])
+@pytest.mark.parametrize(("given", "expected"), OF_THE_RUN)
+def test_classes_that_a_run_was_trained_on_are_not_judged(trained, kind, given, expected):
+    settings = kind(backbone=str(trained.path), **given)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            subject.of_the_run(settings)
+    else:
+        found = subject.of_the_run(settings)
+        assert (found.unseen, found.seed) == expected
+
+
+def test_another_backbone_is_not_the_one_that_a_run_began_with(backbone, tmp_path, capsys):
+    run = workdir.Workdir(tmp_path)
+    workdir.write_record(run.config, {"settings": {"backbone_sha256": "0"}})
+    run.write_summary({"backbone": str(backbone), "seconds_of_last_call": 1.0})
+    assert verifying.started_from(types.SimpleNamespace(folder=tmp_path)) is None
+    assert "tiny.keras has changed since" in capsys.readouterr().out
 
 
 def write_pairs(folder, rows):
@@ -258,6 +300,23 @@ def test_pairs_of_a_table_have_no_references(backbone, tmp_path, capsys, monkeyp
     assert found["test"] == as_json(dataclasses.asdict(expected))
     assert found["references"] == {}
     assert "references of each class" not in capsys.readouterr().out
+
+
+def test_whitening_is_fitted_to_images_of_training_pairs(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifying_report, "draw", lambda *arguments: [])
+    rows = ["0.png,1.png,1", "2.png,3.png,1", "4.png,5.png,0", "6.png,7.png,0"]  # half held out
+    rows = [f"{row},{split}" for row in rows for split in ("train", "test")]
+    spec = write_pairs(tmp_path, rows)
+    parts = data.paired_parts(*data.open_source(spec.partition("=")[2]))
+    broken, *fitted = np.unique([parts.train.pairs.first, parts.train.pairs.second])
+    (tmp_path / f"{broken}.png").write_bytes(b"no image")
+    flags = [f"--out={tmp_path / 'v.json'}", f"--cache_dir={tmp_path / 'cache'}", "--image_size=8"]
+    script.call("verify", f"--backbone={backbone}", spec, *flags, "--noraw_pixels")
+    images = np.array([np.asarray(Image.open(tmp_path / f"{n}.png")) for n in fitted])
+    images = data.normalize(data.center_crop(images, 8))
+    expected = keras.models.load_model(backbone)(images).numpy().mean(axis=0)
+    with np.load(tmp_path / "v_whitening.npz") as arrays:
+        np.testing.assert_allclose(arrays["mean"], expected, atol=1e-4)
 
 
 def test_a_threshold_of_another_embedding_is_refused(
@@ -295,6 +354,7 @@ def test_a_threshold_of_another_embedding_is_refused(
     [
         (["--image={2}"], "Received: --image without --reference"),
         (["--reference={2}"], "Received: --reference without --image"),
+        (["--image=", "--reference={2}"], "--image must be a text that is not empty"),
         (["--image={2}", "--reference="], "--reference must be a text that is not empty"),
         (["--image={2}", "--reference={2}", "--pairs=9"], "must not be given with --image"),
         (["--embedding=whitened"], "--embedding requires --image"),

@@ -54,7 +54,10 @@ def find(name):
     if not file.is_file():
         hint = ""
         if Workdir(path).config.is_file():
-            hint = ", as this run is not finished; the same trainers.pretrain command continues it"
+            command = "siamese" if "unseen" in Workdir(path).read_settings() else "pretrain"
+            hint = (
+                f", as this run is not finished; the same trainers.{command} command continues it"
+            )
         raise ValueError(
             "--backbone must be the folder of a run or a .keras file. "
             f"Received: {name}, but there is no {file}{hint}."

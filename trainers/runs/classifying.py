@@ -84,8 +84,8 @@ def carry_out(kind, settings, what, train, sources, started):
                 with contextlib.closing(progress), job.interruption.watched():
                     job.fit(first_epoch, progress)
                 job.interruption.take_effect()
+            report = job.finish(started)
             skipped = skipped_images.write(run.path, *job.sources)
-            report = job.finish(started, skipped)
             print("\n".join([report, *skipped_images.closing_lines(run.path, skipped)]))
 
 
@@ -210,7 +210,12 @@ class ClassifierRun:
         names = self.given.identity().keys() - self.subject.identity().keys() - {"from_scratch"}
         return measuring.differences(self.subject, self.given, sorted(names))
 
-    def write_summary(self, found, started, skipped):
+    def skipped(self):
+        """Returns the names of the images that could not be read, sorted; the list has them all."""
+        lines = skipped_images.write(self.run.path, *self.sources)
+        return sorted(line.split("\t")[1] for line in lines)
+
+    def write_summary(self, found, started):
         """Writes what was found, and what about; returns both as a dict."""
         summary = {
             **found,
@@ -222,7 +227,7 @@ class ClassifierRun:
             "settings": self.settings.identity() | self.subject.identity(),
             "differs_in": self.differences(),
             "seconds_of_last_call": round(time.monotonic() - started, 1),
-            "skipped_images": sorted(line.split("\t")[1] for line in skipped),
+            "skipped_images": self.skipped(),
         }
         self.run.write_summary(summary)
         return summary

@@ -146,7 +146,7 @@ class Finetuning(classifying.ClassifierRun):
             ),
         )
 
-    def finish(self, started, skipped):
+    def finish(self, started):
         """Writes the classifier and the summary, and returns the closing message."""
         run = self.run
         # Without optimizer, loss and metrics, so that plain Keras can load it.
@@ -167,7 +167,7 @@ class Finetuning(classifying.ClassifierRun):
         }
         found["rates"] = {"backbone": self.settings.backbone_rate, "head": self.head_rate}
         found["steps"] = self.settings.epochs * self.steps_per_epoch
-        summary = self.write_summary(found, started, skipped)
+        summary = self.write_summary(found, started)
         other = sibling_summary(run.path, summary["settings"])
         return closing_message(run, summary, other, counterpart(self))
 

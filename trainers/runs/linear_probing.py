@@ -66,10 +66,10 @@ class LinearProbing(classifying.ClassifierRun):
             ),
         )
 
-    def finish(self, started, skipped):
+    def finish(self, started):
         """Writes the summary and returns the closing message."""
         run = self.run
-        summary = self.write_summary(self.history(), started, skipped)
+        summary = self.write_summary(self.history(), started)
         seconds = summary["seconds_of_last_call"]
         return "\n".join(
             [

@@ -107,10 +107,15 @@ def _embedding(record, name, path, file, s):
     here = sha256(file)
     if here != row["sha256"]:
         other = pathlib.Path(row["file"])  # from which a run of trainers.siamese started
-        elsewhere = record["backbone_sha256"] == here and other.is_file()
-        if not elsewhere or sha256(other) != row["sha256"]:
+        if record["backbone_sha256"] == here:
+            if not other.is_file():
+                raise ValueError(
+                    f"--embedding={s.embedding} takes the backbone that the run started from. "
+                    f"Received: none, as there is no {other}; restore it, or leave out --embedding."
+                )
+            file, here = other, sha256(other)
+        if here != row["sha256"]:
             raise _other(path, f"SHA-256 {row['sha256'][:12]}…", f"{file}, {here[:12]}…", s)
-        file = other
     prepared = record["prepared"]
     backbone = backbones.load(file, _size(prepared), 3, prepared["normalize"])
     if name != WHITENED:

@@ -36,6 +36,7 @@ def train(settings):
         parts = subjects.divided(settings, what.train, what.test)
         what = dataclasses.replace(what, test=parts.test.source, where=parts.where)
     else:
+        settings = subjects.of_the_run(settings)
         what, parts = subjects.read_pairs(settings)
     sources = {"training": parts.train, "validation": parts.validation, "test": parts.test}
     classifying.carry_out(Siamese, settings, what, parts, sources, started)
@@ -100,6 +101,7 @@ class Siamese(classifying.ClassifierRun):
 
     def __init__(self, settings, subject, parts, strategy, run):
         super().__init__(settings, subject, parts.train.source, strategy, run)
+        data.check_paired(parts.train.source, parts.train.pairs)  # before anything is made
         self.parts, self.batch_size = parts, 2 * settings.batch_size  # images
         every = (part.source for part in (parts.train, parts.validation, parts.test))
         self.sources = list({id(source): source for source in every}.values())
@@ -171,11 +173,12 @@ class Siamese(classifying.ClassifierRun):
             ),
         )
 
-    def finish(self, started, skipped):
+    def finish(self, started):
         """Writes the network and the summary, and returns the closing message."""
         run, s = self.run, self.settings
-        threshold = verification.choose_threshold(*self.distances(self.parts.validation))
-        judged = verification.verify(*self.distances(self.parts.test), threshold)
+        of_validation, of_test = map(self.distances, (self.parts.validation, self.parts.test))
+        threshold = verification.choose_threshold(*of_validation)
+        judged = verification.verify(*of_test, threshold)
         # Without the optimizer.
         plain = keras_bt.Siamese(self.model.backbone, margin=s.margin, form=s.form)
         plain.calibrate(threshold)
@@ -183,9 +186,11 @@ class Siamese(classifying.ClassifierRun):
         workdir.save_model(plain.backbone, run.backbone)
         found = {
             "verification": dataclasses.asdict(judged),
+            "validation_pairs": len(of_validation[1]),
+            "test_pairs": len(of_test[1]),
             "steps": s.epochs * self.steps_per_epoch,
         }
-        summary = self.write_summary(found, started, skipped)
+        summary = self.write_summary(found, started)
         return closing_message(run, judged, summary)
 
     def distances(self, part):
@@ -202,27 +207,20 @@ class Siamese(classifying.ClassifierRun):
         embeddings, _, numbers = zip(
             *feature_batches(self.model.backbone, batches, keys=True), strict=True
         )
-        embeddings, numbers = np.concatenate(embeddings), np.concatenate(numbers)
-        places = np.full(part.num_examples, -1)
-        places[numbers] = np.arange(len(numbers))
-        first, second = places[part.pairs.first], places[part.pairs.second]
-        readable = (first >= 0) & (second >= 0)
-        pairs = data.Pairs(first, second, part.pairs.same)[readable]
-        return verification.distances(embeddings, pairs), pairs.same
+        pairs = part.pairs.among(np.concatenate(numbers))
+        return verification.distances(np.concatenate(embeddings), pairs), pairs.same
 
-    def write_summary(self, found, started, skipped):
+    def write_summary(self, found, started):
         """Writes what was found, and what about; returns both as a dict."""
         summary = {
             **found,
             "measured_on": self.parts.where,
             "images": self.train.num_examples,
-            "validation_pairs": len(self.parts.validation.pairs),
-            "test_pairs": len(self.parts.test.pairs),
-            "backbone": self.subject.file and str(self.subject.file),
+            "backbone": self.subject.file and str(self.subject.file.resolve()),
             "settings": self.settings.identity() | self.subject.identity(),
             "differs_in": self.differences(),
             "seconds_of_last_call": round(time.monotonic() - started, 1),
-            "skipped_images": sorted(line.split("\t")[1] for line in skipped),
+            "skipped_images": self.skipped(),
         }
         self.run.write_summary(summary)
         return summary

@@ -7,6 +7,7 @@ unless others are given.
 import dataclasses
 import hashlib
 import pathlib
+import re
 
 import numpy as np
 
@@ -174,6 +175,43 @@ def read_pairs(settings):
     parts = divided(settings, what.train, what.test)
     of_parts = {"train": parts.train.source, "test": parts.test.source, "where": parts.where}
     return dataclasses.replace(what, **of_parts), parts
+
+
+def of_the_run(settings):
+    """Returns settings with the classes and the seed of a run of `trainers.siamese`.
+
+    They are `SubjectSettings` and `PairSettings`. Held-out training images of the run's data are
+    of the same classes; of other data, the classes must be named.
+
+    Raises:
+        ValueError: if others are given, or none are named, as the run was trained on some of them.
+    """
+    _, run = backbones.find(settings.backbone)
+    if "unseen" not in run:
+        return settings
+    spec = settings.data or run["data"]
+    if _without_heldout(spec) != _without_heldout(run["data"]):
+        counted = settings.unseen is None or settings.unseen.isdecimal()
+        if counted and not spec.startswith("pairs:"):
+            own = run["unseen"] or "a third of the classes"
+            raise ValueError(
+                f"--unseen must name classes if --data is not {run['data']}, of which the run was "
+                f"trained on all but unseen={own}, drawn by seed={run['seed']}. Received: "
+                f"--data={spec} and --unseen={settings.unseen}."
+            )
+        return settings
+    defaults = type(settings)()
+    for name in ("unseen", "seed"):
+        if getattr(settings, name) not in (getattr(defaults, name), run[name]):
+            raise ValueError(
+                f"--{name} must be as in the run, which was trained on all other classes: "
+                f"{name}={run[name]}. Received: --{name}={getattr(settings, name)}."
+            )
+    return dataclasses.replace(settings, unseen=run["unseen"], seed=run["seed"])
+
+
+def _without_heldout(spec):
+    return re.sub(r"^(heldout:(\d+:)?)+", "", spec)
 
 
 def divided(settings, train, test):

@@ -62,13 +62,15 @@ class VerifySettings(PairSettings, SubjectSettings):
         self._resolve(references=tuple(dict.fromkeys(self.references)))
         super().__post_init__()
         if bool(self.reference) != (self.image is not None):
-            given, missing = ("image", "reference") if self.image else ("reference", "image")
+            given, missing = (
+                ("image", "reference") if self.image is not None else ("reference", "image")
+            )
             raise ValueError(
                 f"--reference and --image must be given together. Received: --{given} without "
                 f"--{missing}."
             )
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in _OF_FIGURES if self.image else ("embedding", "thresholds"):
+        for name in _OF_FIGURES if self.image is not None else ("embedding", "thresholds"):
             if getattr(self, name) != defaults[name]:
                 rule = "must not be given with --image" if self.image else "requires --image"
                 raise ValueError(f"--{name} {rule}. Received: --{name}={getattr(self, name)}")

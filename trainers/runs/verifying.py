@@ -33,7 +33,7 @@ def run(settings, started):
     Raises:
         ValueError: if there are no pairs of both kinds, or the results cannot be written.
     """
-    s = of_the_run(settings)
+    s = subject.of_the_run(settings)
     what, parts = subject.read_pairs(s)
     differences = measuring.differences(what, settings, FIGURES_DEPEND_ON)
     name = f"verify{measuring.suffix(differences)}.json"
@@ -54,7 +54,7 @@ def run(settings, started):
     for name, embeddings, file, whitening in _embeddings(what, parts, validation, test, s):
         found[name], compared[name] = _figures(embeddings, validation, test, references, s.seed)
         if file is not None:
-            found[name] |= {"file": str(file), "sha256": sha256(file)}
+            found[name] |= {"file": str(file.resolve()), "sha256": sha256(file)}
         if whitening is not None:
             found[name] |= _written(whitening, out)
     measuring.write(
@@ -86,25 +86,6 @@ def default_embedding(figures):
     return TRAINED if TRAINED in figures else BACKBONE
 
 
-def of_the_run(settings):
-    """Returns settings with the classes and the seed of a run of `trainers.siamese`.
-
-    Raises:
-        ValueError: if others are given for its data, as the run was trained on some of them.
-    """
-    _, run = backbones.find(settings.backbone)
-    if "unseen" not in run or settings.data not in (None, run["data"]):
-        return settings
-    defaults = type(settings)()
-    for name in ("unseen", "seed"):
-        if getattr(settings, name) not in (getattr(defaults, name), run[name]):
-            raise ValueError(
-                f"--{name} must be as in the run, which was trained on all other classes: "
-                f"{name}={run[name]}. Received: --{name}={getattr(settings, name)}."
-            )
-    return dataclasses.replace(settings, unseen=run["unseen"], seed=run["seed"])
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judged:
     """Images that can be read, and pairs of them.
@@ -128,15 +109,9 @@ class Judged:
         """Leaves out what cannot be read of a `keras_bt.data.PairedPart`."""
         source, pairs = part.source, part.pairs
         features, labels = what.features(source, name, batch_size)
-        readable = np.ones(source.num_examples, bool)
-        if len(features) < len(readable):
-            images = source.in_order().map(lambda *image: source.decode(*image, stop=False)[1])
-            readable = np.array(list(images.as_numpy_iterator()))
-        place = np.cumsum(readable) - 1
-        pairs = pairs[readable[pairs.first] & readable[pairs.second]]
-        pairs = Pairs(place[pairs.first], place[pairs.second], pairs.same)
+        numbers = _readable(source, len(features))
         labels = None if source.class_names is None else labels
-        return cls(source, np.flatnonzero(readable), pairs, labels, name)
+        return cls(source, numbers, pairs.among(numbers), labels, name)
 
     def images(self, what, numbers):
         """Returns some of the n images, as cropped for the network: number → (h, w, c), 0 to 1."""
@@ -148,6 +123,14 @@ class Judged:
         )
         cropped = np.concatenate([images for images, _ in batches.as_numpy_iterator()])
         return dict(zip(wanted.tolist(), np.clip(cropped, 0, 1), strict=True))
+
+
+def _readable(source, count):
+    """Returns the numbers of those images of a source that can be read, `count` in all."""
+    if count == source.num_examples:
+        return np.arange(count)
+    images = source.in_order().map(lambda *image: source.decode(*image, stop=False)[1])
+    return np.flatnonzero(list(images.as_numpy_iterator()))
 
 
 def _possible(references, validation, test):
@@ -178,8 +161,9 @@ def _embeddings(what, parts, validation, test, s):
         embeddings = [features(plain, one.source, one.name) for one in judged]
         yield BACKBONE, embeddings, plain.file, None
         fitted = features(plain, parts.train.source, "training")
-        if (pairs := parts.train.pairs) is not None and len(fitted) == parts.train.num_examples:
-            fitted = fitted[np.unique([pairs.first, pairs.second])]
+        if (pairs := parts.train.pairs) is not None:  # others are of validation pairs alone
+            numbers = _readable(parts.train.source, len(fitted))
+            fitted = fitted[np.isin(numbers, [pairs.first, pairs.second])]
         if too_wide(fitted):
             print(f"Not whitened: features of {fitted.shape[1]:,} dimensions take minutes.")
         else:
@@ -192,16 +176,19 @@ def _embeddings(what, parts, validation, test, s):
 def started_from(what):
     """Returns the `Subject` with the backbone from which a run of `trainers.siamese` started.
 
-    None if it started from random weights, or the file is gone.
+    None if it started from random weights, or the file is gone or another.
     """
     run = workdir.Workdir(what.folder)
-    name = run.read_summary().get("backbone")
-    if not name or run.read_settings().get("from_scratch"):
-        return None
-    if not pathlib.Path(name).is_file():
-        print(f"Not compared: the backbone that the run started from, as there is no {name}.")
+    name, settings = run.read_summary().get("backbone"), run.read_settings()
+    if not name or settings.get("from_scratch"):
         return None
     file = pathlib.Path(name)
+    if not file.is_file():
+        print(f"Not compared: the backbone that the run started from, as there is no {name}.")
+        return None
+    if sha256(file) != settings.get("backbone_sha256"):
+        print(f"Not compared: the backbone that the run started from, as {name} has changed since.")
+        return None
     channels, normalize = what.train.channels, what.reading["normalize"]
     backbone = backbones.load(file, what.image_size, channels, normalize)
     return dataclasses.replace(what, backbone=backbone, file=file)

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_bt import workdir
 from keras_bt.preprocessing import normalize
 from trainers.runs import backbones
 
@@ -56,3 +57,10 @@ def test_of_keras_applications(capsys):
     found = backbones.fed_what_it_expects(network)(normalize(images))
     np.testing.assert_allclose(found, network(images), rtol=1e-3, atol=1e-5)
     assert "begins with a Rescaling of its own" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("setting", "command"), [("recipe", "pretrain"), ("unseen", "siamese")])
+def test_an_unfinished_run_is_continued_by_its_own_command(setting, command, tmp_path):
+    workdir.write_record(tmp_path / "config.json", {"settings": {setting: None}})
+    with pytest.raises(ValueError, match=f"the same trainers.{command} command continues it"):
+        backbones.find(str(tmp_path))
