@@ -91,7 +91,9 @@ class Workdir:
                 )
             return
         earlier = self._unrecorded | self.read_settings()
-        for name in sorted(earlier.keys() & settings.keys()):
+        # Values that are no flag's come last: another variant also has another objective.
+        both = earlier.keys() & settings.keys()
+        for name in sorted(both, key=lambda name: (isinstance(earlier[name], dict), name)):
             if earlier[name] != settings[name]:
                 raise ValueError(
                     f"{self.path} holds a run with {name}={earlier[name]}. Received: "
