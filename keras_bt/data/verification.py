@@ -125,11 +125,12 @@ def paired_parts(
     _drawn(rest, 2, seed, "to train on")  # before anything is trained
 
     names = listed((str((train.class_names or ())[c]) for c in held_out), 10)
-    of_training = (
-        " (training images, as there is no test set: held out from these pairs, but not from the "
-        "pretraining of a backbone)"
-    )
-    of_training = of_training if test is None else ""
+    of_training = ""
+    if test is None:
+        of_training = (
+            " (training images, as there is no test set: held out from these pairs, but not from "
+            "the pretraining of a backbone)"
+        )
     return PairedParts(
         PairedPart(rest, None),
         PairedPart(validation, _drawn(validation, pairs, (seed, 2), "to choose the threshold by")),

@@ -194,7 +194,7 @@ def trained(backbone, tmp_path_factory):
     run = workdir.Workdir(tmp_path_factory.mktemp("siamese"))
     save(run.backbone, seed=1)
     settings = {"data": "digits", "image_size": 8, "unseen": "2,4,6", "seed": 3}
-    settings["backbone_sha256"] = verifying.sha256(backbone)
+    settings["backbone_sha256"] = subject.sha256(backbone)
     workdir.write_record(run.config, {"settings": settings})
     run.write_summary({"backbone": str(backbone), "seconds_of_last_call": 1.0})
     return run

@@ -109,9 +109,11 @@ class ClassifierRun:
         labels_without_name: `--labels` that the folder's name does not tell.
         given: the settings before `settled`.
         batch_size: images per step.
+        figures: what the terminal shows of an epoch.
     """
 
     name: str
+    figures = FIGURES
     labels_without_name: str | None = None
 
     @staticmethod
@@ -163,8 +165,9 @@ class ClassifierRun:
     def progress(self, first_epoch):
         """Returns the callback that shows how far the run is."""
         first_step = first_epoch * self.steps_per_epoch
-        epochs = self.settings.epochs
-        return TrainingProgress(FIGURES, epochs, self.steps_per_epoch, first_step, self.batch_size)
+        return TrainingProgress(
+            self.figures, self.settings.epochs, self.steps_per_epoch, first_step, self.batch_size
+        )
 
     def callbacks(self, first_epoch, progress, advice, monitors=()):
         """Returns the callbacks for `fit`, see `trainers.runs.running.callbacks`."""
@@ -215,15 +218,21 @@ class ClassifierRun:
         lines = skipped_images.write(self.run.path, *self.sources)
         return sorted(line.split("\t")[1] for line in lines)
 
-    def write_summary(self, found, started):
-        """Writes what was found, and what about; returns both as a dict."""
-        summary = {
-            **found,
+    def about(self):
+        """Returns for the summary which images and backbone it is about."""
+        return {
             "measured_on": self.subject.where,
             "test_images": self.test.num_examples,
             "images": self.train.num_examples,
             "classes": len(self.train.class_names),
             "backbone": str(self.subject.file),
+        }
+
+    def write_summary(self, found, started):
+        """Writes what was found, and what about; returns both as a dict."""
+        summary = {
+            **found,
+            **self.about(),
             "settings": self.settings.identity() | self.subject.identity(),
             "differs_in": self.differences(),
             "seconds_of_last_call": round(time.monotonic() - started, 1),

@@ -16,8 +16,9 @@ from keras_bt.data.pairs import Pairs
 from keras_bt.evaluation.verification import distances
 from keras_bt.evaluation.whitening import Whitening
 from trainers.runs import backbones
+from trainers.runs.subject import sha256
 from trainers.runs.verify_settings import EMBEDDINGS
-from trainers.runs.verifying import WHITENED, default_embedding, default_figures, sha256
+from trainers.runs.verifying import WHITENED, default_embedding, default_figures
 
 
 def run(settings):

@@ -12,7 +12,6 @@ import numpy as np
 
 import keras_bt
 from keras_bt import data, workdir
-from keras_bt.callbacks.training_progress import TrainingProgress
 from keras_bt.evaluation import finetune, verification
 from keras_bt.evaluation.features import feature_batches
 from keras_bt.strategy import describe
@@ -80,6 +79,7 @@ class Siamese(classifying.ClassifierRun):
     """A run that trains a Siamese network: model, pairs, training and report."""
 
     name = "siamese"
+    figures = FIGURES
     labels_without_name = "100%"
 
     @staticmethod
@@ -128,13 +128,6 @@ class Siamese(classifying.ClassifierRun):
         first_step = first_epoch * self.steps_per_epoch
         pairs = self.parts.train.pairs
         return data.paired_views(self.train, view, s.batch_size, s.seed, first_step, pairs)
-
-    def progress(self, first_epoch):
-        """Returns the callback that shows how far the run is."""
-        first_step = first_epoch * self.steps_per_epoch
-        return TrainingProgress(
-            FIGURES, self.settings.epochs, self.steps_per_epoch, first_step, self.batch_size
-        )
 
     def description(self):
         """Describes the run before it starts, for the terminal."""
@@ -210,20 +203,13 @@ class Siamese(classifying.ClassifierRun):
         pairs = part.pairs.among(np.concatenate(numbers))
         return verification.distances(np.concatenate(embeddings), pairs), pairs.same
 
-    def write_summary(self, found, started):
-        """Writes what was found, and what about; returns both as a dict."""
-        summary = {
-            **found,
+    def about(self):
+        """See `ClassifierRun.about`; the backbone's path holds from everywhere, for comparisons."""
+        return {
             "measured_on": self.parts.where,
             "images": self.train.num_examples,
             "backbone": self.subject.file and str(self.subject.file.resolve()),
-            "settings": self.settings.identity() | self.subject.identity(),
-            "differs_in": self.differences(),
-            "seconds_of_last_call": round(time.monotonic() - started, 1),
-            "skipped_images": self.skipped(),
         }
-        self.run.write_summary(summary)
-        return summary
 
 
 def steps_per_epoch(part, batch_size):

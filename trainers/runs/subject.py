@@ -67,9 +67,8 @@ class Subject:
 
     def identity(self):
         """Returns what it adds to a run's identity; the file's SHA-256, wherever the file is."""
-        contents = self.file and self.file.read_bytes()
         return {
-            "backbone_sha256": contents and hashlib.sha256(contents).hexdigest(),
+            "backbone_sha256": self.file and sha256(self.file),
             **_preparation(self.data, self.image_size, self.resize, self.reading),
         }
 
@@ -218,6 +217,11 @@ def divided(settings, train, test):
     """Divides sources as `PairSettings` with a seed say, see `keras_bt.data.paired_parts`."""
     s = settings
     return paired_parts(train, test, s.unseen, s.labels, s.seed, s.pairs)
+
+
+def sha256(path):
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def _preparation(data, image_size, resize, reading):

@@ -1,7 +1,6 @@
 """Verification figures of a backbone's embeddings, behind `trainers.verify`."""
 
 import dataclasses
-import hashlib
 import pathlib
 import shlex
 
@@ -54,7 +53,7 @@ def run(settings, started):
     for name, embeddings, file, whitening in _embeddings(what, parts, validation, test, s):
         found[name], compared[name] = _figures(embeddings, validation, test, references, s.seed)
         if file is not None:
-            found[name] |= {"file": str(file.resolve()), "sha256": sha256(file)}
+            found[name] |= {"file": str(file.resolve()), "sha256": subject.sha256(file)}
         if whitening is not None:
             found[name] |= _written(whitening, out)
     measuring.write(
@@ -186,7 +185,7 @@ def started_from(what):
     if not file.is_file():
         print(f"Not compared: the backbone that the run started from, as there is no {name}.")
         return None
-    if sha256(file) != settings.get("backbone_sha256"):
+    if subject.sha256(file) != settings.get("backbone_sha256"):
         print(f"Not compared: the backbone that the run started from, as {name} has changed since.")
         return None
     channels, normalize = what.train.channels, what.reading["normalize"]
@@ -233,17 +232,12 @@ def _written(whitening, out):
     path = out.with_name(f"{out.stem}_whitening.npz")
     with whole(path) as partial:
         np.savez(partial, **whitening.arrays())
-    return {"whitening": path.name, "whitening_sha256": sha256(path)}
+    return {"whitening": path.name, "whitening_sha256": subject.sha256(path)}
 
 
 def default_figures(file):
     """Returns where the figures of a backbone's file are by default."""
     return file.parent / "evaluation" / "verify.json"
-
-
-def sha256(path):
-    """Returns the SHA-256 of a file."""
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def prepared(what):
