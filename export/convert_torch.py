@@ -62,10 +62,10 @@ def convert_torch(flags):
         source, target = paths(flags)
         # Imported only once the paths are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import errors
+            from keras_bt import messages
             from keras_bt.torch_weights import files as torch_files
 
-        errors.check_writable("--target", target)
+        messages.check_writable("--target", target)
         if target.suffix == ".keras":
             counts = from_torch(source, target, flags)
         else:

@@ -41,12 +41,12 @@ def export_portable(flags):
         target = pathlib.Path(flags.target)
         # Imported only once the flags are known to be right: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import errors, portable
+            from keras_bt import messages, portable
             from keras_bt.portable import formats as portable_formats
 
         portable_formats.format_of(target).check_installed()
         for path in (target, portable.card_path(target)):
-            errors.check_writable("--target", path)
+            messages.check_writable("--target", path)
             if path.exists() and not flags.overwrite:
                 raise ValueError(f"{path} exists. Pass --overwrite to replace it.")
         it = subject.read(flags)

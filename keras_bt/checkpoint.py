@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 import keras
 import tensorflow as tf
 
-from keras_bt.errors import first_line
 from keras_bt.files import flush, json_object, partial_of, read_by_tensorflow, remove_abandoned
-from keras_bt.progress import say
+from keras_bt.messages import first_line, say
 from keras_bt.typing import Metrics, Path
 
 VARIABLES, CONTENTS = "variables", "contents.json"

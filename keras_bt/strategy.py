@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from keras_bt.errors import first_line
+from keras_bt.messages import first_line
 from keras_bt.objectives import OneReplica
 from keras_bt.typing import Collectives, Tensor
 

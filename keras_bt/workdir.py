@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_bt.errors import check_writable, first_line
 from keras_bt.files import is_number, is_partial, json_object, whole
+from keras_bt.messages import check_writable, first_line
 from keras_bt.typing import Path
 
 fcntl: types.ModuleType | None

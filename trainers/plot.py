@@ -45,7 +45,7 @@ def plot(flags, folders):
         folders = list({os.path.realpath(folder): folder for folder in folders}.values())
         # Imported only once the arguments are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import errors
+            from keras_bt import messages
             from trainers.runs import network_pictures, rebuilding
 
         runs = [rebuilding.read_run(folder) for folder in folders]
@@ -54,7 +54,7 @@ def plot(flags, folders):
         if flags.max_images != PlotSettings().max_images and len(runs) == 1:
             # The run's own pictures, and those of the default number, stay.
             default = default.with_name(f"{default.name}_max_images={flags.max_images}")
-        out = errors.check_writable("--out", flags.out or default, folder=True)
+        out = messages.check_writable("--out", flags.out or default, folder=True)
         if len(runs) > 1:
             names = short_names(folders)
             draw_curves(out, dict(zip(names, metrics, strict=True)))

@@ -37,10 +37,10 @@ def preview_views(settings):
     with command.mistakes:
         # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
-            from keras_bt import data, errors, preprocessing
+            from keras_bt import data, messages, preprocessing
             from trainers.runs import opening, pretraining, preview_grid
 
-        out = errors.check_writable("--out", s.out)
+        out = messages.check_writable("--out", s.out)
         train, test = opening.open_data(s.data, s)
         views = pretraining.make_views(settings, train)
         print(about(train, "train on"))

@@ -10,9 +10,9 @@ import tensorflow as tf
 from keras_bt.callbacks import advice
 from keras_bt.callbacks.health import measure
 from keras_bt.callbacks.periodic import Periodic
+from keras_bt.messages import say
 from keras_bt.model.barlow_twins import BarlowTwins
 from keras_bt.objectives import cross_correlation
-from keras_bt.progress import say
 from keras_bt.typing import Metrics
 
 _BATCH = 256  # images per forward pass

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_bt.progress import duration, progress_bar, say
+from keras_bt.messages import duration, progress_bar, say
 from keras_bt.typing import Metrics
 
 MOST_FIGURES = 6

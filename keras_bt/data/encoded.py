@@ -12,7 +12,7 @@ from keras_bt.data.arrays import ArraySource, DecodedSource
 from keras_bt.data.decoding import printable
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sources import Integers, MapSource, Source
-from keras_bt.progress import progress_bar
+from keras_bt.messages import progress_bar
 from keras_bt.typing import Tensor
 
 CACHE_BYTES = 2**30  # decoded images up to this size are kept in memory

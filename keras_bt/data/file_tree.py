@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from keras_bt.data.decoding import DataError, printable
 from keras_bt.data.image_files import EXTENSIONS, looks_like_an_image
-from keras_bt.progress import progress_bar
+from keras_bt.messages import progress_bar
 
 # What systems and programs put beside the files of a user, besides names that begin with a dot.
 _OF_SYSTEMS = (

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from keras_bt.data.image_files import Oddities
 from keras_bt.data.sources import Source
+from keras_bt.messages import progress_bar
 from keras_bt.preprocessing import height_and_width
-from keras_bt.progress import progress_bar
 from keras_bt.typing import Size
 
 SAMPLE = 1000  # images looked at where not all fit in memory

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.types.experimental import PolymorphicFunction
 
-from keras_bt.progress import progress_bar
+from keras_bt.messages import progress_bar
 
 
 def inference_function(backbone: keras.Model) -> PolymorphicFunction:

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.checks import checked_features
-from keras_bt.progress import progress_bar
+from keras_bt.messages import progress_bar
 
 # The float32 search keeps more candidates than neighbors, so that rounding cannot push out a true
 # neighbor where similarities are close together.

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.average_precision import INTERPOLATIONS, average_precision, check_labels
 from keras_bt.evaluation.checks import checked_features
-from keras_bt.progress import progress_bar
+from keras_bt.messages import progress_bar
 
 # Those searched by VISSL for a ResNet-50.
 COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)

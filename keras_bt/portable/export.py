@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt import preprocessing, workdir
-from keras_bt.errors import first_line
 from keras_bt.files import whole
+from keras_bt.messages import first_line
 from keras_bt.portable import crop
 from keras_bt.portable.formats import format_of, silent
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_and_width

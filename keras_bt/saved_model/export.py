@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_bt import workdir
 from keras_bt.data.decoding import Decoding
-from keras_bt.errors import check_writable
+from keras_bt.messages import check_writable
 from keras_bt.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,

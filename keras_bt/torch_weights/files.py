@@ -13,8 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from keras_bt.errors import first_line
 from keras_bt.files import whole
+from keras_bt.messages import first_line
 from keras_bt.typing import Path
 
 PICKLED = (".pth", ".pt", ".tar")

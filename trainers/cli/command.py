@@ -327,7 +327,7 @@ class Mistakes(contextlib.AbstractContextManager):
             fail(error)
         # As TensorFlow reports a full disk.
         if isinstance(error, Exception) and "No space left on device" in str(error):
-            from keras_bt.errors import first_line
+            from keras_bt.messages import first_line
 
             fail(first_line(error))
 

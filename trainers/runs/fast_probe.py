@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from keras_bt import data, errors, files
+from keras_bt import data, files, messages
 from keras_bt.evaluation.linear import logistic_probe
 from keras_bt.evaluation.report import columns, percent
 from keras_bt.evaluation.svm import svm_probe
@@ -42,7 +42,7 @@ def run(subject, settings, started):
     differences = measuring.differences(subject, settings, FIGURES_DEPEND_ON)
     suffix = measuring.suffix({n: value for n, value in differences.items() if n != "labels"})
     folder = pathlib.Path(settings.workdir or subject.folder / "evaluation")
-    path = errors.check_writable("--workdir", folder / f"linear_probe_fast{part}{suffix}.json")
+    path = messages.check_writable("--workdir", folder / f"linear_probe_fast{part}{suffix}.json")
     record = measuring.record(subject, settings, FIGURES_DEPEND_ON)
     measuring.check_replaceable(path, record, "--workdir")
     print(subject)

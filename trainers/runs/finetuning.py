@@ -12,7 +12,7 @@ from keras_bt import data, workdir
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.features import extract_features
 from keras_bt.evaluation.report import percent
-from keras_bt.progress import say
+from keras_bt.messages import say
 from trainers.runs import classifying, closing_words, opening
 
 EVALUATION_BATCH = 256

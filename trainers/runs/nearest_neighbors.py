@@ -6,7 +6,7 @@ import tempfile
 
 import numpy as np
 
-from keras_bt import errors
+from keras_bt import messages
 from keras_bt.evaluation.knn import knn_accuracies
 from keras_bt.evaluation.report import columns
 from keras_bt.evaluation.whitening import Whitening, too_wide
@@ -52,7 +52,7 @@ def run(subject, settings, started):
     differences = measuring.differences(subject, settings, FIGURES_DEPEND_ON)
     s = dataclasses.replace(settings, k=check(subject, settings.k))
     name = f"knn{measuring.suffix(differences)}.json"
-    out = errors.check_writable("--out", s.out or subject.folder / "evaluation" / name)
+    out = messages.check_writable("--out", s.out or subject.folder / "evaluation" / name)
     record = measuring.record(subject, s, FIGURES_DEPEND_ON)
     measuring.check_replaceable(out, record, "--out")
     print(subject)

@@ -10,7 +10,7 @@ import shlex
 import numpy as np
 import tensorflow as tf
 
-from keras_bt import data, errors, workdir
+from keras_bt import data, messages, workdir
 from keras_bt.data.decoding import Decoder, printable
 from keras_bt.data.pairs import Pairs
 from keras_bt.evaluation.verification import distances
@@ -35,7 +35,7 @@ def run(settings):
     record = _figures(path, s)
     name = EMBEDDINGS.get(s.embedding) or default_embedding(record["embeddings"])
     embed = _embedding(record, name, path, file, s)
-    out = s.out and _check_replaceable(errors.check_writable("--out", s.out))
+    out = s.out and _check_replaceable(messages.check_writable("--out", s.out))
     files = [s.image, *s.reference]
     flags = ["image", *["reference"] * len(s.reference)]
     embeddings = embed(_images(files, flags, record["prepared"]))

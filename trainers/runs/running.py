@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_bt.callbacks.metrics_log import MetricsLog
 from keras_bt.checkpoint import checkpoints
-from keras_bt.progress import say
+from keras_bt.messages import say
 from keras_bt.strategy import resolved_name
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import numpy as np
 
-from keras_bt import data, errors, workdir
+from keras_bt import data, messages, workdir
 from keras_bt.data.pairs import Pairs
 from keras_bt.evaluation.verification import (
     choose_threshold,
@@ -36,7 +36,7 @@ def run(settings, started):
     what, parts = subject.read_pairs(s)
     differences = measuring.differences(what, settings, FIGURES_DEPEND_ON)
     name = f"verify{measuring.suffix(differences)}.json"
-    out = errors.check_writable("--out", s.out or what.folder / "evaluation" / name)
+    out = messages.check_writable("--out", s.out or what.folder / "evaluation" / name)
     record = measuring.record(what, s, FIGURES_DEPEND_ON)
     measuring.check_replaceable(out, record, "--out")
     print(what)

@@ -9,7 +9,7 @@ import pytest
 
 from keras_bt.callbacks import training_progress
 from keras_bt.callbacks.training_progress import WIDTH, TrainingProgress
-from keras_bt.progress import duration, say
+from keras_bt.messages import duration, say
 
 NAMES = {"loss": "loss", "excess": "excess", "knn": "kNN", "linear": "linear", "rank": "RankMe"}
 NAMES |= {"diagonal": "diagonal", "spread": "spread"}

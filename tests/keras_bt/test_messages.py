@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from keras_bt.errors import check_writable
+from keras_bt.messages import check_writable
 
 
 @pytest.mark.parametrize(
