@@ -4,24 +4,27 @@ import ctypes
 import gc
 import os
 
+import numpy as np
+import pytest
 from places import FIXTURES
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import keras
-import numpy as np
-import pytest
-import tensorflow as tf
-from tensorflow.python.framework import config as tf_config
-from tensorflow.python.framework import ops
 
-# Two logical CPU devices in one process stand in for two GPUs. This must happen before
-# TensorFlow initializes its devices, hence here and not in a fixture.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+def pytest_sessionstart(session):
+    """Two logical CPU devices in one process stand in for two GPUs.
+
+    That is settled before anything initializes TensorFlow's devices. A process that only hands
+    out tests to others does without TensorFlow, for the start of which they would wait.
+    """
+    if session.config.getoption("dist", "no") == "no":
+        import tensorflow as tf
+
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        )
 
 
 def pytest_collection_modifyitems(items):
@@ -38,12 +41,17 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def _fixed_seeds():
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _determinism_ends_with_the_module():
     """A script that runs in this process switches it on for good; XLA then refuses to compile."""
+    import tensorflow as tf
+    from tensorflow.python.framework import config as tf_config
+
     yield
     tf_config.disable_op_determinism()
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": True})
@@ -52,6 +60,9 @@ def _determinism_ends_with_the_module():
 @pytest.fixture(autouse=True, scope="module")
 def _memory_is_free_again_after_the_module():
     """TensorFlow keeps every custom gradient, and with it the graph of every step of training."""
+    import keras
+    from tensorflow.python.framework import ops
+
     yield
     gradients = ops.gradient_registry._registry
     for name in [name for name in gradients if name.startswith("CustomGradient-")]:
