@@ -32,7 +32,7 @@ def python_blocks(run):
     for page in PAGES:
         for line, text, marked in blocks(page, "python"):
             if marked or not run:
-                slow = [pytest.mark.slow] if run and page.name != "README.md" else []
+                slow = [pytest.mark.slow] if run else []
                 yield pytest.param(text, id=f"{page.name}:{line}", marks=slow)
 
 
