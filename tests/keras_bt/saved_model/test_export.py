@@ -92,8 +92,9 @@ def test_files_of_all_kinds_and_sizes_in_one_batch_are_as_in_evaluation(loaded, 
     assert difference(found, expected) < EXACT
 
 
-def test_transparent_files_are_shown_on_the_color_of_training(backbone, tmp_path):
+def test_transparent_files_are_shown_on_the_color_of_training(tmp_path):
     """In training's evaluation, `serve_jpeg` and the features of the Keras model alike."""
+    backbone = tiny_backbone()
     images = [Image.fromarray(image).resize((19, 30)).convert("RGBA") for image in PHOTOS]
     for number, image in enumerate(images):
         image.putalpha(Image.linear_gradient("L").rotate(90 * number).resize(image.size))
