@@ -157,7 +157,7 @@ def test_what_a_server_offers(path, loaded):
         "serve_jpeg": {"encoded": tf.TensorSpec([None], tf.string, "encoded")},
         "infer": {"images": tf.TensorSpec([None, None, None, 3], tf.float32, "images")},
     }
-    features = {"features": tf.TensorSpec([None, 32], tf.float32, "features")}
+    features = {"features": tf.TensorSpec([None, 16], tf.float32, "features")}
     assert [f.structured_outputs for f in loaded.signatures.values()] == 4 * [features]
 
 
@@ -225,7 +225,7 @@ def test_images_of_another_kind_are_refused(loaded, images):
 
 
 def test_variables_are_the_backbones(loaded, backbone):
-    for kind, count in (("", 60), ("trainable_", 36), ("non_trainable_", 24)):
+    for kind, count in (("", 30), ("trainable_", 18), ("non_trainable_", 12)):
         found, expected = (getattr(each, f"{kind}variables") for each in (loaded, backbone))
         assert len(found) == len(expected) == count
         assert [v.name for v in found] == [f"{v.path}:0" for v in expected]
@@ -309,7 +309,7 @@ def test_the_card_says_what_it_is(path):
     given = (card["data"], card["metrics"], card["settings"])
     assert given == ("noise", {"loss": 1.5}, {"epochs": 3})
     found = [card["backbone"][name] for name in ("name", "parameters", "features")]
-    assert found == ["resnet18", 19572, 32]
+    assert found == ["resnet18", 5096, 16]
     assert "resized to 18 pixels" in card["preprocessing"]["in words"]
     assert "The central 16 × 16" in card["preprocessing"]["in words"]
     assert len(card["inputs"]) == 5
