@@ -1,11 +1,16 @@
 """The operations of the views as batched keras-cv layers, each that of torchvision on floats.
 
-What that means for single pixels is in docs/pytorch.md. Between layers, images are float32 in
-0..255, whatever the global dtype policy. Every layer takes an image (h, w, c), a batch
-(b, h, w, c), or a dict of either: given `{"images": x, "seed": s}` with an integer tensor s of
-shape (2,), the result depends only on x, s and the layer's `salt`, and each image of a batch gets
-its own draws. Without "seed" a layer draws one itself and is an ordinary layer of any keras-cv
-pipeline.
+What that means for single pixels is in docs/pytorch.md. Each layer is two things: `draw`, a few
+random numbers for every image, and `apply`, which changes pixels as they say. A call does one after
+the other. `draw` is a function of seeds, one for each image, and of the layer's `salt`, and runs in
+TensorFlow, such as in `tf.data`. `apply` is deterministic, has static shapes, and takes arrays of
+NumPy, TensorFlow or JAX. Between layers, images are float32 in 0..255, whatever the global dtype
+policy.
+
+A layer called takes an image (h, w, c), a batch (b, h, w, c), or a dict of either: given
+`{"images": x, "seed": s}` with integers s of shape (2,) for all, or (b, 2), one for each image, the
+result depends on these alone. Without "seed" a layer draws one itself and is an ordinary layer of
+any keras-cv pipeline.
 
 keras-cv's own layers of these names compute something different (additive brightness, contrast
 about each channel's mean, a fixed order, no antialiasing, zero padding around a blur), hence these.
@@ -16,12 +21,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras_cv.layers import VectorizedBaseImageAugmentationLayer
 
+from keras_bt import preprocessing
 from keras_bt.augmentations import pixels, resampling
-from keras_bt.preprocessing import check_channels, height_and_width
-from keras_bt.randomness import between, fold_in, uniform
+from keras_bt.augmentations.arrays import cast, choose, namespace, when
+from keras_bt.preprocessing import height_and_width
+from keras_bt.randomness import between, fold_in_each, uniform_each
 from keras_bt.typing import Size, Tensor
 
 _serializable = keras.saving.register_keras_serializable(package="keras_bt")
@@ -30,8 +38,7 @@ _serializable = keras.saving.register_keras_serializable(package="keras_bt")
 class ImageLayer(VectorizedBaseImageAugmentationLayer):
     """Base class of the layers, which handles shapes, dtype and seeds.
 
-    Subclasses define `_augment_batch(images, seed)`: images (b, h, w, c) of any real dtype to
-    float32, drawing from `self._seed(seed)`, where `seed` is None if the call brings none.
+    Subclasses define `draw` and `apply`.
     """
 
     arguments: tuple[str, ...] = ("seed", "salt")  # the constructor's, for `get_config`
@@ -45,6 +52,33 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         own = None if seed is None else tf.random.Generator.from_seed(seed, alg="philox")
         self._random_generator = own
 
+    def draw(
+        self, seeds: Tensor, height: int | Tensor = 0, width: int | Tensor = 0
+    ) -> dict[str, Tensor]:
+        """Draws what `apply` does to each image.
+
+        Args:
+            seeds: integers (b, 2), one for each image.
+            height: of the images in pixels, int or scalar tensor; only a crop asks for it.
+            width: likewise.
+
+        Returns:
+            Tensors (b, ...) by name; none from a layer that leaves nothing to chance.
+        """
+        return {}
+
+    def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Changes images as was drawn for them.
+
+        Args:
+            images: (b, h, w, c) in 0..255, of any real dtype, an array of NumPy, TensorFlow or JAX.
+            draws: what `draw` returned for them, as arrays of the same library.
+
+        Returns:
+            float32 (b, h', w', c).
+        """
+        raise NotImplementedError
+
     def call(self, inputs: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
         """Augments images, or the "images" of a dict, whose other entries it keeps."""
         if not isinstance(inputs, dict):
@@ -54,10 +88,12 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         return {**inputs, "images": augment(images, inputs.get("seed"))}
 
     def _augment_batch(self, images, seed):
-        raise NotImplementedError
+        b, h, w, _ = tf.unstack(tf.shape(images))
+        return self.apply(images, self.draw(seeds_of_images(self._given(seed), b), h, w))
 
     def _augment_one(self, image, seed):
-        return self._augment_batch(image[None], seed)[0]
+        seeds = tf.reshape(self._given(seed), [1, 2])
+        return self.apply(image[None], self.draw(seeds, *image.shape[:2]))[0]
 
     def _checked(self, inputs):
         moving = {"bounding_boxes", "keypoints", "segmentation_masks"} & inputs.keys()
@@ -70,28 +106,28 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         if not isinstance(images, tf.RaggedTensor):
             images = tf.convert_to_tensor(images)
             if images.shape.rank in (3, 4) and images.shape[-1] is not None:
-                self._check_channels(images.shape[-1])
+                self.check_channels(images.shape[-1])
                 return images
         raise ValueError(
             f"{type(self).__name__} needs images of shape (h, w, c), or (b, h, w, c) all of one "
             f"size. Received: {type(images).__name__} of shape {images.shape}."
         )
 
-    def _check_channels(self, channels):
+    def check_channels(self, channels: int) -> None:
         """Raises ValueError if the layer cannot change images of so many channels."""
 
-    def _seed(self, seed):
-        """Returns the given seed, or one drawn now, with the salt folded in."""
-        if seed is None:
-            own = self._random_generator
-            if own is None:
-                seed = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
-            else:
-                seed = own.uniform_full_int([2], dtype=tf.int64)
-        seed = tf.cast(seed, tf.int64)
-        if not seed.shape.is_compatible_with((2,)):
-            raise ValueError(f"A seed must have shape (2,). Received: shape {seed.shape}.")
-        return fold_in(seed, self.salt)
+    def _given(self, seed):
+        """Returns the given seed, or one drawn now."""
+        if seed is not None:
+            return tf.cast(seed, tf.int64)
+        own = self._random_generator
+        if own is None:
+            return tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
+        return own.uniform_full_int([2], dtype=tf.int64)
+
+    def _uniform(self, seeds, count):
+        """Draws uniform numbers (b, count), by this layer's salt."""
+        return uniform_each(fold_in_each(seeds, self.salt), count)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -101,8 +137,9 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
 class _ChosenImages(ImageLayer):
     """A layer that transforms each image of a batch independently with a given probability.
 
-    Subclasses define `_transform(images, draws)`, where `draws` (b, number_of_draws) is uniform
-    in [0, 1), and set `costly` to skip batches in which no image is chosen.
+    Subclasses define `_numbers(uniform)`, which makes named draws of `number_of_draws` uniform
+    numbers (b, number_of_draws), and `_transform(images, draws)`; and set `costly` to skip batches
+    in which no image is chosen.
     """
 
     arguments = (*ImageLayer.arguments, "probability")
@@ -115,20 +152,37 @@ class _ChosenImages(ImageLayer):
             raise ValueError(f"probability must be in 0..1. Received: probability={probability}.")
         self.probability = probability
 
-    def _augment_batch(self, images, seed):
-        images = tf.cast(images, tf.float32)
+    def draw(
+        self, seeds: Tensor, height: int | Tensor = 0, width: int | Tensor = 0
+    ) -> dict[str, Tensor]:
+        """Draws which images to transform, "chosen", and how."""
+        if self.probability == 0:
+            return {}
+        uniform = self._uniform(seeds, 1 + self.number_of_draws)
+        chosen = {} if self.probability == 1 else {"chosen": uniform[:, 0] < self.probability}
+        return {**chosen, **self._numbers(uniform[:, 1:])}
+
+    def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Transforms the images that were chosen."""
+        images = cast(images, "float32")
         if self.probability == 0:
             return images
-        draws = uniform(self._seed(seed), (tf.shape(images)[0], 1 + self.number_of_draws))
-        chosen, draws = draws[:, 0] < self.probability, draws[:, 1:]
-        if self.probability == 1:
+        if "chosen" not in draws:
             return self._transform(images, draws)
+        chosen = draws["chosen"]
 
         def mixed():
-            # Version 1 of `where` takes one condition per image, and then copies whole images.
-            return tf.compat.v1.where(chosen, self._transform(images, draws), images)
+            return choose(chosen, self._transform(images, draws), images)
 
-        return tf.cond(tf.reduce_any(chosen), mixed, lambda: images) if self.costly else mixed()
+        if not self.costly:
+            return mixed()
+        return when(namespace(chosen).any(chosen), mixed, lambda: images)
+
+    def _numbers(self, uniform):
+        return {}
+
+    def _transform(self, images, draws):
+        raise NotImplementedError
 
 
 @_serializable
@@ -181,17 +235,21 @@ class RandomResizedCrop(ImageLayer):
             )
         self.interpolation = interpolation
 
-    def _boxes(self, images, seed):
-        b, h, w, _ = tf.unstack(tf.shape(images))
-        seed = self._seed(seed)
-        return resampling.random_crop_boxes(seed, b, h, w, self.area, self.aspect)
+    def draw(
+        self, seeds: Tensor, height: int | Tensor = 0, width: int | Tensor = 0
+    ) -> dict[str, Tensor]:
+        """Draws "box", int32 (b, 4): top, left, height and width in pixels."""
+        draws = self._uniform(seeds, resampling.BOX_DRAWS)
+        return {"box": resampling.crop_boxes(draws, height, width, self.area, self.aspect)}
 
-    def _augment_batch(self, images, seed):
-        boxes = self._boxes(images, seed)
-        return resampling.crop_and_resize(images, boxes, self.size, self.interpolation)
+    def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Cuts the boxes out and resizes them."""
+        return resampling.crop_and_resize(images, draws["box"], self.size, self.interpolation)
 
     def _augment_one(self, image, seed):
-        top, left, height, width = tf.unstack(self._boxes(image[None], seed)[0])
+        rows, columns, _ = tf.unstack(tf.shape(image))
+        seeds = tf.reshape(self._given(seed), [1, 2])
+        top, left, height, width = tf.unstack(self.draw(seeds, rows, columns)["box"][0])
         crop = image[top : top + height, left : left + width]
         return resampling.resize(crop, self.size, self.interpolation)
 
@@ -211,7 +269,7 @@ class RandomFlip(_ChosenImages):
         super().__init__(probability, **kwargs)
 
     def _transform(self, images, draws):
-        return tf.reverse(images, axis=[2])
+        return pixels.flip(images)
 
 
 @_serializable
@@ -246,14 +304,18 @@ class RandomAffine(_ChosenImages):
             )
         self.rotation, self.shear = rotation, shear
 
+    def _numbers(self, uniform):
+        return {
+            name: between((-greatest, greatest), uniform[:, column]) * (math.pi / 180)
+            for column, (name, greatest) in enumerate(
+                (("rotation", self.rotation), ("shear", self.shear))
+            )
+        }
+
     def _transform(self, images, draws):
         if self.rotation == self.shear == 0:
             return images
-        rotation, shear = (
-            between((-greatest, greatest), draws[:, i]) * (math.pi / 180)
-            for i, greatest in enumerate((self.rotation, self.shear))
-        )
-        return pixels.affine(images, rotation, shear)
+        return pixels.affine(images, draws["rotation"], draws["shear"])
 
 
 @_serializable
@@ -298,22 +360,34 @@ class RandomColorJitter(_ChosenImages):
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
         self.hue = hue
 
-    def _check_channels(self, channels):
+    def check_channels(self, channels: int) -> None:
+        """Refuses other than three channels, unless the layer does nothing about colors."""
         if self.probability and (self.contrast or self.saturation or self.hue):
             _check_rgb(self, channels)
 
+    def _numbers(self, uniform):
+        strengths = {
+            "brightness": self.brightness,
+            "contrast": self.contrast,
+            "saturation": self.saturation,
+        }
+        factors = {
+            name: between((max(0, 1 - strength), 1 + strength), uniform[:, column])
+            for column, (name, strength) in enumerate(strengths.items())
+        }
+        return factors | {
+            "hue": between((-self.hue, self.hue), uniform[:, 3]),
+            "order": tf.argsort(uniform[:, 4:], axis=1),
+        }
+
     def _transform(self, images, draws):
-        strengths = (self.brightness, self.contrast, self.saturation)
-        brightness, contrast, saturation = (
-            between((max(0, 1 - strength), 1 + strength), draws[:, column])
-            for column, strength in enumerate(strengths)
-        )
         if images.shape[-1] != 3:
-            return pixels.brighten(images, brightness)
+            return pixels.brighten(images, draws["brightness"])
+        factors = (draws[name] for name in ("brightness", "contrast", "saturation"))
         # Without a change of hue, its passes over the images are skipped.
-        hue = between((-self.hue, self.hue), draws[:, 3]) if self.hue else None
-        order = tf.argsort(draws[:, 4:], axis=1)
-        return pixels.color_jitter(images, brightness, contrast, saturation, hue, order)
+        return pixels.color_jitter(
+            images, *factors, draws["hue"] if self.hue else None, draws["order"]
+        )
 
 
 @_serializable
@@ -328,7 +402,8 @@ class RandomGrayscale(_ChosenImages):
     def __init__(self, probability: float = 0.2, **kwargs: Any):
         super().__init__(probability, **kwargs)
 
-    def _check_channels(self, channels):
+    def check_channels(self, channels: int) -> None:
+        """Refuses other than three channels, unless the layer does nothing about colors."""
         if self.probability:
             _check_rgb(self, channels)
 
@@ -359,9 +434,11 @@ class RandomGaussianBlur(_ChosenImages):
         super().__init__(probability, **kwargs)
         self.sigma = checked_range("sigma", sigma, above=0)
 
+    def _numbers(self, uniform):
+        return {"sigma": between(self.sigma, uniform[:, 0])}
+
     def _transform(self, images, draws):
-        sigmas = between(self.sigma, draws[:, 0])
-        return pixels.gaussian_blur(images, sigmas, greatest_sigma=self.sigma[1])
+        return pixels.gaussian_blur(images, draws["sigma"], greatest_sigma=self.sigma[1])
 
 
 @_serializable
@@ -419,14 +496,32 @@ class Normalize(ImageLayer):
                 f"Received: mean={mean}, std={std}."
             )
 
-    def _check_channels(self, channels):
-        check_channels(channels, self.mean, self.std)
+    def check_channels(self, channels: int) -> None:
+        """Refuses another number of channels than that of `mean` and `std`."""
+        preprocessing.check_channels(channels, self.mean, self.std)
 
-    def _augment_batch(self, images, seed):
+    def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Normalizes the images; nothing is drawn for it."""
         # One multiplication and one addition, with constants computed in Python's float64.
-        scale = [1 / (255 * std) for std in self.std]
-        offset = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-        return tf.cast(images, tf.float32) * tf.constant(scale) + tf.constant(offset)
+        scale = np.float32([1 / (255 * std) for std in self.std])
+        offset = np.float32([-mean / std for mean, std in zip(self.mean, self.std, strict=True)])
+        return cast(images, "float32") * scale + offset
+
+
+def seeds_of_images(seed: Tensor, count: int | Tensor) -> Tensor:
+    """Returns a seed for each of `count` images, int64 (count, 2), given one for all or for each.
+
+    Raises:
+        ValueError: if the shape of `seed` is neither (2,) nor (count, 2).
+    """
+    seed = tf.cast(seed, tf.int64)
+    if seed.shape.is_compatible_with((2,)) and seed.shape.rank == 1:
+        return fold_in_each(tf.tile(seed[None], [count, 1]), tf.range(count))
+    if seed.shape.rank == 2 and seed.shape.is_compatible_with((None, 2)):
+        return seed
+    raise ValueError(
+        f"A seed must have shape (2,), or (b, 2) for one per image. Received: shape {seed.shape}."
+    )
 
 
 def _check_rgb(layer, channels):

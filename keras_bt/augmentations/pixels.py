@@ -3,14 +3,13 @@
 Images are channels last, in 0..255, and stay float32 between operations, as on torchvision's path
 of floats. Pillow, which the published code uses, cuts off fractions after each of them and keeps
 the hue in 8 bits: its images are 1.5 levels darker, on average, after a whole color jitter. Every
-function takes a whole batch, with one factor per image; nothing here is random. They run fastest
-compiled by XLA, on CPU too.
+function takes a whole batch, with one factor per image, as arrays of NumPy, TensorFlow or JAX;
+nothing here is random. They run fastest compiled by XLA, on CPU too.
 """
 
 import math
 
-import tensorflow as tf
-
+from keras_bt.augmentations.arrays import cast, namespace, shape, take_rows, when
 from keras_bt.typing import Tensor
 
 # ITU-R 601-2 luma, the weights of Pillow's "L" mode.
@@ -51,17 +50,19 @@ def color_jitter(
     Returns:
         float32, the shape of `images`.
     """
-    factors = tf.stack([brightness, contrast, saturation], axis=1)
-    turn = tf.argsort(order, axis=1)
+    np = namespace(images)
+    factors = np.stack([brightness, contrast, saturation], axis=1)
+    turn = np.argsort(order, axis=1)
     after_hue = turn[:, :HUE] > turn[:, HUE:]
     # (b, operation, slot): 1 where the operation is the slot-th of the three without hue.
-    slots = tf.one_hot(turn[:, :HUE] - tf.cast(after_hue, turn.dtype), 3)
-    after_hue = tf.cast(after_hue, tf.float32)[:, :, None]
+    slot_of = turn[:, :HUE] - cast(after_hue, "int32")
+    slots = cast(slot_of[:, :, None] == np.arange(3, dtype=np.int32), "float32")
+    after_hue = cast(after_hue, "float32")[:, :, None]
 
     def three_blends(planes, slots):
         for slot in range(3):
             change = slots[:, :, slot] * (1 - factors)
-            factor = _per_image(1 - tf.reduce_sum(change, axis=1))
+            factor = _per_image(1 - np.sum(change, axis=1))
             luma, mean = _per_image(change[:, SATURATION]), _per_image(change[:, CONTRAST])
             planes = _blend(planes, factor, luma, mean)
         return planes
@@ -70,9 +71,7 @@ def color_jitter(
         if hue is None:
             return three_blends(planes, slots)
         planes = three_blends(planes, slots * (1 - after_hue))
-        planes = _when(
-            tf.reduce_any(hue != 0), lambda: _turn_hue(planes, _per_image(hue)), lambda: planes
-        )
+        planes = when(np.any(hue != 0), lambda: _turn_hue(planes, _per_image(hue)), lambda: planes)
         return three_blends(planes, slots * after_hue)
 
     return _on_planes(jitter, images)
@@ -85,7 +84,12 @@ def grayscale(images: Tensor) -> Tensor:
 
 def solarize(images: Tensor, threshold: float = 128) -> Tensor:
     """Inverts every value at or above the threshold; images in 0..255."""
-    return tf.where(images < threshold, images, 255.0 - images)
+    return namespace(images).where(images < threshold, images, 255.0 - images)
+
+
+def flip(images: Tensor) -> Tensor:
+    """Mirrors images (b, h, w, c) left to right."""
+    return namespace(images).flip(images, axis=2)
 
 
 def affine(images: Tensor, rotation: Tensor, shear: Tensor) -> Tensor:
@@ -99,42 +103,44 @@ def affine(images: Tensor, rotation: Tensor, shear: Tensor) -> Tensor:
     Returns:
         float32 (b, h, w, c), bilinearly interpolated.
     """
-    shape = tf.shape(images)
-    b, h, w = shape[0], shape[1], shape[2]
-    y, x = tf.meshgrid(_centered(h), _centered(w), indexing="ij")
-    cos, sin = _per_image(tf.cos(rotation)), _per_image(tf.sin(rotation))
-    tan = _per_image(tf.tan(shear))
+    np, (b, h, w, c) = namespace(images), shape(images)
+    y, x = _centered(np, h)[:, None], _centered(np, w)
+    cos, sin = _per_image(np.cos(rotation)), _per_image(np.sin(rotation))
+    tan = _per_image(np.tan(shear))
     # The inverse map: with y pointing down, the inverse rotation is [[cos, -sin], [sin, cos]], and
     # the inverse shear moves x by tan · y.
     from_y = sin * x + cos * y
     from_x = cos * x - sin * y + tan * from_y
     # Frame the image with one black pixel, and take no sample from beyond that pixel's center:
     # everything out there is black.
-    framed = tf.reshape(
-        tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]]), [b, (h + 2) * (w + 2), -1]
-    )
-    from_y, from_x = _within_frame(from_y, h), _within_frame(from_x, w)
-    top, left = tf.floor(from_y), tf.floor(from_x)
+    framed = np.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    framed = np.reshape(framed, (b, (h + 2) * (w + 2), c))
+    from_y, from_x = _within_frame(np, from_y, h), _within_frame(np, from_x, w)
+    top, left = np.floor(from_y), np.floor(from_x)
     down, right = (from_y - top)[..., None], (from_x - left)[..., None]
-    corner = tf.cast(top, tf.int32) * (w + 2) + tf.cast(left, tf.int32)
+    corner = cast(top, "int32") * (w + 2) + cast(left, "int32")
 
     def value(below, beside):
-        # A gather, because TensorFlow's projective transform has no XLA kernel.
-        return tf.gather(framed, corner + below * (w + 2) + beside, batch_dims=1)
+        return take_rows(framed, corner + below * (w + 2) + beside)
 
     upper = value(0, 0) * (1 - right) + value(0, 1) * right
     lower = value(1, 0) * (1 - right) + value(1, 1) * right
-    return tf.ensure_shape(upper * (1 - down) + lower * down, images.shape)
+    return np.reshape(upper * (1 - down) + lower * down, (b, h, w, c))
 
 
-def _centered(length):
-    return tf.range(tf.cast(length, tf.float32)) - tf.cast(length - 1, tf.float32) / 2
+def _centered(np, length):
+    return np.arange(length, dtype=np.float32) - cast_scalar(length - 1) / 2
 
 
-def _within_frame(centered, length):
+def _within_frame(np, centered, length):
     """Converts centered coordinates to the frame's indices, from 0 to just below length + 1."""
-    length = tf.cast(length, tf.float32)
-    return tf.clip_by_value(centered + (length + 1) / 2, 0.0, length + 1 - 1e-3)
+    length = cast_scalar(length)
+    return np.clip(centered + (length + 1) / 2, 0.0, length + 1 - 1e-3)
+
+
+def cast_scalar(length):
+    """Returns a length as a float: Python's, or TensorFlow's where the length is a tensor."""
+    return float(length) if isinstance(length, int) else cast(length, "float32")
 
 
 def _luma(planes):
@@ -143,20 +149,22 @@ def _luma(planes):
 
 def _blend(planes, factor, luma=0.0, mean=0.0):
     gray = _luma(planes)
-    offset = luma * gray + mean * tf.reduce_mean(gray, axis=(1, 2), keepdims=True)
+    average = namespace(gray).mean(gray, axis=(1, 2), keepdims=True)
+    offset = luma * gray + mean * average
     return [_saturate(factor * plane + offset) for plane in planes]
 
 
 def _turn_hue(planes, shift):
     red, green, blue = planes
-    greatest = tf.maximum(tf.maximum(red, green), blue)
-    least = tf.minimum(tf.minimum(red, green), blue)
+    np = namespace(red)
+    greatest = np.maximum(np.maximum(red, green), blue)
+    least = np.minimum(np.minimum(red, green), blue)
     chroma = greatest - least
-    per_chroma = 1 / tf.maximum(chroma, 1e-6)  # gray has no hue: any will do
-    hue = tf.where(
+    per_chroma = 1 / np.maximum(chroma, 1e-6)  # gray has no hue: any will do
+    hue = np.where(
         greatest == red,
         (green - blue) * per_chroma,
-        tf.where(
+        np.where(
             greatest == green, (blue - red) * per_chroma + 2.0, (red - green) * per_chroma + 4.0
         ),
     )
@@ -165,7 +173,7 @@ def _turn_hue(planes, shift):
     # blue 4), least from 2 on, and linear in between. For the sum of any hue in -1..5 and shift in
     # -3..3, the distance on the circle is |3 - ||hue - own| - 3||.
     return [
-        least + chroma * tf.clip_by_value(2 - tf.abs(3 - tf.abs(tf.abs(hue - own) - 3)), 0.0, 1.0)
+        least + chroma * np.clip(2 - np.abs(3 - np.abs(np.abs(hue - own) - 3)), 0.0, 1.0)
         for own in (0.0, 2.0, 4.0)
     ]
 
@@ -173,8 +181,10 @@ def _turn_hue(planes, shift):
 def _on_planes(function, images):
     # Three contiguous planes are much faster than interleaved colors, and the transposes between
     # two operations cancel.
-    planes = tf.unstack(tf.transpose(images, (3, 0, 1, 2)), num=3)
-    return tf.transpose(tf.stack(function(planes)), (1, 2, 3, 0))
+    np = namespace(images)
+    stacked = np.transpose(images, (3, 0, 1, 2))
+    planes = [stacked[channel] for channel in range(3)]
+    return np.transpose(np.stack(function(planes)), (1, 2, 3, 0))
 
 
 def gaussian_blur(images: Tensor, sigmas: Tensor, greatest_sigma: float) -> Tensor:
@@ -192,46 +202,44 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, greatest_sigma: float) -> Tens
     Returns:
         float32, the shape of `images`.
     """
-    variance = tf.square(sigmas) / 3
-    whole = tf.floor((tf.sqrt(12 * variance + 1) - 1) / 2)
+    np = namespace(images)
+    variance = np.square(sigmas) / 3
+    whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
-    radius = (whole + part / (6 * (variance - tf.square(whole + 1))))[:, None]
+    radius = (whole + part / (6 * (variance - np.square(whole + 1))))[:, None]
     reach = 1 + int((math.sqrt(4 * greatest_sigma**2 + 1) - 1) / 2)
-    distance = tf.range(reach + 1, dtype=tf.float32)
-    weights = tf.clip_by_value(1 + radius - distance, 0.0, 1.0) / (1 + 2 * radius)
+    distance = np.arange(reach + 1, dtype=np.float32)
+    weights = np.clip(1 + radius - distance, 0.0, 1.0) / (1 + 2 * radius)
     for axis in (1, 1, 1, 2, 2, 2):
         images = _box_blur(images, weights[:, :, None, None, None], axis)
     return images
 
 
 def _box_blur(images, weights, axis):
+    np = namespace(images)
     reach = weights.shape[1] - 1
-    first, last = tf.split(tf.gather(images, [0, tf.shape(images)[axis] - 1], axis=axis), 2, axis)
-    padded = tf.concat([first] * reach + [images] + [last] * reach, axis)
+
+    def part(of, window):
+        return of[:, window] if axis == 1 else of[:, :, window]
+
+    first, last = part(images, slice(0, 1)), part(images, slice(-1, None))
+    padded = np.concatenate([first] * reach + [images] + [last] * reach, axis)
 
     def shifted(by):
-        window = slice(reach + by, by - reach or None)
-        return padded[:, window] if axis == 1 else padded[:, :, window]
+        return part(padded, slice(reach + by, by - reach or None))
 
     def blurred():
         pairs = [weights[:, k] * (shifted(-k) + shifted(k)) for k in range(1, reach + 1)]
         # Not `add_n`, nor a chain of sums, which TensorFlow rewrites to it: it adds in the order in
         # which memory becomes free, so two runs with the same seed would differ in the last bit.
-        return tf.reduce_sum(tf.stack([weights[:, 0] * images, *pairs]), axis=0)
+        return np.sum(np.stack([weights[:, 0] * images, *pairs]), axis=0)
 
-    return _when(tf.reduce_any(weights > 0), blurred, lambda: images)
-
-
-def _when(condition, then, otherwise):
-    # Besides skipping idle work, a conditional is a barrier to XLA's fusion, which would otherwise
-    # recompute what comes before for each of its uses afterwards (measured on CPU: the jitter is 8
-    # times as slow, the blur twice).
-    return tf.cond(condition, then, otherwise)
+    return when(np.any(weights > 0), blurred, lambda: images)
 
 
 def _saturate(images):
-    return tf.clip_by_value(images, 0.0, 255.0)
+    return namespace(images).clip(images, 0.0, 255.0)
 
 
 def _per_image(values):
-    return tf.convert_to_tensor(values)[:, None, None]
+    return values[:, None, None]

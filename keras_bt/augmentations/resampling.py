@@ -8,28 +8,30 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_bt.randomness import between, uniform
+from keras_bt.augmentations.arrays import cast, namespace, shape
+from keras_bt.randomness import between
 from keras_bt.typing import Tensor
 
+_TRIES = 10
+BOX_DRAWS = 2 * _TRIES + 2  # numbers that `crop_boxes` needs for each image
 
-def random_crop_boxes(
-    seed: Tensor,
-    batch_size: int | Tensor,
+
+def crop_boxes(
+    draws: Tensor,
     height: int | Tensor,
     width: int | Tensor,
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> Tensor:
-    """Draws crop boxes as torchvision's `RandomResizedCrop.get_params`, for a whole batch.
+    """Finds crop boxes as torchvision's `RandomResizedCrop.get_params`, for a whole batch.
 
     Ten tries per image draw an area fraction uniformly and an aspect ratio log-uniformly; the
     first box that fits is placed uniformly. If none fits, the box is the largest central one
     whose aspect ratio is in range.
 
     Args:
-        seed: int32 or int64 (2,).
-        batch_size: number of boxes b, int or scalar tensor.
-        height: of the images in pixels, likewise.
+        draws: float32 (b, `BOX_DRAWS`), uniform in [0, 1): the areas, the aspects, the place.
+        height: of the images in pixels, int or scalar tensor.
         width: likewise.
         area: (least, greatest) fraction of the image's area.
         aspect: (least, greatest) ratio of width to height, in pixels.
@@ -38,16 +40,18 @@ def random_crop_boxes(
         int32 (b, 4) of top, left, height, width in pixels.
 
     Example:
-        >>> boxes = random_crop_boxes([0, 1], 1000, 40, 60, area=(0.25, 1), aspect=(3 / 4, 4 / 3))
+        >>> draws = np.random.default_rng(0).random((1000, BOX_DRAWS), np.float32)
+        >>> boxes = crop_boxes(draws, 40, 60, area=(0.25, 1), aspect=(3 / 4, 4 / 3))
         >>> top, left, height, width = boxes.numpy().T
         >>> int(max(top + height)), int(max(left + width))   # no box sticks out
         (40, 60)
     """
-    tries = 10
-    rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    draws = uniform(seed, (batch_size, 2 * tries + 2))
-    target = rows * columns * between(area, draws[:, :tries])
-    ratio = tf.exp(between([math.log(r) for r in aspect], draws[:, tries : 2 * tries]))
+    # In float64: how a processor rounds logarithms and roots of float32 depends on how many it
+    # takes at once, and boxes do not depend on the size of a batch.
+    draws = tf.cast(draws, tf.float64)
+    rows, columns = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
+    target = rows * columns * between(area, draws[:, :_TRIES])
+    ratio = tf.exp(between([math.log(r) for r in aspect], draws[:, _TRIES : 2 * _TRIES]))
     # tf.round rounds halves to even, as Python's round does in torchvision.
     widths, heights = tf.round(tf.sqrt(target * ratio)), tf.round(tf.sqrt(target / ratio))
     fits = (widths > 0) & (widths <= columns) & (heights > 0) & (heights <= rows)
@@ -61,7 +65,7 @@ def random_crop_boxes(
     first = tf.argmax(fits, axis=1, output_type=tf.int32)[:, None]
     crop_width = tf.gather(tf.concat([widths, fallback_width * one], 1), first, batch_dims=1)[:, 0]
     crop_height = tf.gather(tf.concat([heights, fallback_height * one], 1), first, batch_dims=1)
-    crop_height, found = crop_height[:, 0], first[:, 0] < tries
+    crop_height, found = crop_height[:, 0], first[:, 0] < _TRIES
 
     room = tf.stack([rows - crop_height, columns - crop_width], axis=1)
     corner = tf.where(found[:, None], draws[:, -2:] * (room + 1), room / 2)
@@ -87,16 +91,17 @@ def crop_and_resize(
     Returns:
         float32 (b, *size, c).
     """
-    images = tf.cast(images, tf.float32)
-    pixels = [tf.range(tf.shape(images)[axis])[None, None] for axis in (1, 2)]
-    outputs = [tf.range(n)[None, :, None] for n in size]
-    top, left, height, width = (side[:, None, None] for side in tf.unstack(boxes, axis=1))
-    rows, columns = _inside(pixels[0] - top, height), _inside(pixels[1] - left, width)
-    down = _resampling_weights(rows, height, outputs[0], size[0], interpolation)
-    across = _resampling_weights(columns, width, outputs[1], size[1], interpolation)
+    np, (_, *sides, _) = namespace(images), shape(images)
+    images = cast(images, "float32")
+    pixels = [np.arange(side, dtype=np.int32)[None, None] for side in sides]
+    outputs = [np.arange(side, dtype=np.int32)[None, :, None] for side in size]
+    top, left, height, width = (boxes[:, column, None, None] for column in range(4))
+    rows, columns = _inside(np, pixels[0] - top, height), _inside(np, pixels[1] - left, width)
+    down = _resampling_weights(np, rows, height, outputs[0], size[0], interpolation)
+    across = _resampling_weights(np, columns, width, outputs[1], size[1], interpolation)
     # Pillow resizes the rows first and saturates in between, which shows next to sharp edges.
-    images = _saturated(tf.einsum("bpw,bhwc->bhpc", across, images))
-    return _saturated(tf.einsum("boh,bhpc->bopc", down, images))
+    images = np.clip(np.einsum("bpw,bhwc->bhpc", across, images), 0.0, 255.0)
+    return np.clip(np.einsum("boh,bhpc->bopc", down, images), 0.0, 255.0)
 
 
 def resize(image: Tensor, size: Sequence[int], interpolation: str = "bicubic") -> Tensor:
@@ -141,38 +146,40 @@ def _resample_rows(rows, size, interpolation):
     first = (tf.cast(outputs[:, 0], tf.float32) + 0.5) * scale - reach
     first = tf.clip_by_value(tf.cast(first, tf.int32), 0, length - window)
     pixels = first + tf.range(window)
-    weights = _resampling_weights(pixels[:, None], length, outputs, size, interpolation)
+    weights = _resampling_weights(
+        namespace(rows), pixels[:, None], length, outputs, size, interpolation
+    )
     seen = tf.cast(tf.gather(rows, pixels), tf.float32)
     # `weights @ seen`, which oneDNN would recompile for every shape; it leaves this op alone.
     blocks = tf.raw_ops.BatchMatMulV3(x=weights, y=seen, Tout=tf.float32)
     return tf.reshape(blocks, (size, tf.shape(rows)[1]))
 
 
-def _inside(pixels, length):
+def _inside(np, pixels, length):
     """Moves pixels outside 0..length-1 beyond the reach of any kernel."""
-    return tf.where((pixels >= 0) & (pixels < length), pixels, -(10**9))
+    return np.where((pixels >= 0) & (pixels < length), pixels, -(10**9))
 
 
-def _resampling_weights(pixels, length, outputs, size, interpolation):
+def _resampling_weights(np, pixels, length, outputs, size, interpolation):
     """Returns the weight of each of the `length` input pixels in each of the `size` output pixels.
 
     The interpolation kernel, widened by the factor of reduction, is centered on the output pixel,
     cut at the ends of the input and normalized. Arguments broadcast; all pixels within reach must
     be in 0..length-1.
     """
-    scale = tf.cast(length, tf.float32) / size
-    center = (tf.cast(outputs, tf.float32) + 0.5) * scale
-    distance = tf.abs(tf.cast(pixels, tf.float32) + 0.5 - center) / tf.maximum(scale, 1.0)
-    weights = _kernel(distance, interpolation)
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+    scale = cast(length, "float32") / size
+    center = (cast(outputs, "float32") + 0.5) * scale
+    distance = np.abs(cast(pixels, "float32") + 0.5 - center) / np.maximum(scale, 1.0)
+    weights = _kernel(np, distance, interpolation)
+    return weights / np.sum(weights, axis=-1, keepdims=True)
 
 
-def _kernel(x, interpolation):
+def _kernel(np, x, interpolation):
     if interpolation == "bilinear":
-        return tf.nn.relu(1 - x)
-    x = tf.minimum(x, 2.0)  # where the kernel ends, at 0
+        return np.maximum(1 - x, 0.0)
+    x = np.minimum(x, 2.0)  # where the kernel ends, at 0
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return tf.where(x < 1, near, far)
+    return np.where(x < 1, near, far)
 
 
 def _reach(interpolation):

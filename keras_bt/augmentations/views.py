@@ -4,10 +4,12 @@ The layers are in `layers`; what they compute is in `pixels` and `resampling`.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
+from keras_bt.augmentations.arrays import cast
 from keras_bt.augmentations.layers import (
     ImageLayer,
     Normalize,
@@ -19,9 +21,10 @@ from keras_bt.augmentations.layers import (
     RandomResizedCrop,
     RandomSolarize,
     checked_range,
+    seeds_of_images,
 )
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_and_width
-from keras_bt.randomness import fold_in
+from keras_bt.randomness import fold_in_each
 from keras_bt.typing import Size, Tensor
 
 
@@ -30,9 +33,9 @@ class View:
 
     Args:
         layers: any Keras or keras-cv layers, or functions of images. This package's layers draw
-            from the seed of the call, differently at each place in the sequence. The others get
+            from the seed of each image, differently at each place in the sequence. The others get
             only the images, as float32, and draw as they like: a view is only as reproducible as
-            they are.
+            they are, and is made on the host.
 
     Example:
         >>> import keras_cv
@@ -62,33 +65,94 @@ class View:
         return rest
 
     @property
-    def compilable(self) -> bool:
-        """True if all layers are this package's, which XLA can compile; others may not allow it."""
+    def drawn(self) -> bool:
+        """True if all layers are this package's: draws decide everything, XLA can compile it."""
         return all(isinstance(layer, ImageLayer) for layer in self.layers)
+
+    def draw(
+        self, seeds: Tensor, height: int | Tensor = 0, width: int | Tensor = 0
+    ) -> dict[str, dict[str, Tensor]]:
+        """Draws all that is random about the view of each image, in TensorFlow.
+
+        Args:
+            seeds: integers (b, 2), one for each image; the draws depend on nothing else.
+            height: of the images in pixels, int or scalar tensor; only a crop asks for it.
+            width: likewise.
+
+        Returns:
+            The draws of each layer, by its place and kind: tensors (b, ...) by name.
+
+        Example:
+            >>> _, view_b = barlow_twins_views(96)
+            >>> draws = view_b.draw([[0, 1], [0, 2]], height=150, width=200)
+            >>> sorted(draws)[:3], sorted(draws["1_flip"]), draws["0_resized_crop"]["box"].shape
+            (['0_resized_crop', '1_flip', '2_color_jitter'], ['chosen'], TensorShape([2, 4]))
+        """
+        draws = {}
+        for place, layer in self._placed():
+            if isinstance(layer, ImageLayer):
+                # The first place uses the seeds themselves, so that `crop` alone draws the same.
+                place_seeds = fold_in_each(seeds, place) if place else seeds
+                if found := layer.draw(place_seeds, height, width):
+                    draws[_name(place, layer)] = found
+                if isinstance(layer, RandomResizedCrop):
+                    height, width = layer.size
+        return draws
+
+    def apply(self, images: Tensor, draws: dict[str, dict[str, Tensor]]) -> Tensor:
+        """Makes the view that was drawn: deterministic, with static shapes.
+
+        Args:
+            images: in 0..255, (b, h, w, c), of any real dtype: an array of NumPy, TensorFlow or
+                JAX. (Layers of other packages take what they can.)
+            draws: those of `draw`, as arrays of the same library.
+
+        Returns:
+            float32 (b, h', w', c).
+        """
+        for place, layer in self._placed():
+            if isinstance(layer, ImageLayer):
+                layer.check_channels(images.shape[-1])
+                images = layer.apply(images, draws.get(_name(place, layer), {}))
+            else:
+                images = _augment(layer, cast(images, "float32"))
+        # Under mixed precision, layers of other packages return 16 bits.
+        return cast(images, "float32")
 
     def __call__(self, images: Tensor, seed: Tensor | None = None) -> Tensor:
         """Makes the view.
 
         Args:
             images: in 0..255, (b, h, w, c) or (h, w, c), any real dtype.
-            seed: integer tensor of shape (2,), or None for draws that differ from call to call.
+            seed: integers (2,), or (b, 2) for one per image; None for draws that differ from call
+                to call.
 
         Returns:
             float32 images, (b, h', w', c) or (h', w', c).
         """
         images = tf.convert_to_tensor(images)  # Keras accepts no mix of tensors and others
-        seed = None if seed is None else tf.convert_to_tensor(seed)
-        for place, layer in enumerate(self.layers, start=self._first_place):
+        if seed is not None:
+            seed = tf.cast(seed, tf.int64)
+            if images.shape.rank == 4:
+                seed = seeds_of_images(seed, tf.shape(images)[0])
+        for place, layer in self._placed():
             if not isinstance(layer, ImageLayer):
                 images = _augment(layer, tf.cast(images, tf.float32))
             elif seed is None:
                 images = layer(images)
             else:
-                # The first place uses the seed itself, so that `crop` alone draws the same.
-                place_seed = fold_in(seed, place) if place else seed
+                place_seed = fold_in_each(seed, place) if place else seed
                 images = layer({"images": images, "seed": place_seed})["images"]
-        # Under mixed precision, layers of other packages return 16 bits.
         return tf.cast(images, tf.float32)
+
+    def _placed(self):
+        return enumerate(self.layers, start=self._first_place)
+
+
+def _name(place, layer):
+    """Names a layer's draws, such as "2_color_jitter"."""
+    words = re.findall("[A-Z][a-z]*", type(layer).__name__.removeprefix("Random"))
+    return "_".join([str(place), *words]).lower()
 
 
 def _augment(layer, images):

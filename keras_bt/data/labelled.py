@@ -59,8 +59,8 @@ def labelled_views(
     check_labelled(source)
     rest = rest_of_views((view,), compile_views)
 
-    def finish(crops, labels, there, seed):
-        return *rest(crops, seed), labels, there
+    def finish(crops, labels, there, seeds):
+        return *rest(crops, seeds), labels, there
 
     batches = view_batches(source, (view,), order, finish, image_size).map(_only_those_there)
     return batches.filter(lambda images, labels: tf.size(labels) > 0).prefetch(2)

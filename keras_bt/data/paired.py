@@ -91,8 +91,8 @@ def paired_views(
     )
     rest = rest_of_views((view,), compile_views)
 
-    def finish(crops, labels, readable, seed):
-        return *rest(crops, seed), readable
+    def finish(crops, labels, readable, seeds):
+        return *rest(crops, seeds), readable
 
     def divided(batch, same):
         images, readable = batch

@@ -1,7 +1,7 @@
 """From a source to batches of views: what pretraining and classifiers share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import tensorflow as tf
@@ -10,8 +10,8 @@ from keras_bt.data.decoding import DataError
 from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Source
 from keras_bt.preprocessing import center_crop, height_and_width
-from keras_bt.randomness import fold_in
-from keras_bt.typing import Size, Tensor, View
+from keras_bt.randomness import fold_in_each
+from keras_bt.typing import Size, Tensor
 
 # Vectorized work is done on blocks of at most this many pixels: 8 images of 224 × 224. They stay
 # in a core's cache, which halves the time that blocks of 64 take, keep all cores busy, and bound
@@ -31,15 +31,23 @@ class SplitView(Protocol):
     def crop(self) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:
         """The random crop that the view begins with, or None.
 
-        Takes `{"images": image, "seed": seed}` for one uint8 image of any size, or a batch.
+        Takes `{"images": image, "seed": seed}` for one uint8 image of any size and a seed (2,), or
+        for a batch and seeds (b, 2).
         """
 
     @property
-    def rest(self) -> View:
+    def rest(self) -> Self:
         """The view without `crop`."""
 
-    def __call__(self, images: Tensor, seed: Tensor) -> Tensor:
-        """Makes one view of a batch of images, 0..255."""
+    @property
+    def drawn(self) -> bool:
+        """True if `draw` decides everything about the view, and XLA can compile `apply`."""
+
+    def draw(self, seeds: Tensor) -> Any:
+        """Draws what is random about the view of each image, given seeds (b, 2)."""
+
+    def apply(self, images: Tensor, draws: Any) -> Tensor:
+        """Makes the view of a batch of images, 0..255, that was drawn."""
 
 
 def view_batches(
@@ -48,7 +56,7 @@ def view_batches(
     order: Order,
     finish: Callable[..., Any],
     image_size: Size | None = None,
-    on_device: bool = False,
+    whole_batches: bool = False,
 ) -> tf.data.Dataset:
     """Makes an endless stream of batches, from the images in their order to what `finish` returns.
 
@@ -59,11 +67,11 @@ def view_batches(
         source: the images.
         views: one or two views.
         order: the order, with the shard of the batches to make.
-        finish: function of a block of b images: crops of each view, (tensor (b, h, w, c), …);
-            labels (b,); whether there is such an image and it can be read, bool (b,); and a seed,
-            int64 (2,) → tensors (b, …).
+        finish: function of a block of b images: crops of each view, (uint8 (b, h, w, c), …);
+            labels (b,); whether there is such an image and it can be read, bool (b,); and the
+            seeds of the images, int64 (b, 2) → tensors (b, …).
         image_size: see `keras_bt.data.pretraining_views`.
-        on_device: whether blocks are whole batches, and crops of photographs rounded to uint8.
+        whole_batches: whether blocks are whole batches.
 
     Raises:
         DataError: if there is neither random crop nor image_size to give images one size.
@@ -71,19 +79,17 @@ def view_batches(
     source = source.cached()
 
     if source.is_small:
-        block = _block_size(order, source.images.shape[1:3], on_device)
+        block = _block_size(order, source.images.shape[1:3], whole_batches)
         examples, crop = order.numbers(block), _crops_of_batches(source, views, order)
     else:
-        crops = _crops(source, views, order, image_size, whole_levels=on_device)
-        block = _block_size(order, crops.element_spec[0][0].shape[:2], on_device)
+        crops = _crops(source, views, order, image_size)
+        block = _block_size(order, crops.element_spec[0][0].shape[:2], whole_batches)
         examples = crops.batch(block, drop_remainder=True, num_parallel_calls=_PARALLEL)
 
-        def crop(seed, *examples):
+        def crop(*examples):
             return examples
 
-    blocks = tf.data.Dataset.zip(order.block_seeds(block), examples).map(
-        lambda seed, examples: finish(*crop(seed, *examples), seed), _PARALLEL
-    )
+    blocks = examples.map(lambda *examples: finish(*crop(*examples)), _PARALLEL)
     options = tf.data.Options()
     options.deterministic = True
     if order.num_shards > 1:  # already done: each worker's batches are its own
@@ -92,28 +98,33 @@ def view_batches(
     if count > 1:
         # As `rebatch`, which takes 57 instead of 40 ms for 256 pairs of 224 × 224 pixels.
         blocks = blocks.batch(count, drop_remainder=True).map(
-            lambda *parts: tuple(tf.reshape(part, (-1, *part.shape[2:])) for part in parts)
+            lambda *parts: tf.nest.map_structure(
+                lambda part: tf.reshape(part, (-1, *part.shape[2:])), parts
+            )
         )
     return blocks.with_options(options)
 
 
 def _crops_of_batches(source, views, order):
-    """Returns a function: seed of a block, epochs, numbers → crops, labels, which images exist."""
+    """Returns a function: epochs, numbers → crops, labels, which images exist, their seeds."""
 
-    def crops(seed, epochs, numbers):
+    def crops(epochs, numbers):
+        seeds = order.seeds(epochs, numbers)
         there, numbers = order.exists(numbers), tf.maximum(numbers, 0)
         images = source.batch(numbers)
         made = tuple(
-            view.crop({"images": images, "seed": view_seed})["images"] if view.crop else images
-            for view, view_seed in zip(views, seeds_of_views(seed, len(views)), strict=True)
+            _whole_levels(view.crop({"images": images, "seed": view_seeds})["images"])
+            if view.crop
+            else images
+            for view, view_seeds in zip(views, seeds_of_views(seeds, len(views)), strict=True)
         )
-        return made, source.label(numbers), there
+        return made, source.label(numbers), there, seeds
 
     return crops
 
 
-def _crops(source, views, order, image_size, whole_levels):
-    """Returns a data set of (crops, label, whether there is such an image and it can be read)."""
+def _crops(source, views, order, image_size):
+    """Returns a data set of (crops, label, whether there is such an image to be read, seed)."""
     crop_functions = [_crop_function(view, source, image_size) for view in views]
 
     def decode(number, reference):
@@ -133,15 +144,23 @@ def _crops(source, views, order, image_size, whole_levels):
 
     def crops(epoch, number, *reference):
         image, readable, label = decode(number, reference)
-        seeds = seeds_of_views(order.draw(epoch, number), len(views))
+        seed = order.seeds(epoch, number)
         made = tuple(
-            crop(image, readable, seed) for crop, seed in zip(crop_functions, seeds, strict=True)
+            _whole_levels(crop(image, readable, view_seed))
+            for crop, view_seed in zip(
+                crop_functions, seeds_of_views(seed, len(views)), strict=True
+            )
         )
-        if whole_levels:
-            made = tuple(tf.saturate_cast(tf.round(crop), tf.uint8) for crop in made)
-        return made, label, readable
+        return made, label, readable, seed
 
     return source.in_run(order).map(crops, _PARALLEL)
+
+
+def _whole_levels(images):
+    """Rounds crops, as Pillow does; so the device is given bytes, and what the host would have."""
+    if images.dtype == tf.uint8:
+        return images
+    return tf.saturate_cast(tf.round(images), tf.uint8)
 
 
 def _crop_function(view, source, image_size):
@@ -172,38 +191,44 @@ def _block_size(order, side, whole):
     return next(size for size in sizes if order.local_batch_size % size == 0)
 
 
+def draws_of_views(views: Sequence[SplitView], seeds: Tensor) -> tuple[Any, ...]:
+    """Returns what is random about each view after the crop, given seeds of images (b, 2)."""
+    return tuple(
+        view.rest.draw(view_seeds)
+        for view, view_seeds in zip(views, seeds_of_views(seeds, len(views)), strict=True)
+    )
+
+
 def rest_of_views(
     views: Sequence[SplitView], compile_views: bool | None = None
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Returns the function that makes views from crops; `compile_views` as in `pretraining_views`.
 
-    It takes the crops of each view, (tensor (b, h, w, c), …), and the seed of a block, and returns
-    the views, each float32 (b, h', w', c).
+    It takes the crops of each view, (tensor (b, h, w, c), …), and the seeds of the images, and
+    returns the views, each float32 (b, h', w', c).
     """
 
-    def rest(all_crops, seed):
-        seeds = seeds_of_views(seed, len(views))
-        made = (
-            (view if view.crop is None else view.rest)(tf.cast(crops, tf.float32), view_seed)
-            for view, crops, view_seed in zip(views, all_crops, seeds, strict=True)
+    def rest(all_crops, all_draws):
+        return tuple(
+            view.rest.apply(tf.cast(crops, tf.float32), draws)
+            for view, crops, draws in zip(views, all_crops, all_draws, strict=True)
         )
-        return tuple(tf.cast(view, tf.float32) for view in made)
 
-    def chosen(all_crops, seed):
+    def chosen(all_crops, seeds):
         height, width = all_crops[0].shape[1:3]
-        ours = all(getattr(view.rest, "compilable", False) for view in views)
-        worth_it = height * width >= _WORTH_COMPILING and ours
+        worth_it = height * width >= _WORTH_COMPILING and all(view.rest.drawn for view in views)
         compiled = worth_it if compile_views is None else compile_views
-        # All views in one function, which compiles faster than one function for each.
+        # All views in one function, which compiles faster than one function for each. The draws are
+        # made outside: they are the same bit for bit however the pixels are made.
         function = tf.function(rest, jit_compile=True) if compiled else rest
-        return function(all_crops, seed)
+        return function(all_crops, draws_of_views(views, seeds))
 
     return chosen
 
 
-def seeds_of_views(seed: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Returns a seed for each of one or two views: of the same layers they still draw differently.
+def seeds_of_views(seeds: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Returns seeds (..., 2) for each of `count` views: of the same layers they draw differently.
 
-    The second folds in -1, as places within a view count from 0.
+    Those of the first are `seeds`; view n folds in -n, as places within a view count from 0.
     """
-    return (seed, fold_in(seed, -1))[:count]
+    return (seeds, *(fold_in_each(seeds, -view) for view in range(1, count)))

@@ -6,10 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bt.data.decoding import DataError
-from keras_bt.data.pipeline import SplitView, rest_of_views, seeds_of_views, view_batches
+from keras_bt.data.pipeline import SplitView, draws_of_views, rest_of_views, view_batches
 from keras_bt.data.sampler import Order
 from keras_bt.data.sources import Source
-from keras_bt.randomness import fold_in
 from keras_bt.typing import Size
 
 
@@ -36,11 +35,11 @@ def pretraining_views(
     more than 1% are unreadable, the data set fails: read it inside
     `with keras_bt.data.reading(source)` to get the DataError that names them.
 
-    With `augment_on="device"` the host only decodes and crops, and
-    `BarlowTwins(..., views=(view_a.rest, view_b.rest))` does the rest in its training step. Crops
-    of photographs are then rounded to whole gray levels, as the reference's are, and transferred
-    as bytes. The seeds are the same: if a batch fits into one block (256 images of 32 × 32), a
-    single device makes the same views of the crops as the host would have.
+    All that is random about a view is drawn here, for each image from (seed, epoch, image) alone:
+    neither the size of the batch nor shards, workers and devices change it. Crops are rounded to
+    whole gray levels, as the reference's are. With `augment_on="device"` the host only decodes,
+    crops and draws, and `BarlowTwins(..., views=(view_a.rest, view_b.rest))` makes the rest of the
+    pixels in its training step: the same views, but for rounding.
 
     Args:
         source: the images.
@@ -55,21 +54,22 @@ def pretraining_views(
         num_shards: number of equal parts that batches are divided into, one per worker. All parts
             together hold the images of the whole batch. (If tfds records do not fit in memory,
             each worker reads its own files instead.)
-        augment_on: "host", or "device" for batches of crops.
+        augment_on: "host", or "device" for batches of crops with their draws; all layers of the
+            views must then be this package's.
         compile_views: whether XLA compiles the rest of the views on the host, which takes some
             seconds for every data set and changes the last bits at most. By default it does where
             that pays: for views of at least 64 × 64 pixels made only of this package's layers.
 
     Returns:
         Batches (view_a, view_b), each float32 (batch_size / num_shards, h, w, c). With
-        `augment_on="device"`, each is a dict of "images", crops in 0..255, uint8 (float32 if they
-        come from small images in memory), and "seed", int64 (batch_size / num_shards, 2): one per
-        image, so that each replica has its own in its first row.
+        `augment_on="device"`, each is a dict of "images", crops, uint8 (batch_size / num_shards,
+        h, w, c), and "draws", those of `view.rest` for each image.
 
     Raises:
         DataError: as `check_pretraining`; or images have different sizes, but there is neither
             random crop nor image_size.
-        ValueError: if seed, first_step or shard is out of range, or augment_on is unknown.
+        ValueError: if seed, first_step or shard is out of range, augment_on is unknown, or a view
+            for the device has layers of other packages.
 
     Example:
         >>> from keras_bt.augmentations import RandomFlip, RandomResizedCrop, View
@@ -83,16 +83,24 @@ def pretraining_views(
         raise ValueError(f"augment_on must be one of host, device. Received: {augment_on!r}.")
     check_pretraining(source, batch_size)
     views, on_device = (view_a, view_b), augment_on == "device"
+    if on_device and not all(view.rest.drawn for view in views):
+        raise ValueError(
+            'augment_on="device" takes views of keras_bt\'s layers alone, as others draw for '
+            "themselves. Received: a view with layers of another package."
+        )
     order = Order(source.num_examples, batch_size, seed, first_step, shard_index, num_shards)
-    rest: Callable[..., Any] = _for_device if on_device else rest_of_views(views, compile_views)
+    rest: Callable[..., Any] = rest_of_views(views, compile_views)
 
-    def finish(crops, labels, readable, seed):
+    def finish(crops, labels, readable, seeds):
         filled = tf.cond(
             tf.reduce_all(readable),
             lambda: crops,
             lambda: tuple(tf.gather(c, _next_readable(readable)) for c in crops),
         )
-        return rest(filled, seed)
+        if not on_device:
+            return rest(filled, seeds)
+        pairs = zip(filled, draws_of_views(views, seeds), strict=True)
+        return tuple({"images": images, "draws": draws} for images, draws in pairs)
 
     batches = view_batches(source, views, order, finish, image_size, on_device)
     # Two batches ahead: more would only take memory, as a whole batch is made in parallel.
@@ -128,17 +136,3 @@ def _next_readable(readable):
     places = tf.range(n)
     ahead = (places[None] - places[:, None]) % n
     return tf.argmin(tf.where(readable[None], ahead, ahead + n), axis=1)
-
-
-def _for_device(crops, seed):
-    """Pairs the crops with the seeds from which `BarlowTwins` makes views of them."""
-
-    def batch(crops, seed):
-        # The first seed is the one from which the host would have made the views.
-        count = crops.shape[0] - 1
-        others = tf.random.stateless_uniform(
-            [count, 2], fold_in(seed, -2), None, None, tf.int64, alg="philox"
-        )
-        return {"images": crops, "seed": tf.concat([seed[None], others], axis=0)}
-
-    return tuple(map(batch, crops, seeds_of_views(seed, 2)))

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.decoding import DataError
+from keras_bt.randomness import fold_in_each
 from keras_bt.typing import Tensor
 
 _ENDLESS = np.iinfo(np.int64).max
-_ORDER = -1  # `what` of `Order.draw` for an epoch's order; 0 and above are the views of an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,26 +68,22 @@ class Order:
         """Tells an image's number (True) from one that only fills up an epoch's last batch."""
         return (number >= 0) & (number < self.num_examples)
 
-    def draw(self, epoch: int | Tensor, what: int | Tensor) -> Tensor:
-        """Returns the seed of one random draw: int64 (2,), a hash of (seed, epoch, what)."""
-        pair = tf.stack([self.seed * 2**32 + epoch, tf.cast(what, tf.int64)])
-        return tf.random.stateless_uniform([2], pair, None, None, tf.int64, alg="philox")
+    def seeds(self, epochs: Tensor, numbers: Tensor) -> Tensor:
+        """Returns the seeds of images' draws: int64 (..., 2), a hash of (seed, epoch, number).
 
-    def block_seeds(self, block: int) -> tf.data.Dataset:
-        """Returns a data set of one seed for every block of `block` images, through all epochs.
-
-        Blocks are counted across all shards, so the same images in blocks of the same size get the
-        same seeds however many shards there are.
+        Args:
+            epochs: int64 (...).
+            numbers: int64 (...), of the images; or, of records without numbers, in the epoch.
         """
-        here = self.local_batch_size // block  # blocks per step
-        numbers = tf.data.Dataset.range(self.first_step * here, _ENDLESS)
+        of_epochs = tf.stack(
+            [tf.fill(tf.shape(epochs), tf.constant(self.seed, tf.int64)), epochs], -1
+        )
+        return fold_in_each(of_epochs, numbers)
 
-        def seed(number):
-            step, place = number // here, number % here
-            block = (step * self.num_shards + self.shard_index) * here + place
-            return self.draw(0, _ORDER - 1 - block)  # which no image and no order has
-
-        return numbers.map(seed)
+    def _of_order(self, epoch):
+        """Returns the seed of an epoch's order, int64 (2,), which no image has."""
+        pair = tf.stack([self.seed * 2**32 + epoch, tf.constant(-1, tf.int64)])
+        return tf.random.stateless_uniform([2], pair, None, None, tf.int64, alg="philox")
 
     def numbers(self, block: int) -> tf.data.Dataset:
         """Returns a data set of (epochs, numbers) of the images of a block: int64 (block,) each.
@@ -97,7 +93,7 @@ class Order:
 
         def one_epoch(epoch):
             keys = tf.random.stateless_uniform(
-                [self.num_examples], self.draw(epoch, _ORDER), None, None, tf.int64, alg="philox"
+                [self.num_examples], self._of_order(epoch), None, None, tf.int64, alg="philox"
             )
             places = self.steps_per_epoch * self.batch_size
             order = tf.argsort(keys)[:places]
@@ -119,7 +115,7 @@ class Order:
         """
 
         def one_epoch(epoch):
-            records = shuffled(self.draw(epoch, _ORDER), self.shard_index, self.num_shards)
+            records = shuffled(self._of_order(epoch), self.shard_index, self.num_shards)
             places = self.steps_per_epoch * self.local_batch_size
             if self.keep_remainder:
                 # Empty ones fill up the last batch: reading on would start over with all files.

@@ -14,7 +14,7 @@ from keras_bt.model.paired_projection import project_together
 from keras_bt.model.remat import rematerialized
 from keras_bt.objectives import BarlowTwinsObjective, Mixing, Objective, OneReplica
 from keras_bt.optimizer import SkipNonFinite
-from keras_bt.typing import Tensor, View
+from keras_bt.typing import Tensor
 
 ON_NONFINITE = ("stop", "skip")
 
@@ -101,11 +101,11 @@ class BarlowTwins(ExactSteps):
         redundancy_weight: λ ≥ 0 of the paper's objective.
         form: `"auto"`, `"correlation"` or `"gram"`, see `barlow_twins_loss`.
         objective: another objective, see `keras_bt.objectives.Objective`; the paper's if None.
-        views: for augmentation on the device, the two functions `view(crops, seed)` from which
-            `fit` and `evaluate` make the views, given batches of crops from
-            `keras_bt.data.pretraining_views(..., augment_on="device")`. They draw from the first
-            seed of a replica's part of the batch, hence differently on each replica. They are not
-            saved with the model: set `model.views` again after loading.
+        views: for augmentation on the device, the rest of the two views, such as
+            `keras_bt.augmentations.View`s, from which `fit` and `evaluate` make the views, given
+            batches of crops with their draws from
+            `keras_bt.data.pretraining_views(..., augment_on="device")`. They are not saved with the
+            model: set `model.views` again after loading.
         on_nonfinite: what to do about a step whose loss or gradient is not finite on some replica.
             `"stop"` reports its loss as NaN, for a callback to stop at. `"skip"` changes neither
             weights nor statistics, and counts it in the metric `skipped_steps`. In float16 a step
@@ -128,7 +128,7 @@ class BarlowTwins(ExactSteps):
         redundancy_weight: float = 5.1e-3,
         form: str = "auto",
         objective: Objective | None = None,
-        views: Sequence[View] | None = None,
+        views: Sequence[Any] | None = None,
         on_nonfinite: str = "stop",
         remat: bool = False,
         **kwargs: Any,
@@ -152,8 +152,8 @@ class BarlowTwins(ExactSteps):
         prepare_batch_normalization(backbone, projector)
         self.backbone = backbone
         self.projector = projector
-        if views is not None and (len(views) != 2 or not all(map(callable, views))):
-            raise ValueError(f"views must be two functions, or None. Received: views={views}.")
+        if views is not None and (len(views) != 2 or not all(hasattr(v, "apply") for v in views)):
+            raise ValueError(f"views must be two views, or None. Received: views={views}.")
         self.views = views
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(
@@ -224,7 +224,7 @@ class BarlowTwins(ExactSteps):
 
         Args:
             data: (view_a, view_b), each float32 (b, h, w, c); or, for augmentation on the device,
-                (crops_a, crops_b), each a dict of "images" (b, h, w, c) and "seed" (b, 2).
+                (crops_a, crops_b), each a dict of "images" (b, h, w, c) and "draws".
 
         Returns:
             (view_a, view_b), each float32 (b, h, w, c).
@@ -241,7 +241,7 @@ class BarlowTwins(ExactSteps):
                 "BarlowTwins(..., views=(view_a.rest, view_b.rest)). Received: views=None."
             )
         view_a, view_b = (
-            view(crops["images"], crops["seed"][0])
+            view.apply(crops["images"], crops["draws"])
             for view, crops in zip(self.views, batches, strict=True)
         )
         return view_a, view_b

@@ -13,6 +13,7 @@ from PIL import Image
 from keras_bt.data.arrays import ArraySource
 from keras_bt.data.encoded import BytesSource, FileSource
 from keras_bt.data.specs import open_source
+from keras_bt.randomness import fold_in_each, uniform_each
 
 N, PER_CLASS = 24, 8
 CLASSES = ("a", "b", "c")
@@ -61,29 +62,36 @@ def make(kind, folder, records, n=N, broken=()):
 class Look:
     """A stand-in for `augmentations.View`.
 
-    The crop adds a draw from 0..4 to every pixel, the rest one from 0..0.4: of a view's value v,
-    v // 10 is the number of the image, and what remains tells the draws.
+    The crop adds a draw from 0..4, a whole level, to every pixel, the rest one from 0..5.5: of a
+    view's value v, v // 10 is the number of the image, and what remains tells the draws.
     """
+
+    drawn = True
 
     def __init__(self, salt=0, crops=True, draws=True):
         self.salt, self.draws = salt, draws
         self.crop = self._crop if crops else None
 
-    def _draw(self, shape, seed):
-        return tf.random.stateless_uniform(shape, seed + self.salt) if self.draws else 0.0
+    @property
+    def rest(self):
+        return Look(self.salt, crops=False, draws=self.draws)
+
+    def _uniform(self, seeds, salt):
+        uniform = uniform_each(fold_in_each(seeds, salt), 1)
+        return uniform if self.draws else tf.zeros_like(uniform)
 
     def _crop(self, inputs):
+        level = tf.round(4 * self._uniform(inputs["seed"], self.salt))
         if inputs["images"].shape.rank == 4:
-            draws = self._draw([len(inputs["images"]), 1, 1, 1], inputs["seed"])
-            return {"images": inputs["images"] + 4 * draws}
+            return {"images": tf.cast(inputs["images"], tf.float32) + level[:, None, None]}
         pixel = tf.cast(inputs["images"][0, 0], tf.float32)
-        return {"images": tf.broadcast_to(pixel + 4 * self._draw([], inputs["seed"]), [6, 6, 3])}
+        return {"images": tf.broadcast_to(pixel + level[0], [6, 6, 3])}
 
-    def rest(self, images, seed):
-        return images + 0.4 * self._draw([len(images), 1, 1, 1], seed + 1)
+    def draw(self, seeds):
+        return {"shade": 5.5 * self._uniform(seeds, self.salt + 10)[:, 0]}
 
-    def __call__(self, images, seed):
-        return self.rest(images, seed)
+    def apply(self, images, draws):
+        return images + draws["shade"][:, None, None, None]
 
 
 def values(batches):

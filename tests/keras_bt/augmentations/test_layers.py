@@ -11,7 +11,6 @@ import tensorflow as tf
 from places import FIXTURES
 
 from keras_bt import augmentations
-from keras_bt.augmentations import pixels as image_operations
 from keras_bt.data import IMAGENET_MEAN, IMAGENET_STD
 
 LAYERS = {
@@ -81,7 +80,7 @@ def test_eager_dataset_compiled_and_integer_width_agree(layer, images):
 
 
 def test_one_image_is_treated_as_a_batch_of_one(layer, images):
-    alone, batch = _call(layer, images[0]), _call(layer, images[:1])
+    alone, batch = _call(layer, images[0]), _call(layer, images[:1], [(1, 2)])
     np.testing.assert_allclose(alone, batch[0], atol=1e-2)
 
 
@@ -119,45 +118,40 @@ def test_certain_and_impossible(name, images):
 
     graphs = [tf.function(layer).get_concrete_function(images).graph for layer in (never, always)]
     types = [{operation.type for operation in graph.get_operations()} for graph in graphs]
-    assert not any("Random" in kind for kind in types[0])
+    assert not {"Select", "StatelessIf"} & types[0]
+    assert never.draw([[1, 2]]) == {}
     assert not {"Select", "StatelessIf"} & types[1] or name in ("blur", "jitter", "solarize")
 
 
-def test_jitter_draws_factors_and_orders_uniformly(images, monkeypatch):
-    drawn = {}
-
-    def record(images, brightness, contrast, saturation, hue, order):
-        drawn.update(b=brightness, c=contrast, s=saturation, h=hue, order=order.numpy())
-        return images
-
-    monkeypatch.setattr(image_operations, "color_jitter", record)
-    layer = augmentations.RandomColorJitter(0.4, 1.5, 0.2, 0.1)
-    _call(layer, np.zeros((24_000, 1, 1, 3), np.uint8), seed=(3, 4))
-    for name, (least, greatest) in {
-        "b": (0.6, 1.4),
-        "c": (0.0, 2.5),
-        "s": (0.8, 1.2),
-        "h": (-0.1, 0.1),
-    }.items():
-        quantiles = np.quantile(drawn[name], [0, 0.25, 0.5, 0.75, 1])
-        expected = np.linspace(least, greatest, 5)
-        np.testing.assert_allclose(quantiles, expected, atol=0.02 * (greatest - least))
-    orders, counts = np.unique(drawn["order"], axis=0, return_counts=True)
-    assert len(orders) == 24
-    assert counts.min() > 850
-    assert counts.max() < 1150
+SEEDS = np.stack([np.full(100_000, 7), np.arange(100_000)], axis=1)
 
 
-def test_blur_draws_sigma_uniformly(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        image_operations,
-        "gaussian_blur",
-        lambda images, sigmas, greatest_sigma: drawn.append(sigmas) or images,
-    )
-    _call(augmentations.RandomGaussianBlur((0.1, 2.0)), np.zeros((5000, 1, 1, 3), np.uint8))
-    quantiles = np.quantile(drawn[0], [0, 0.25, 0.5, 0.75, 1])
-    np.testing.assert_allclose(quantiles, np.linspace(0.1, 2.0, 5), atol=0.05)
+def test_draws_are_distributed_as_defined():
+    """100,000 draws of each number, against the distribution that its layer is said to have."""
+    jitter = augmentations.RandomColorJitter(0.4, 1.5, 0.2, 0.1, 0.8).draw(SEEDS)
+    affine = augmentations.RandomAffine(20, 10, 0.3).draw(SEEDS)
+    uniform = {
+        (0.6, 1.4): jitter["brightness"],
+        (0.0, 2.5): jitter["contrast"],
+        (0.8, 1.2): jitter["saturation"],
+        (-0.1, 0.1): jitter["hue"],
+        (0.1, 2.0): augmentations.RandomGaussianBlur((0.1, 2.0)).draw(SEEDS)["sigma"],
+        (-np.deg2rad(20), np.deg2rad(20)): affine["rotation"],
+        (-np.deg2rad(10), np.deg2rad(10)): affine["shear"],
+    }
+    for (least, greatest), values in uniform.items():
+        places = (np.sort(values).astype(float) - least) / (greatest - least)
+        # Kolmogorov and Smirnov: beyond 1.95 / √n once in a thousand times.
+        assert np.abs(places - np.arange(0.5, 1e5) / 1e5).max() < 1.95 / np.sqrt(1e5)
+    shares = {0.8: jitter, 0.3: affine, 0.5: augmentations.RandomFlip(0.5).draw(SEEDS)}
+    shares[0.2] = augmentations.RandomGrayscale(0.2).draw(SEEDS)
+    shares[0.1] = augmentations.RandomSolarize(128, 0.1).draw(SEEDS)
+    for share, draws in shares.items():
+        assert np.mean(draws["chosen"]) == pytest.approx(share, abs=0.005)
+    _, counts = np.unique(jitter["order"], axis=0, return_counts=True)
+    assert len(counts) == 24
+    # χ² with 23 degrees of freedom exceeds 50 once in a thousand times.
+    assert ((counts - 1e5 / 24) ** 2 / (1e5 / 24)).sum() < 50
 
 
 @pytest.mark.slow
@@ -254,9 +248,9 @@ def test_refuses_boxes_that_would_stay_behind(name, images):
         LAYERS[name]()({"images": images, "segmentation_masks": images[..., :1]})
 
 
-def test_refuses_a_seed_per_image(images):
-    with pytest.raises(ValueError, match=r"shape \(2,\)"):
-        _call(augmentations.RandomFlip(), images, np.zeros((16, 2), np.int32))
+def test_refuses_seeds_of_another_shape(images):
+    with pytest.raises(ValueError, match=r"shape \(2,\), or \(b, 2\)"):
+        _call(augmentations.RandomFlip(), images, np.zeros((16, 3), np.int32))
 
 
 @pytest.mark.parametrize(

@@ -138,14 +138,17 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_block_becomes_the_views_that_the_host_makes(arrays):
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_the_device_makes_the_views_that_the_host_makes(kind, request, monkeypatch):
+    source = request.getfixturevalue(kind)
     views = augmentations.barlow_twins_views(32)
-    host = pretraining_views(arrays, *views, 12, seed=3)
-    device = pretraining_views(arrays, *views, 12, seed=3, augment_on="device")
+    monkeypatch.setattr(pipeline, "_BLOCK", 4 * 40 * 40)  # the host's blocks, of four images
+    host = pretraining_views(source, *views, 12, seed=3)
+    device = pretraining_views(source, *views, 12, seed=3, augment_on="device")
     model = small_model(views)
     steps = [model.two_views, tf.function(model.two_views, jit_compile=True)]
     for made, crops, two_views in zip(host.take(2), device, steps, strict=False):
-        assert crops[0]["images"].dtype == tf.float32
+        assert crops[0]["images"].dtype == tf.uint8
         for ours, theirs in zip(made, two_views(crops), strict=True):
             assert np.std(ours) > 0.3
             np.testing.assert_allclose(theirs, ours, atol=0.01 * LEVEL)
@@ -160,14 +163,13 @@ def test_photographs_travel_as_rounded_bytes_in_whole_batches(files, monkeypatch
     for made, crops in zip(host.take(2), device.take(2), strict=True):
         for ours, theirs in zip(made, crops, strict=True):
             assert theirs["images"].dtype == tf.uint8
-            np.testing.assert_array_equal(theirs["images"], np.round(ours))
-            assert theirs["seed"].shape == (8, 2)
+            np.testing.assert_array_equal(theirs["images"], ours)
         assert not np.array_equal(crops[0]["images"], crops[1]["images"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_crops_and_seeds_are_a_function_of_seed_step_and_place(kind, request):
+def test_crops_and_draws_are_a_function_of_seed_and_step(kind, request):
     source = request.getfixturevalue(kind)
     views = augmentations.barlow_twins_views(32)
 
@@ -179,22 +181,26 @@ def test_crops_and_seeds_are_a_function_of_seed_step_and_place(kind, request):
     for expected, batch in zip(whole[1:], later, strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, expected, batch)
 
-    def seeds(run):
-        return np.concatenate([crops["seed"] for pair in run for crops in pair])
-
     shards = [batches(shard_index=shard, num_shards=2) for shard in range(2)]
-    for together in ([whole, batches(seed=4)], shards):
-        every = np.concatenate([seeds(run) for run in together])
-        assert len(np.unique(every, axis=0)) == len(every)
+    for expected, *parts in zip(whole, *shards, strict=True):
+        together = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *parts)
+        tf.nest.map_structure(np.testing.assert_array_equal, expected, together)
+    every = [
+        crops["draws"]["4_gaussian_blur"]["sigma"]
+        for run in (whole, batches(seed=4))
+        for crops, _ in run
+    ]
+    assert len(np.unique(every)) == np.size(every)
 
 
 @pytest.mark.slow
-def test_replicas_draw_differently_and_reproducibly():
+def test_replicas_make_the_views_of_the_whole_batch():
     # All images are alike: what differs, differs by the draws.
     source = ArraySource(np.tile(np.uint8([150, 100, 50]), (64, 32, 32, 1)))
     layers = [augmentations.RandomColorJitter(brightness=0.5)]
     views = [augmentations.View(layers)] * 2
     data = pretraining_views(source, *views, 16, seed=3, augment_on="device")
+    host = [np.stack(batch) for batch in pretraining_views(source, *views, 16, seed=3).take(3)]
     strategy = choose_strategy("mirrored")
     with strategy.scope():
         model = small_model(views)
@@ -208,9 +214,9 @@ def test_replicas_draw_differently_and_reproducibly():
         assert [len(values) for values in per_replica] == [8] * 12
         return np.concatenate(per_replica)[:, 0, 0, 0]
 
-    first = draws()
-    assert len(np.unique(first)) == len(first) == 2 * 16 * 3
-    np.testing.assert_array_equal(draws(), first)
+    made = draws()
+    assert len(np.unique(made)) == len(made) == 2 * 16 * 3
+    np.testing.assert_array_equal(made, np.concatenate(host).reshape(-1, 32, 32, 3)[:, 0, 0, 0])
 
 
 @pytest.mark.slow
@@ -278,9 +284,12 @@ def test_impossible_placements_are_refused(arrays):
     views = augmentations.barlow_twins_views(32)
     with pytest.raises(ValueError, match=r"one of host, device\. Received: 'gpu'"):
         pretraining_views(arrays, *views, 8, seed=1, augment_on="gpu")
+    foreign = augmentations.View([*views[0].layers, tf.abs])
+    with pytest.raises(ValueError, match="layers of another package"):
+        pretraining_views(arrays, views[0], foreign, 8, seed=1, augment_on="device")
     model = small_model()
     for wrong in (views[:1], (1, 2)):
-        with pytest.raises(ValueError, match="two functions"):
+        with pytest.raises(ValueError, match="two views"):
             BarlowTwins(model.backbone, model.projector, views=wrong)
 
 
