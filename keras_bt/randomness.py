@@ -8,6 +8,7 @@ splittable pseudorandom number generators", 2014), for all rows at once.
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_bt.typing import Tensor
@@ -57,10 +58,21 @@ def fold_in_each(seeds: Tensor, number: int | Tensor) -> Tensor:
     return tf.stack([key, tf.broadcast_to(tf.cast(number, tf.int64), tf.shape(key))], axis=-1)
 
 
-def uniform_each(seeds: Tensor, count: int) -> Tensor:
-    """Draws float32 numbers uniformly from [0, 1): (..., count), given seeds (..., 2)."""
-    places = tf.range(1, count + 1, dtype=tf.int64)
-    bits = _mixed(_key(seeds)[..., None] + tf.bitcast(places, tf.uint64) * _GOLDEN)
+def uniform_each(seeds: Tensor, places: Sequence[int]) -> Tensor:
+    """Draws float32 numbers uniformly from [0, 1), a row for each seed.
+
+    >>> uniform_each([[0, 1], [0, 2]], range(3)).shape
+    TensorShape([2, 3])
+
+    Args:
+        seeds: integers (..., 2).
+        places: of the k numbers to draw in the sequence of each seed, integers from 0.
+
+    Returns:
+        (..., k).
+    """
+    steps = np.uint64(_GOLDEN) * (np.asarray(places, np.uint64) + np.uint64(1))  # modulo 2⁶⁴
+    bits = _mixed(_key(seeds)[..., None] + tf.constant(steps))
     return tf.cast(tf.bitwise.right_shift(bits, _unsigned(40)), tf.float32) * 2.0**-24
 
 

@@ -32,17 +32,20 @@ from keras_bt.preprocessing import height_and_width
 from keras_bt.randomness import between, fold_in_each, uniform_each
 from keras_bt.typing import Size, Tensor
 
+# Of each salt and place in a view: its draws lie apart from those of the others.
+_MOST_PLACES, _MOST_DRAWS = 1024, 64
 _serializable = keras.saving.register_keras_serializable(package="keras_bt")
 
 
 class ImageLayer(VectorizedBaseImageAugmentationLayer):
     """Base class of the layers, which handles shapes, dtype and seeds.
 
-    Subclasses define `draw` and `apply`.
+    Subclasses define `apply`; if they draw, `number_of_draws` and `numbers` as well.
     """
 
     arguments: tuple[str, ...] = ("seed", "salt")  # the constructor's, for `get_config`
     moves_pixels = False  # if True, boxes and masks would have to move too
+    number_of_draws = 0
 
     def __init__(self, *, seed: int | None = None, salt: int = 0, **kwargs: Any):
         # keras-cv treats seed 0 as no seed, and without a seed it asks for the global generator,
@@ -65,6 +68,21 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
         Returns:
             Tensors (b, ...) by name; none from a layer that leaves nothing to chance.
         """
+        return self.numbers(uniform_each(seeds, self.places()), height, width)
+
+    def places(self, place: int = 0) -> list[int]:
+        """Returns where in the sequence of a seed this layer's draws are.
+
+        Args:
+            place: of the layer in a view; at each the same layer draws differently.
+        """
+        first = (self.salt * _MOST_PLACES + place) * _MOST_DRAWS
+        return list(range(first, first + self.number_of_draws))
+
+    def numbers(
+        self, uniform: Tensor, height: int | Tensor, width: int | Tensor
+    ) -> dict[str, Tensor]:
+        """Returns the draws that `draw` describes, given uniform numbers (b, number_of_draws)."""
         return {}
 
     def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
@@ -125,10 +143,6 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
             return tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
         return own.uniform_full_int([2], dtype=tf.int64)
 
-    def _uniform(self, seeds, count):
-        """Draws uniform numbers (b, count), by this layer's salt."""
-        return uniform_each(fold_in_each(seeds, self.salt), count)
-
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config() | {name: getattr(self, name) for name in self.arguments}
@@ -137,13 +151,13 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
 class _ChosenImages(ImageLayer):
     """A layer that transforms each image of a batch independently with a given probability.
 
-    Subclasses define `_numbers(uniform)`, which makes named draws of `number_of_draws` uniform
-    numbers (b, number_of_draws), and `_transform(images, draws)`; and set `costly` to skip batches
-    in which no image is chosen.
+    Subclasses define `_numbers(uniform)`, which makes named draws of `more_draws` uniform numbers
+    (b, more_draws), and `_transform(images, draws)`; and set `costly` to skip batches in which no
+    image is chosen.
     """
 
     arguments = (*ImageLayer.arguments, "probability")
-    number_of_draws = 0
+    more_draws = 0
     costly = False
 
     def __init__(self, probability, **kwargs):
@@ -152,13 +166,17 @@ class _ChosenImages(ImageLayer):
             raise ValueError(f"probability must be in 0..1. Received: probability={probability}.")
         self.probability = probability
 
-    def draw(
-        self, seeds: Tensor, height: int | Tensor = 0, width: int | Tensor = 0
+    @property
+    def number_of_draws(self) -> int:
+        """One for which images to transform, and those that say how."""
+        return 0 if self.probability == 0 else 1 + self.more_draws
+
+    def numbers(
+        self, uniform: Tensor, height: int | Tensor, width: int | Tensor
     ) -> dict[str, Tensor]:
-        """Draws which images to transform, "chosen", and how."""
+        """Returns which images to transform, "chosen" (all if it is missing), and how."""
         if self.probability == 0:
             return {}
-        uniform = self._uniform(seeds, 1 + self.number_of_draws)
         chosen = {} if self.probability == 1 else {"chosen": uniform[:, 0] < self.probability}
         return {**chosen, **self._numbers(uniform[:, 1:])}
 
@@ -215,6 +233,7 @@ class RandomResizedCrop(ImageLayer):
 
     arguments = (*ImageLayer.arguments, "size", "area", "aspect", "interpolation")
     moves_pixels = True
+    number_of_draws = resampling.BOX_DRAWS
 
     def __init__(
         self,
@@ -235,12 +254,11 @@ class RandomResizedCrop(ImageLayer):
             )
         self.interpolation = interpolation
 
-    def draw(
-        self, seeds: Tensor, height: int | Tensor = 0, width: int | Tensor = 0
+    def numbers(
+        self, uniform: Tensor, height: int | Tensor, width: int | Tensor
     ) -> dict[str, Tensor]:
-        """Draws "box", int32 (b, 4): top, left, height and width in pixels."""
-        draws = self._uniform(seeds, resampling.BOX_DRAWS)
-        return {"box": resampling.crop_boxes(draws, height, width, self.area, self.aspect)}
+        """Returns "box", int32 (b, 4): top, left, height and width in pixels."""
+        return {"box": resampling.crop_boxes(uniform, height, width, self.area, self.aspect)}
 
     def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """Cuts the boxes out and resizes them."""
@@ -290,7 +308,7 @@ class RandomAffine(_ChosenImages):
 
     arguments = (*_ChosenImages.arguments, "rotation", "shear")
     moves_pixels = True
-    number_of_draws = 2
+    more_draws = 2
     costly = True
 
     def __init__(
@@ -337,7 +355,7 @@ class RandomColorJitter(_ChosenImages):
     """
 
     arguments = (*_ChosenImages.arguments, "brightness", "contrast", "saturation", "hue")
-    number_of_draws = 8
+    more_draws = 8
     costly = True
 
     def __init__(
@@ -425,7 +443,7 @@ class RandomGaussianBlur(_ChosenImages):
     """
 
     arguments = (*_ChosenImages.arguments, "sigma")
-    number_of_draws = 1
+    more_draws = 1
     costly = True
 
     def __init__(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
-from keras_bt.augmentations.arrays import cast
+from keras_bt.augmentations.arrays import cast, shape
 from keras_bt.augmentations.layers import (
     ImageLayer,
     Normalize,
@@ -24,7 +24,7 @@ from keras_bt.augmentations.layers import (
     seeds_of_images,
 )
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD, height_and_width
-from keras_bt.randomness import fold_in_each
+from keras_bt.randomness import uniform_each
 from keras_bt.typing import Size, Tensor
 
 
@@ -88,15 +88,16 @@ class View:
             >>> sorted(draws)[:3], sorted(draws["1_flip"]), draws["0_resized_crop"]["box"].shape
             (['0_resized_crop', '1_flip', '2_color_jitter'], ['chosen'], TensorShape([2, 4]))
         """
+        layers = [(p, layer) for p, layer in self._placed() if isinstance(layer, ImageLayer)]
+        # All numbers at once: a hash of a few is not worth an operation.
+        uniform = uniform_each(seeds, [n for place, layer in layers for n in layer.places(place)])
+        columns = tf.split(uniform, [layer.number_of_draws for _, layer in layers], axis=1)
         draws = {}
-        for place, layer in self._placed():
-            if isinstance(layer, ImageLayer):
-                # The first place uses the seeds themselves, so that `crop` alone draws the same.
-                place_seeds = fold_in_each(seeds, place) if place else seeds
-                if found := layer.draw(place_seeds, height, width):
-                    draws[_name(place, layer)] = found
-                if isinstance(layer, RandomResizedCrop):
-                    height, width = layer.size
+        for (place, layer), own in zip(layers, columns, strict=True):
+            if found := layer.numbers(own, height, width):
+                draws[_name(place, layer)] = found
+            if isinstance(layer, RandomResizedCrop):
+                height, width = layer.size
         return draws
 
     def apply(self, images: Tensor, draws: dict[str, dict[str, Tensor]]) -> Tensor:
@@ -131,19 +132,20 @@ class View:
             float32 images, (b, h', w', c) or (h', w', c).
         """
         images = tf.convert_to_tensor(images)  # Keras accepts no mix of tensors and others
-        if seed is not None:
-            seed = tf.cast(seed, tf.int64)
-            if images.shape.rank == 4:
-                seed = seeds_of_images(seed, tf.shape(images)[0])
-        for place, layer in self._placed():
-            if not isinstance(layer, ImageLayer):
-                images = _augment(layer, tf.cast(images, tf.float32))
-            elif seed is None:
-                images = layer(images)
-            else:
-                place_seed = fold_in_each(seed, place) if place else seed
-                images = layer({"images": images, "seed": place_seed})["images"]
-        return tf.cast(images, tf.float32)
+        if seed is None:
+            for layer in self.layers:
+                ours = isinstance(layer, ImageLayer)
+                images = layer(images) if ours else _augment(layer, cast(images, "float32"))
+            return cast(images, "float32")
+        if images.shape.rank == 4:
+            _, height, width, _ = shape(images)
+            seeds = seeds_of_images(seed, shape(images)[0])
+            return self.apply(images, self.draw(seeds, height, width))
+        if self.crop is not None:
+            images = self.crop({"images": images, "seed": seed})["images"]
+        height, width, _ = shape(images)
+        draws = self.rest.draw(tf.cast(seed, tf.int64)[None], height, width)
+        return self.rest.apply(images[None], draws)[0]
 
     def _placed(self):
         return enumerate(self.layers, start=self._first_place)

@@ -13,7 +13,7 @@ from PIL import Image
 from keras_bt.data.arrays import ArraySource
 from keras_bt.data.encoded import BytesSource, FileSource
 from keras_bt.data.specs import open_source
-from keras_bt.randomness import fold_in_each, uniform_each
+from keras_bt.randomness import uniform_each
 
 N, PER_CLASS = 24, 8
 CLASSES = ("a", "b", "c")
@@ -77,7 +77,7 @@ class Look:
         return Look(self.salt, crops=False, draws=self.draws)
 
     def _uniform(self, seeds, salt):
-        uniform = uniform_each(fold_in_each(seeds, salt), 1)
+        uniform = uniform_each(seeds, [salt])
         return uniform if self.draws else tf.zeros_like(uniform)
 
     def _crop(self, inputs):
