@@ -23,6 +23,7 @@ class PreviewSettings(PretrainingSettings):
         8, "Number of images to draw, chosen at random by --seed.", least=1, most=100
     )
     draws: int = free(3, "Number of random draws of each view.", least=1, most=20)
+    print_draws: bool = free(False, "Print what was drawn for each view: crop, flip, colors, …")
     sample: int = free(1000, "Number of images to open for statistics of their sizes.", least=1)
 
     def __post_init__(self):
@@ -64,6 +65,9 @@ def preview_views(settings):
         height, width = preprocessing.height_and_width(s.image_size)
         size = f"{height} × {width} pixels" + (" (height × width)" if height != width else "")
         preview_grid.draw_grid(out, shown, drawn, f"What the model sees of {s.data}: {size}")
+        if s.print_draws:
+            images = [image for image, _ in shown]
+            print(preview_grid.describe_draws(views, images, s.draws, s.seed))
         print(f"What the model will see: {out}")
 
 

@@ -45,7 +45,6 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
 
     arguments: tuple[str, ...] = ("seed", "salt")  # the constructor's, for `get_config`
     moves_pixels = False  # if True, boxes and masks would have to move too
-    number_of_draws = 0
 
     def __init__(self, *, seed: int | None = None, salt: int = 0, **kwargs: Any):
         # keras-cv treats seed 0 as no seed, and without a seed it asks for the global generator,
@@ -69,6 +68,11 @@ class ImageLayer(VectorizedBaseImageAugmentationLayer):
             Tensors (b, ...) by name; none from a layer that leaves nothing to chance.
         """
         return self.numbers(uniform_each(seeds, self.places()), height, width)
+
+    @property
+    def number_of_draws(self) -> int:
+        """How many uniform numbers `numbers` takes for an image."""
+        return 0
 
     def places(self, place: int = 0) -> list[int]:
         """Returns where in the sequence of a seed this layer's draws are.
@@ -233,7 +237,6 @@ class RandomResizedCrop(ImageLayer):
 
     arguments = (*ImageLayer.arguments, "size", "area", "aspect", "interpolation")
     moves_pixels = True
-    number_of_draws = resampling.BOX_DRAWS
 
     def __init__(
         self,
@@ -253,6 +256,11 @@ class RandomResizedCrop(ImageLayer):
                 f"Received: interpolation={interpolation!r}."
             )
         self.interpolation = interpolation
+
+    @property
+    def number_of_draws(self) -> int:
+        """Those of a crop's box."""
+        return resampling.BOX_DRAWS
 
     def numbers(
         self, uniform: Tensor, height: int | Tensor, width: int | Tensor
@@ -401,10 +409,13 @@ class RandomColorJitter(_ChosenImages):
     def _transform(self, images, draws):
         if images.shape[-1] != 3:
             return pixels.brighten(images, draws["brightness"])
-        factors = (draws[name] for name in ("brightness", "contrast", "saturation"))
-        # Without a change of hue, its passes over the images are skipped.
         return pixels.color_jitter(
-            images, *factors, draws["hue"] if self.hue else None, draws["order"]
+            images,
+            draws["brightness"],
+            draws["contrast"],
+            draws["saturation"],
+            draws["hue"] if self.hue else None,  # without one, its passes are skipped
+            draws["order"],
         )
 
 
@@ -521,8 +532,10 @@ class Normalize(ImageLayer):
     def apply(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """Normalizes the images; nothing is drawn for it."""
         # One multiplication and one addition, with constants computed in Python's float64.
-        scale = np.float32([1 / (255 * std) for std in self.std])
-        offset = np.float32([-mean / std for mean, std in zip(self.mean, self.std, strict=True)])
+        scale = np.array([1 / (255 * std) for std in self.std], np.float32)
+        offset = np.array(
+            [-mean / std for mean, std in zip(self.mean, self.std, strict=True)], np.float32
+        )
         return cast(images, "float32") * scale + offset
 
 

@@ -129,16 +129,16 @@ def affine(images: Tensor, rotation: Tensor, shear: Tensor) -> Tensor:
 
 
 def _centered(np, length):
-    return np.arange(length, dtype=np.float32) - cast_scalar(length - 1) / 2
+    return np.arange(length, dtype=np.float32) - _float(length - 1) / 2
 
 
 def _within_frame(np, centered, length):
     """Converts centered coordinates to the frame's indices, from 0 to just below length + 1."""
-    length = cast_scalar(length)
+    length = _float(length)
     return np.clip(centered + (length + 1) / 2, 0.0, length + 1 - 1e-3)
 
 
-def cast_scalar(length):
+def _float(length):
     """Returns a length as a float: Python's, or TensorFlow's where the length is a tensor."""
     return float(length) if isinstance(length, int) else cast(length, "float32")
 

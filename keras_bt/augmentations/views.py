@@ -1,4 +1,4 @@
-"""The two views of Barlow Twins (arXiv 2103.03230, section 3), and custom views.
+"""The views of Barlow Twins (arXiv 2103.03230, section 3), and custom views.
 
 The layers are in `layers`; what they compute is in `pixels` and `resampling`.
 """
@@ -91,9 +91,10 @@ class View:
         layers = [(p, layer) for p, layer in self._placed() if isinstance(layer, ImageLayer)]
         # All numbers at once: a hash of a few is not worth an operation.
         uniform = uniform_each(seeds, [n for place, layer in layers for n in layer.places(place)])
-        columns = tf.split(uniform, [layer.number_of_draws for _, layer in layers], axis=1)
-        draws = {}
-        for (place, layer), own in zip(layers, columns, strict=True):
+        draws, first = {}, 0
+        for place, layer in layers:
+            own = uniform[:, first : first + layer.number_of_draws]
+            first += layer.number_of_draws
             if found := layer.numbers(own, height, width):
                 draws[_name(place, layer)] = found
             if isinstance(layer, RandomResizedCrop):
@@ -132,6 +133,7 @@ class View:
             float32 images, (b, h', w', c) or (h', w', c).
         """
         images = tf.convert_to_tensor(images)  # Keras accepts no mix of tensors and others
+        seed = None if seed is None else tf.cast(seed, tf.int64)
         if seed is None:
             for layer in self.layers:
                 ours = isinstance(layer, ImageLayer)
@@ -144,7 +146,7 @@ class View:
         if self.crop is not None:
             images = self.crop({"images": images, "seed": seed})["images"]
         height, width, _ = shape(images)
-        draws = self.rest.draw(tf.cast(seed, tf.int64)[None], height, width)
+        draws = self.rest.draw(seed[None], height, width)
         return self.rest.apply(images[None], draws)[0]
 
     def _placed(self):
@@ -178,6 +180,7 @@ def aspect_of_views(aspect: tuple[float, float], image_size: Size) -> tuple[floa
 def barlow_twins_views(
     image_size: Size,
     *,
+    n: int = 2,
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
@@ -194,8 +197,8 @@ def barlow_twins_views(
     shear: float = 0.0,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-) -> tuple[View, View]:
-    """Makes the two views of Barlow Twins, by default the paper's.
+) -> tuple[View, ...]:
+    """Makes the two views of Barlow Twins, by default the paper's, or more of them.
 
     They differ in blur and solarization, and draw differently from the same seed. Images of other
     than three channels need `mean` and `std` of their own, `grayscale=0`, and `jitter=0` or no
@@ -203,6 +206,7 @@ def barlow_twins_views(
 
     Args:
         image_size: (height, width) of the views in pixels, or one int for both.
+        n: number of views; a third has the settings of A, a fourth those of B, and so on.
         area: (least, greatest) fraction of the image that a crop takes.
         aspect: (least, greatest) ratio of a crop's width to its height, as a multiple of that of
             the views: shapes are stretched by no more than this, whatever `image_size` is.
@@ -223,7 +227,7 @@ def barlow_twins_views(
         std: likewise.
 
     Returns:
-        View A and view B.
+        View A, view B and those that follow.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -233,6 +237,8 @@ def barlow_twins_views(
         >>> view_a(tf.zeros((150, 200, 3), tf.uint8), seed=(0, 1)).shape
         TensorShape([96, 96, 3])
     """
+    if n < 1:
+        raise ValueError(f"n must be at least 1. Received: n={n}.")
     for name, pair in {"blur": blur, "solarize": solarize}.items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(
@@ -250,10 +256,10 @@ def barlow_twins_views(
                 RandomFlip(flip, salt=which),
                 RandomColorJitter(brightness, contrast, saturation, hue, jitter, salt=which),
                 RandomGrayscale(grayscale, salt=which),
-                RandomGaussianBlur(blur_sigma, blur[which], salt=which),
-                RandomSolarize(128, solarize[which], salt=which),
+                RandomGaussianBlur(blur_sigma, blur[which % 2], salt=which),
+                RandomSolarize(128, solarize[which % 2], salt=which),
                 Normalize(mean, std),
             ]
         )
 
-    return view(0), view(1)
+    return tuple(map(view, range(n)))

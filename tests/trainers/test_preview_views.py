@@ -1,5 +1,7 @@
 """Calls the real `main`, within this process, which saves TensorFlow's start."""
 
+import re
+
 import numpy as np
 import pytest
 import script
@@ -137,3 +139,20 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
         assert word in line
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "file.png").read_bytes() == b"mine"
+
+
+def test_draws_are_described(tmp_path, capsys):
+    flags = ["--data=digits", f"--out={tmp_path / 'a.png'}", "--images=2", "--draws=2"]
+    output = preview(capsys, *flags, "--print_draws", "--jitter=1", "--blur_a=0")
+    lines = [line for line in output.splitlines() if line.startswith("image ")]
+    assert [line.partition(":")[0] for line in lines] == [
+        f"image {image}, view {view}, draw {draw}"
+        for image in (1, 2)
+        for view in "AB"
+        for draw in (1, 2)
+    ]
+    for line in lines:
+        assert re.search(r"resized crop \(box [0-8] +[0-8] +[1-8] +[1-8]\); ", line)
+        assert re.search(r"color jitter \(brightness [01]\.\d*, ", line)
+    assert len(set(lines)) == 8
+    assert not any("blur" in line for line in lines if "view A" in line)

@@ -7,6 +7,7 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_bt import augmentations, data, plots, workdir
 from keras_bt.callbacks.training_progress import TrainingProgress
@@ -147,6 +148,7 @@ class Pretraining:
                 f"Received: batch_size={batch_size}, replicas={replicas}."
             )
         self.views = make_views(settings, train)
+        self.augment_on = place_of_views(settings.augment_on)
         self.mean, self.std = data.normalization(settings.normalize, train.channels)
         if test is not None and test.channels != train.channels:
             raise ValueError(
@@ -172,7 +174,7 @@ class Pretraining:
                 backbone,
                 self.projector(s.widths, features),
                 objective=self.objective,
-                views=[v.rest for v in self.views] if s.augment_on == "device" else None,
+                views=[v.rest for v in self.views] if self.augment_on == "device" else None,
                 on_nonfinite=s.on_nonfinite,
                 remat=s.remat,
             )
@@ -194,7 +196,7 @@ class Pretraining:
             first_step,
             shard_index=shard_index,
             num_shards=num_shards,
-            augment_on=s.augment_on,
+            augment_on=self.augment_on,
             compile_views=s.compile_views,
         )
 
@@ -383,6 +385,14 @@ def make_views(settings, source):
         std=std,
         **{name: getattr(s, name) for name in same},
     )
+
+
+def place_of_views(augment_on):
+    """Returns "host" or "device", given what `--augment_on` says."""
+    if augment_on != "auto":
+        return augment_on
+    accelerated = any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
+    return "device" if accelerated else "host"
 
 
 def check_colorless(settings, source):

@@ -21,10 +21,44 @@ def draw_views(views, image, draws, seed, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     """
     with tf.device("CPU:0"):  # a few images need no accelerator
         normalized = [
-            [view(image, fold_in(seed, 2 * draw + which)) for draw in range(draws)]
+            [view(image, _seed(seed, draw, which)) for draw in range(draws)]
             for which, view in enumerate(views)
         ]
     return np.clip(np.array(normalized) * std + mean, 0, 1)
+
+
+def describe_draws(views, images, draws, seed):
+    """Describes what `draw_views` drew for each of several images, a line for each view of them.
+
+    The seed of an image is (seed, its row).
+    """
+    lines = []
+    for row, image in enumerate(images):
+        for which, view in enumerate(views):
+            for draw in range(draws):
+                seeds = _seed((seed, row), draw, which)[None]
+                drawn = view.draw(seeds, *image.shape[:2])
+                described = [text for item in drawn.items() if (text := _described(*item))]
+                name = f"image {row + 1}, view {'AB'[which]}, draw {draw + 1}"
+                lines.append(f"{name}: {'; '.join(described) or 'as it is'}")
+    return "\n".join(lines)
+
+
+def _seed(seed, draw, which):
+    return fold_in(seed, 2 * draw + which)
+
+
+def _described(name, draws):
+    """Describes what one layer does to one image; "" if nothing."""
+    values = {key: np.asarray(value)[0] for key, value in draws.items()}
+    if not values.pop("chosen", True):
+        return ""
+    kind = name.partition("_")[2].replace("_", " ")
+    numbers = ", ".join(
+        f"{key} {np.array2string(value, precision=3, separator=' ').strip('[]')}"
+        for key, value in values.items()
+    )
+    return f"{kind} ({numbers})" if numbers else kind
 
 
 def draw_grid(path, shown, drawn, title):

@@ -232,11 +232,11 @@ class PretrainingSettings(TrainingSettings):
         0.0, "Largest shear angle in degrees (not in the paper).", least=0, most=89
     )
 
-    augment_on: str = setting(
-        "host",
+    augment_on: str = free(
+        "auto",
         "Where views are made: on the host, or on the training device, with the host only decoding "
-        "and cropping.",
-        choices=("host", "device"),
+        "and cropping. They are the same. auto: on the device if it is a GPU or TPU.",
+        choices=("auto", "host", "device"),
     )
     compile_views: bool | None = setting(
         None,
