@@ -59,6 +59,7 @@ def evaluated(run, source):
     return extract_features(backbone, batches)[0]
 
 
+@pytest.mark.slow
 def test_pretraining_writes_everything(run):
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert (settings["image_size"], settings["normalize"]) == ([8, 12], "none")
@@ -67,6 +68,7 @@ def test_pretraining_writes_everything(run):
     assert (run / "plots" / "views.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_what_is_served_is_what_was_evaluated(run):
     test = made(20, 1)
     loaded = tf.saved_model.load(run / "saved_model" / "1")
@@ -185,6 +187,7 @@ def test_mistakes_in_pretraining(tmp_path, capsys, opened, arguments, words):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_mistakes_after_it(run, tmp_path, capsys, opened):
     rgb, given = made(48, 0, (14, 20, 3)), f"--backbone={run}"
     opened(rgb, rgb)

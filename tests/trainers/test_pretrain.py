@@ -147,6 +147,7 @@ class Half(BarlowTwinsObjective):
         return terms["on_diagonal"] + 0.5 * terms["off_diagonal"]
 
 
+@pytest.mark.slow
 def test_from_python_another_objective_is_part_of_the_run(tmp_path):
     backbone = small_network.save(tmp_path / "small.keras").partition("=")[2]
     settings = PretrainingSettings(

@@ -66,6 +66,7 @@ def test_a_whole_view_is_the_same(view, images, library):
     assert levels.mean() <= 1e-5 * 255
 
 
+@pytest.mark.slow
 @LIBRARIES
 def test_pixels_are_the_reference_s(library):
     """One image with the factors that torchvision and Pillow were given, see the fixture."""

@@ -65,6 +65,7 @@ def test_training_tells_pairs_apart_also_in_steps_executed_at_once():
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one():
     found = []
     for strategy in map(choose_strategy, ("one", "mirrored")):

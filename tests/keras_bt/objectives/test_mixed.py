@@ -149,6 +149,7 @@ def state(model):
     return [np.asarray(v) for v in (*model.variables, *model.optimizer.variables)]
 
 
+@pytest.mark.slow
 def test_a_model_trains_with_it_and_goes_on_bit_for_bit(tmp_path):
     history = fit(whole := twins(), slice(0, 4))
     assert set(history) == {"loss", "excess", "on_diagonal", "off_diagonal", "mixed"}
