@@ -31,6 +31,7 @@ class Source:
         decoder: how its image files become pixels, and what was noticed about them.
         multilabel: whether an image may belong to several classes at once, or to none.
         role: its name where accuracies are measured on it.
+        root: the folder that the names of its files are relative to; "" if its images are no files.
         remarks: lines of text that the user should know, such as how many files were left out.
         pairs: the pairs of its images that the user named, or None.
         validation: another source with such pairs, to choose a threshold by, or None.
@@ -41,6 +42,7 @@ class Source:
     """
 
     role = "the test set"
+    root = ""
     remarks: tuple[str, ...] = ()
     pairs: Pairs | None = None
     validation: "Source | None" = None

@@ -82,12 +82,62 @@ def cached_features(
         ValueError: if the backbone has no configuration, or does not return one vector per image.
         OSError: if the folder cannot be written to or the disk is full; no partial file is left.
     """
+    where = directory, backbone, source, image_size, resize, batch_size, progress
+    return _cached(False, *where, mean, std)[:2]
+
+
+def cached_named_features(
+    directory: Path,
+    backbone: keras.Model,
+    source: Source,
+    image_size: Size,
+    resize: int | None = None,
+    batch_size: int = 256,
+    progress: bool | str = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns what `cached_features` does, and the names of the images.
+
+    A file of an earlier version, which has no names, is made anew.
+
+    >>> _, _, names = cached_named_features("named", backbone, train, image_size=16, progress=False)
+    >>> names[:3]
+    ['0', '1', '2']
+
+    Args:
+        directory: see `cached_features`, as for all others.
+        backbone: see there.
+        source: see there.
+        image_size: see there.
+        resize: see there.
+        batch_size: see there.
+        progress: see there.
+        mean: see there.
+        std: see there.
+
+    Returns:
+        `(features, labels, names)`: the first two as those of `cached_features`, and n names, see
+        `Source.names`.
+
+    Raises:
+        DataError: see there.
+        ValueError: see there.
+        OSError: see there.
+    """
+    where = directory, backbone, source, image_size, resize, batch_size, progress
+    return _cached(True, *where, mean, std)
+
+
+def _cached(
+    names_needed, directory, backbone, source, image_size, resize, batch_size, progress, mean, std
+):
     directory = pathlib.Path(directory)
     size = image_size if isinstance(image_size, int) else list(image_size)
     settings = (size, resize, list(mean), list(std))
     key = fingerprint(_VERSION, *_identity(backbone), *settings, source.fingerprint())
     path = directory / f"{key}.npy"
-    found = _open(path)
+    found = _open(path, names_needed)
     if found is not None:
         return found
     directory.mkdir(parents=True, exist_ok=True)
@@ -101,7 +151,7 @@ def cached_features(
         _write(file, extracted, source)
         file.seek(0, os.SEEK_END)
         file.write(_tag(path))
-    found = _open(path)
+    found = _open(path, names_needed)
     if found is None:
         raise OSError(f"A file must read as it was written. Received: {path}, which differs.")
     return found
@@ -173,15 +223,21 @@ def _no_space(name, source, width, reason):
     return f"The features need {needed}{source.name} in {directory}. Received: {reason}."
 
 
-def _open(path):
-    """Memory-maps a file of the cache; returns None if it is missing or damaged."""
+def _open(path, names_needed):
+    """Memory-maps a file of the cache; returns None if it is missing, damaged or lacks names."""
     try:
         with open(path, "rb") as file:
             if not _is_whole(file, os.path.getsize(path), _tag(path)):
                 return None
             features = np.load(path, mmap_mode="r")
             file.seek(_HEADER_BYTES + features.nbytes)
-            return features, np.load(file)
+            labels, names = np.load(file), []
+            if names_needed:
+                try:
+                    names = [name.decode() for name in np.load(file).tolist()]
+                except (ValueError, EOFError):  # what follows the labels is the checksum
+                    return None
+            return features, labels, names
     except FileNotFoundError:
         return None
 

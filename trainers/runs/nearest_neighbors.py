@@ -1,16 +1,12 @@
 """Nearest-neighbor accuracies of a backbone, behind `trainers.knn`."""
 
-import contextlib
 import dataclasses
-import tempfile
-
-import numpy as np
 
 from keras_bt import messages
 from keras_bt.evaluation.knn import knn_accuracies
 from keras_bt.evaluation.report import columns
 from keras_bt.evaluation.whitening import Whitening, too_wide
-from trainers.runs import measuring
+from trainers.runs import measuring, on_disk
 from trainers.runs.settings import KnnSettings
 
 FIGURES_DEPEND_ON = ("k", "temperature", "seed", "raw_pixels")
@@ -65,10 +61,9 @@ def run(subject, settings, started):
             print(f"Not whitened: {name}, of {features[0].shape[1]:,} dimensions, takes minutes.")
             continue
         print(f"Nearest neighbors, {name}, whitened:")
-        with whitened(*features, subject.cache) as features:
-            found[f"{name}, whitened"] = knn_accuracies(
-                *features, s.k, s.temperature, progress=True
-            )
+        found[f"{name}, whitened"] = knn_accuracies(
+            *whitened(*features, subject.cache), s.k, s.temperature, progress=True
+        )
     train_features, labels, test_features, _ = arrays["backbone"]
     measuring.write(
         out,
@@ -96,24 +91,12 @@ def run(subject, settings, started):
     return "\n".join([*lines, f"\nWritten to {out}."])
 
 
-@contextlib.contextmanager
 def whitened(train_features, train_labels, test_features, test_labels, folder):
-    """Yields the same arrays with whitened features, kept in files in `folder` until the end."""
+    """Returns the same arrays with whitened features, kept in files in `folder` until they end."""
     whitening = Whitening.fit(train_features)
-    with tempfile.TemporaryFile(dir=folder) as train, tempfile.TemporaryFile(dir=folder) as test:
-        parts = [
-            _written(file, whitening, features)
-            for file, features in ((train, train_features), (test, test_features))
-        ]
-        yield parts[0], train_labels, parts[1], test_labels
-
-
-def _written(file, whitening, features):
-    try:
-        for part in whitening.parts(features):
-            file.write(part.tobytes())
-        file.flush()  # here, where a full disk is an error
-    except OSError as error:
-        error.filename = "whitened features, in the folder of features"
-        raise
-    return np.memmap(file, np.float32, "r", shape=(len(features), whitening.matrix.shape[1]))
+    width = whitening.matrix.shape[1]
+    train, test = (
+        on_disk.mapped(whitening.parts(features), width, folder)
+        for features in (train_features, test_features)
+    )
+    return train, train_labels, test, test_labels

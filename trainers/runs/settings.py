@@ -342,15 +342,13 @@ class PretrainingSettings(TrainingSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubjectSettings(ReadingSettings):
-    """A backbone and labeled images to measure it with, as all measuring commands have them."""
+class BackboneSettings(ReadingSettings):
+    """A pretrained backbone and the images that it is given."""
 
     backbone: str | None = free(
         None, "Pretrained backbone: the folder of a trainers.pretrain run, or a .keras file."
     )
-    data: str | None = setting(
-        None, f"Labeled images: {SOURCES}. Default: those of the backbone's run."
-    )
+    data: str | None = setting(None, f"Images: {SOURCES}. Default: those of the backbone's run.")
     image_size: int | tuple[int, int] | None = setting(
         None,
         "Side of the square images in pixels, or their height and width: 64x96. Default: that of "
@@ -361,14 +359,23 @@ class SubjectSettings(ReadingSettings):
     resize: int | None = setting(
         None, RESIZE + " An earlier run's --resize holds for it.", least=1, most=MOST_PIXELS
     )
+    cache_dir: str | None = free(
+        None, "Folder that caches features. Default: features/ beside the backbone."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubjectSettings(BackboneSettings):
+    """A backbone and labeled images to measure it with, as all measuring commands have them."""
+
+    data: str | None = setting(
+        None, f"Labeled images: {SOURCES}. Default: those of the backbone's run."
+    )
     seed: int = setting(
         0,
         "Seed for all random choices: held-out images, labels, weights, data order and crops.",
         least=0,
         most=2**31 - 1,
-    )
-    cache_dir: str | None = free(
-        None, "Folder that caches features. Default: features/ beside the backbone."
     )
 
 

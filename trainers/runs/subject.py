@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from keras_bt.data import normalization, paired_parts
-from keras_bt.evaluation.feature_cache import cached_features
+from keras_bt.evaluation.feature_cache import cached_features, cached_named_features
 from trainers.runs import backbones, opening
 from trainers.runs.labelled import labelled_halves
 from trainers.runs.settings import check_resize
@@ -82,7 +82,14 @@ class Subject:
 
         The line above the progress bar names the kind of images, "training", say.
         """
-        found = cached_features(
+        return self._kept(cached_features, source, name, batch_size)
+
+    def named_features(self, source, name, batch_size=256):
+        """Does the same, and returns the images' names as well, a list of strings."""
+        return self._kept(cached_named_features, source, name, batch_size)
+
+    def _kept(self, cached, source, name, batch_size):
+        found = cached(
             self.cache,
             self.backbone,
             source,
@@ -100,17 +107,15 @@ class Subject:
         return found
 
 
-def read(settings, halves=labelled_halves):
-    """Opens the backbone and the images that settings, `SubjectSettings`, name.
+def opened(settings):
+    """Opens the backbone and all images that settings, `BackboneSettings`, name, labeled or not.
 
-    Args:
-        settings: the settings.
-        halves: function of training source, test source and seed → what to fit on, what to measure
-            on, and a description of the latter, such as `trainers.runs.labelled.labelled_halves`.
+    Returns:
+        A `Subject` without a description of what is measured on; `test` may be None.
 
     Raises:
-        ValueError, OSError: if the backbone or the images cannot be opened, the images have no
-            labels or a single class, or a setting is missing.
+        ValueError, OSError: if the backbone or the images cannot be opened, or a setting is
+            missing.
     """
     file, run = backbones.find(settings.backbone)
     of_run = run
@@ -125,15 +130,6 @@ def read(settings, halves=labelled_halves):
     train, test = opening.open_data(spec, settings, of_run)
     reading = opening.reading(settings, of_run)
     backbone = backbones.load(file, image_size, train.channels, reading["normalize"])
-    train, test, where = halves(train, test, settings.seed)
-    if train is None:
-        raise ValueError(f"Labeled images of two classes or more are needed. Received: {spec}")
-    labels = None if train.class_names is None else train.labels()
-    if labels is not None and labels.ndim == 1 and len(np.unique(labels)) < 2:
-        raise ValueError(
-            "Images of two classes or more are needed. "
-            f"Received: {spec}, whose images are all of one class."
-        )
     cache = pathlib.Path(settings.cache_dir) if settings.cache_dir else file.parent / "features"
     resize = settings.resize or of_run.get("resize")
     own = {}
@@ -148,7 +144,7 @@ def read(settings, halves=labelled_halves):
         spec,
         train,
         test,
-        where,
+        "",
         image_size,
         resize,
         cache,
@@ -156,6 +152,31 @@ def read(settings, halves=labelled_halves):
         own,
         views,
     )
+
+
+def read(settings, halves=labelled_halves):
+    """Opens the backbone and the images that settings, `SubjectSettings`, name.
+
+    Args:
+        settings: the settings.
+        halves: function of training source, test source and seed → what to fit on, what to measure
+            on, and a description of the latter, such as `trainers.runs.labelled.labelled_halves`.
+
+    Raises:
+        ValueError, OSError: if the backbone or the images cannot be opened, the images have no
+            labels or a single class, or a setting is missing.
+    """
+    what = opened(settings)
+    train, test, where = halves(what.train, what.test, settings.seed)
+    if train is None:
+        raise ValueError(f"Labeled images of two classes or more are needed. Received: {what.data}")
+    labels = None if train.class_names is None else train.labels()
+    if labels is not None and labels.ndim == 1 and len(np.unique(labels)) < 2:
+        raise ValueError(
+            "Images of two classes or more are needed. "
+            f"Received: {what.data}, whose images are all of one class."
+        )
+    return dataclasses.replace(what, train=train, test=test, where=where)
 
 
 def read_pairs(settings):
