@@ -53,6 +53,7 @@ def evaluation_batches(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     keys: bool = False,
+    start: int | None = None,
 ) -> tf.data.Dataset:
     """Makes batches of all readable images of a source, each once and in order, for a network.
 
@@ -64,6 +65,8 @@ def evaluation_batches(
         mean: of each channel, see `normalize`.
         std: of each channel, see `normalize`.
         keys: whether each batch has a third part, what `source.names` takes to name the images.
+        start: number of the first image in the source, of which those before are left out. If
+            given, each batch has a last part, the numbers of its images, int64 (b,).
 
     Returns:
         Batches (images float32 (b, height, width, c), labels int64 (b,)); the labels
@@ -89,24 +92,28 @@ def evaluation_batches(
     def prepared(images):
         return normalize(center_crop(images, image_size, resize), mean, std)
 
-    def parts(image, label, key):
-        return (image, label, key) if keys else (image, label)
+    def parts(image, label, key, number):
+        return (image, label, *[key] * keys, *[number] * (start is not None))
 
     source = source.cached()
     if source.is_small:
-        numbers = source.in_order().batch(batch_size)
+        numbers = source.in_order().skip(start or 0).batch(batch_size)
         batches = numbers.map(
-            lambda numbers: parts(prepared(source.batch(numbers)), source.label(numbers), numbers),
+            lambda numbers: parts(
+                prepared(source.batch(numbers)), source.label(numbers), numbers, numbers
+            ),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
     else:
 
-        def example(*reference):
+        def example(number, reference):
+            reference = reference if isinstance(reference, tuple) else (reference,)
             image, readable, label = source.decode(*reference)
-            return readable, *parts(prepared(image), label, source.key(*reference))
+            return readable, *parts(prepared(image), label, source.key(*reference), number)
 
-        examples = source.in_order().map(example, tf.data.AUTOTUNE, deterministic=True)
+        numbered = source.in_order().enumerate().skip(start or 0)
+        examples = numbered.map(example, tf.data.AUTOTUNE, deterministic=True)
         readable = examples.filter(lambda readable, *parts: readable)
         batches = readable.map(lambda readable, *parts: parts).batch(batch_size)
     return batches.prefetch(tf.data.AUTOTUNE)

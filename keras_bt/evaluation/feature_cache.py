@@ -29,7 +29,8 @@ from keras_bt.data.evaluation import evaluation_batches, reading
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sources import Source
 from keras_bt.evaluation.features import feature_batches
-from keras_bt.files import remove_abandoned, whole
+from keras_bt.evaluation.unfinished import unfinished
+from keras_bt.files import remove_abandoned
 from keras_bt.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_bt.typing import Path, Size
 
@@ -58,7 +59,8 @@ def cached_features(
 
     A file is named by a hash of the backbone (architecture and weights), image_size, resize, the
     normalization and the data (`source.fingerprint()`), and appears under its name once it is
-    complete. Whenever one is opened, all of it is read and checked; if damaged, it is made anew.
+    complete. An extraction of more than half a minute that is interrupted is gone on with by the
+    next call, with the same batch_size to the same bytes. Whenever one is opened, all of it is read and checked; if damaged, it is made anew.
 
     Args:
         directory: folder of the cache, created if necessary.
@@ -67,7 +69,7 @@ def cached_features(
         image_size: (height, width) of the images in pixels, or one int for both.
         resize: see `evaluation_batches`.
         batch_size: images per batch; not part of the name, as it changes features by rounding only.
-        progress: whether to show a progress bar, counted in batches, if features are extracted; a
+        progress: whether to show a progress bar, counted in images, if features are extracted; a
             string is printed above it.
         mean: of each channel, see `evaluation_batches`.
         std: of each channel, likewise.
@@ -80,7 +82,7 @@ def cached_features(
     Raises:
         DataError: if no image can be read, or more than 1% cannot (`keras_bt.data.reading`).
         ValueError: if the backbone has no configuration, or does not return one vector per image.
-        OSError: if the folder cannot be written to or the disk is full; no partial file is left.
+        OSError: if the folder cannot be written to or the disk is full.
     """
     where = directory, backbone, source, image_size, resize, batch_size, progress
     return _cached(False, *where, mean, std)[:2]
@@ -144,11 +146,19 @@ def _cached(
     remove_abandoned(directory)
     if isinstance(progress, str):
         print(progress)
-    batches = evaluation_batches(source, image_size, batch_size, resize, mean, std, keys=True)
-    num_batches = -(-source.num_examples // batch_size)
-    with reading(source), whole(path) as partial, open(partial, "xb") as file:
-        extracted = feature_batches(backbone, batches, bool(progress), num_batches, keys=True)
-        _write(file, extracted, source)
+    with reading(source), unfinished(path, _HEADER_BYTES) as (file, journal):
+        done = journal.done
+        for name, reason in done.unreadable.items():
+            source.unreadable.add(name, reason)
+        if done.rows and progress:
+            print(f"Going on after {done.images:,} of {source.num_examples:,} images.")
+        batches = evaluation_batches(
+            *(source, image_size, batch_size, resize, mean, std), keys=True, start=done.images
+        )
+        extracted = feature_batches(
+            backbone, batches, bool(progress), source.num_examples, done.images, keys=True
+        )
+        _write(file, extracted, source, journal)
         file.seek(0, os.SEEK_END)
         file.write(_tag(path))
     found = _open(path, names_needed)
@@ -171,42 +181,46 @@ def _identity(backbone):
     ]
 
 
-def _write(file, batches, source):
+def _write(file, batches, source, journal):
     """Writes features as they arrive, then the labels, the names and the checksum."""
-    n, width, checksum = 0, None, 0
-    labels: list[np.ndarray] = []
-    names: list[bytes] = []
+    done = journal.done
 
     def write(content):
         try:
             file.write(content)
             file.flush()  # here, where a full disk is not mistaken for another error
         except OSError as error:
-            raise OSError(_no_space(file.name, source, width, error.strerror)) from error
+            raise OSError(_no_space(file.name, source, done.width, error.strerror)) from error
 
-    for features, some_labels, keys in batches:
-        if width is None:
-            width = features.shape[1]
+    for features, some_labels, keys, numbers in batches:
+        if not done.width:
+            done.width = features.shape[1]
             free = shutil.disk_usage(os.path.dirname(file.name)).free
-            if 4 * source.num_examples * width > free:  # now rather than after hours
-                raise OSError(_no_space(file.name, source, width, f"{free / 1e9:.2f} GB are free"))
-            write(_header(0, width))  # the number is known, and enters the checksum, at the end
+            if 4 * source.num_examples * done.width > free:  # now rather than after hours
+                raise OSError(
+                    _no_space(file.name, source, done.width, f"{free / 1e9:.2f} GB are free")
+                )
+            # The number is known, and enters the checksum, at the end.
+            write(_header(0, done.width))
         rows = np.ascontiguousarray(features, np.float32)
         write(rows.data)
-        checksum = zlib.crc32(rows.data, checksum)
-        labels.append(some_labels)
-        names += [name.encode() for name in source.names(keys)]
-        n += len(rows)
-    if n == 0:
+        done.checksum = zlib.crc32(rows.data, done.checksum)
+        done.labels.append(some_labels)
+        done.names += [name.encode() for name in source.names(keys)]
+        done.rows += len(rows)
+        done.images = int(numbers[-1]) + 1
+        journal.record(file, source.unreadable.reasons)
+    if not done.rows:
         source.unreadable.check()
         raise ValueError(f"At least one image must be readable. Received: {source.name}.")
     rest = io.BytesIO()
-    np.save(rest, np.concatenate(labels))
-    np.save(rest, np.array(names))
-    checksum = zlib.crc32(_header(n, width), zlib.crc32(rest.getvalue(), checksum))
+    np.save(rest, np.concatenate(done.labels))
+    np.save(rest, np.array(done.names))
+    header = _header(done.rows, done.width)
+    checksum = zlib.crc32(header, zlib.crc32(rest.getvalue(), done.checksum))
     write(rest.getvalue() + checksum.to_bytes(_CHECKSUM_BYTES, "little"))
     file.seek(0)
-    write(_header(n, width))
+    write(header)
 
 
 def _header(n, width):
@@ -219,7 +233,7 @@ def _header(n, width):
 
 def _no_space(name, source, width, reason):
     directory = os.path.dirname(name)
-    needed = "" if width is None else f"{4e-9 * source.num_examples * width:.2f} GB for "
+    needed = "" if not width else f"{4e-9 * source.num_examples * width:.2f} GB for "
     return f"The features need {needed}{source.name} in {directory}. Received: {reason}."
 
 

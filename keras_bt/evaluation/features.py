@@ -52,7 +52,7 @@ def extract_features(
         batches: finite; `(images, labels)` or `images` alone. `images` is what the backbone takes,
             in batches of any size; `labels` are integers, (b,) or, with several labels per image,
             (b, classes).
-        progress: whether to show a progress bar, counted in batches.
+        progress: whether to show a progress bar, counted in images.
 
     Returns:
         `(features, labels)`: float32 (n, d) and int64 (n,) or (n, classes), in the order of
@@ -75,7 +75,8 @@ def feature_batches(
     backbone: keras.Model | PolymorphicFunction,
     batches: tf.data.Dataset,
     progress: bool = False,
-    num_batches: int | None = None,
+    num_images: int | None = None,
+    done: int = 0,
     keys: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
     """Runs a frozen backbone over a data set, yielding the batches that `extract_features` joins.
@@ -86,15 +87,16 @@ def feature_batches(
         backbone: see there.
         batches: see there.
         progress: see there.
-        num_batches: most batches to expect, for the bar, if the data set does not know its size.
-        keys: whether `batches` are `(images, labels, keys)`, as `keras_bt.data.evaluation_batches`
-            makes them.
+        num_images: number of images, for the bar to say what is left.
+        done: how many of them were done before.
+        keys: whether `batches` have one or two further parts, which
+            `keras_bt.data.evaluation_batches` adds if asked to.
 
     Yields:
         `(features, labels)` of each batch: float32 (b, d) and int64 (b,) or (b, classes), or None;
-        and with `keys` these, (b,).
+        and with `keys` the further parts, (b,).
     """
-    image_spec = _image_spec(batches, (3,) if keys else (1, 2))
+    image_spec = _image_spec(batches, (3, 4) if keys else (1, 2))
     forward = inference_function(backbone) if isinstance(backbone, keras.Layer) else backbone
     # One trace for every batch size: the short last batch must not compile the network again.
     any_batch = tf.TensorSpec([None, *image_spec.shape[1:]], image_spec.dtype)
@@ -104,10 +106,13 @@ def feature_batches(
             "backbone must return one vector per image, of shape (batch, d). "
             f"Received: output shape {tuple(forward.output_shapes)}."
         )
-    for batch in progress_bar(batches, shown=progress, total=num_batches, unit="batch"):
-        images, *rest = batch if isinstance(batch, tuple) else (batch,)
-        labels, *rest = [part.numpy() for part in rest] or [None]
-        yield forward(images).numpy(), None if labels is None else labels.astype(np.int64), *rest
+    with progress_bar(shown=progress, total=num_images, initial=done, unit="image") as bar:
+        for batch in batches:
+            images, *rest = batch if isinstance(batch, tuple) else (batch,)
+            labels, *rest = [part.numpy() for part in rest] or [None]
+            features = forward(images).numpy()
+            bar.update(len(features))
+            yield features, None if labels is None else labels.astype(np.int64), *rest
 
 
 def _image_spec(batches, lengths):

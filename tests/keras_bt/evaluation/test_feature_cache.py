@@ -19,8 +19,8 @@ from tiny_imagenet import write_archives
 from keras_bt import data
 from keras_bt.data.encoded import BytesSource
 from keras_bt.data.fingerprint import fingerprint
-from keras_bt.evaluation import feature_cache
-from keras_bt.evaluation.feature_cache import cached_features
+from keras_bt.evaluation import feature_cache, unfinished
+from keras_bt.evaluation.feature_cache import cached_features, cached_named_features
 from keras_bt.files import partial_of
 
 
@@ -159,7 +159,7 @@ def test_labels_may_be_several_or_none(tmp_path, model, monkeypatch):
     several = np.arange(23 * 4).reshape(23, 4) % 3 - 1
 
     def batches(source, image_size, batch_size, *_, **__):
-        parts = (data.normalize(source.images), several, np.arange(23))
+        parts = (data.normalize(source.images), several, np.arange(23), np.arange(23))
         return tf.data.Dataset.from_tensor_slices(parts).batch(batch_size)
 
     monkeypatch.setattr(feature_cache, "evaluation_batches", batches)
@@ -349,12 +349,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, model, monkeypatch
             cached_features(tmp_path, model, source(), 8, progress=False)
     assert "\n" not in str(error.value)
 
-    def full(file, batches, source):
+    def full(file, *others):
         """As on a disk with room for a single batch."""
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         disk = mock.Mock(wraps=file, write=mock.Mock(side_effect=[None, None, error]))
         disk.name = file.name
-        write(disk, batches, source)
+        write(disk, *others)
 
     write = feature_cache._write
     monkeypatch.setattr(feature_cache, "_write", full)
@@ -417,13 +417,96 @@ def test_an_interrupted_extraction_leaves_nothing(tmp_path, model, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def cut(file, by):
+    file.write_bytes(file.read_bytes()[:-by])
+
+
+def added(file, content):
+    file.write_bytes(file.read_bytes() + content)
+
+
+# What is damaged of what an extraction left → images before the place where the next goes on.
+LEFT = {
+    "nothing": (lambda features, journal: None, 15),
+    "features half written": (lambda features, journal: added(features, b"x" * 33), 15),
+    "a line half written": (lambda features, journal: cut(journal, 9), 10),
+    "no line": (lambda features, journal: journal.write_bytes(b"x"), 0),
+    "no journal": (lambda features, journal: journal.unlink(), 0),
+    "other features": (
+        lambda features, journal: features.write_bytes(flipped(features.read_bytes(), 270)),
+        5,
+    ),
+    "fewer features": (lambda features, journal: cut(features, 1), 10),
+    "no features": (lambda features, journal: features.unlink(), 0),
+}
+
+
+def interrupt_after(batches, monkeypatch, extract):
+    """Calls what extracts features, interrupted after some batches, of which all are noted."""
+
+    def interrupted(*arguments, **settings):
+        extracted = feature_cache_batches(*arguments, **settings)
+        yield from (next(extracted) for _ in range(batches))
+        raise KeyboardInterrupt
+
+    feature_cache_batches = feature_cache.feature_batches
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "_SECONDS", 0)
+        patch.setattr(feature_cache, "feature_batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract()
+
+
+@pytest.mark.parametrize("damage", LEFT)
+def test_an_interrupted_extraction_is_gone_on_with(tmp_path, model, monkeypatch, capsys, damage):
+    def extract():
+        return cached_features(tmp_path, model, source(), 8, batch_size=5)
+
+    extract()
+    file = only_file(tmp_path)
+    expected = file.read_bytes()
+    file.unlink()
+    interrupt_after(3, monkeypatch, extract)
+    left = sorted(tmp_path.iterdir(), reverse=True)
+    assert [path.suffix for path in left] == [".unfinished", ".journal"]
+    damaged, images = LEFT[damage]
+    damaged(*left)
+    capsys.readouterr()
+    extract()
+    said = f"Going on after {images} of 23 images" if images else " 0/23 "
+    assert said in capsys.readouterr().out
+    assert only_file(tmp_path).read_bytes() == expected
+
+
+def test_images_that_could_not_be_read_before_an_interruption_count(tmp_path, monkeypatch):
+    write_photographs(tmp_path / "images", 20)
+    for name in ("a/002.png", "b/019.png"):
+        (tmp_path / "images" / name).write_bytes(b"no image")
+    unreadable = []
+
+    def extract():
+        decoding = data.Decoding(max_unreadable=0.1)
+        files, _ = data.open_source(f"folder:{tmp_path / 'images'}", None, 0, decoding)
+        found = cached_named_features(tmp_path / "cache", backbone(), files, 8, None, 5, False)
+        unreadable.extend(files.unreadable.names)
+        return found
+
+    interrupt_after(2, monkeypatch, extract)
+    assert not unreadable
+    _, labels, names = extract()
+    assert unreadable == ["a/002.png", "b/019.png"]
+    assert names == sorted({f"{'ab'[n % 2]}/{n:03}.png" for n in range(20)} - set(unreadable))
+    np.testing.assert_array_equal(labels, [0] * 9 + [1] * 9)
+
+
 def test_a_progress_bar_is_shown_only_when_features_are_extracted(tmp_path, capsys):
     write_photographs(tmp_path / "images", 12)
     files, _ = data.open_source(f"folder:{tmp_path / 'images'}", cache_bytes=0)
     cached_features(tmp_path / "cache", backbone(), files, 8, batch_size=5)
     output = capsys.readouterr().out
-    assert "0/3" in output  # the number of batches is known from the start
-    assert "3/3" in output
+    assert "0/12" in output  # the number of images is known from the start
+    assert "12/12" in output
+    assert "image/s" in output
     cached_features(tmp_path / "cache", backbone(), files, 8, batch_size=5)
     assert capsys.readouterr().out == ""
 

@@ -102,13 +102,11 @@ def test_half_precision_backbone_gives_float32():
     assert features.dtype == np.float32
 
 
-@pytest.mark.parametrize(("known_size", "shown"), [(True, "3/3"), (False, "3batch")])
-def test_progress_bar(capsys, known_size, shown):
-    images, _ = images_and_labels(6)
+def test_progress_bar(capsys):
+    images, _ = images_and_labels(5)
     data = tf.data.Dataset.from_tensor_slices(images)
-    data = data if known_size else data.filter(lambda image: True)
     extract_features(small_backbone(), data.batch(2), progress=True)
-    assert shown in capsys.readouterr().out
+    assert "5image" in capsys.readouterr().out
     extract_features(small_backbone(), data.batch(2))
     assert capsys.readouterr().out == ""
 
