@@ -59,8 +59,9 @@ def cached_features(
 
     A file is named by a hash of the backbone (architecture and weights), image_size, resize, the
     normalization and the data (`source.fingerprint()`), and appears under its name once it is
-    complete. An extraction of more than half a minute that is interrupted is gone on with by the
-    next call, with the same batch_size to the same bytes. Whenever one is opened, all of it is read and checked; if damaged, it is made anew.
+    complete. If an extraction of more than half a minute is interrupted, the next call goes on from
+    there; with the same batch_size the bytes are the same. Whenever a file is opened, all of it is
+    read and checked; if damaged, it is made anew.
 
     Args:
         directory: folder of the cache, created if necessary.

@@ -13,3 +13,26 @@ class CollectionSettings(BackboneSettings):
     batch_size: int = free(
         256, "Images per batch during feature extraction.", least=1, most=MOST_IN_A_BATCH
     )
+
+
+def check_ending(name: str, value: str | None, endings: tuple[str, ...]) -> None:
+    """Raises ValueError unless the value, if there is one, ends in one of the endings."""
+    if value is not None and not value.lower().endswith(endings):
+        raise ValueError(
+            f"--{name} must end in {', '.join(endings[:-1])}{' or ' * (len(endings) > 1)}"
+            f"{endings[-1]}. Received: --{name}={value}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeaturesSettings(CollectionSettings):
+    """The flags of `trainers.features`."""
+
+    out: str = free("features.npz", "File to write: .npz, .csv or .parquet.")
+    whiten: bool = free(
+        False, "Whiten the features, by the statistics of the training images among them."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ending("out", self.out, (".npz", ".csv", ".parquet"))
