@@ -62,6 +62,18 @@ def first_line(error: BaseException) -> str:
     return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", line)
 
 
+def one_line(text: str) -> str:
+    r"""Returns a text, such as the name of a file, as it can be shown in one line of a terminal.
+
+    >>> print(one_line("two\nlines and \x1b[31mred"))
+    two\nlines and \x1b[31mred
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def progress_bar(
     items: Iterable[Any] | None = None, shown: bool = True, **settings: Any
 ) -> "tqdm[Any]":

@@ -7,6 +7,7 @@ from keras_bt.plots.evaluation import (
     neighbours,
     spectrum,
 )
+from keras_bt.plots.galleries import picture_rows
 from keras_bt.plots.runs import accuracies, table
 from keras_bt.plots.training import correlation, feature_map, loss_curve, view_pairs
 from keras_bt.plots.verification import distance_histograms, roc_curves, worst_mistakes
@@ -21,6 +22,7 @@ __all__ = [
     "loss_curve",
     "measures",
     "neighbours",
+    "picture_rows",
     "roc_curves",
     "spectrum",
     "table",

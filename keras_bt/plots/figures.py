@@ -107,6 +107,17 @@ def shortened(text: object, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def shortened_within(text: str, most: int) -> str:
+    """Returns a text, cut to at most `most` characters with an ellipsis in its middle.
+
+    >>> shortened_within("photos/2021/summer/IMG_0001.jpg", 15)
+    'photos/…001.jpg'
+    """
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[most // 2 + 1 - most :]}"
+
+
 def legend(parent: Figure | Axes, *args: Any, **kwargs: Any) -> Legend:
     """Adds a legend to a figure or axes, with names as they are: `$x$` is not a formula."""
     made = parent.legend(*args, **kwargs)

@@ -74,16 +74,20 @@ class Collection:
             List of uint8 (h, w, 3), one for each number. Of more channels they are the first three;
             what can no longer be read is a black pixel.
         """
-        found = {}
-        numbers, start = np.asarray(numbers, np.int64), 0
+        numbers = np.asarray(numbers, np.int64)
+        found = dict(self.each_image(numbers, size))
+        return [found[number] for number in numbers.tolist()]
+
+    def each_image(self, numbers, size):
+        """Yields each number once, in order, with its picture: `images`, one at a time."""
+        start = 0
         for source, places in zip(_sources(self.subject).values(), self._places, strict=True):
             end = start + len(places)
             wanted = np.unique(numbers[(start <= numbers) & (numbers < end)])
             if len(wanted):
-                pictures = _pictures(source, places[wanted - start], size)
-                found |= dict(zip(wanted.tolist(), pictures, strict=True))
+                pictures = pictures_of(source, places[wanted - start], size)
+                yield from zip(wanted.tolist(), pictures, strict=True)
             start = end
-        return [found[number] for number in numbers.tolist()]
 
 
 def read(settings, subject=None):
@@ -154,27 +158,35 @@ def _places(source, names):
     return np.array(places, np.int64)
 
 
-def _pictures(source, indices, size):
-    """Yields the pictures with these numbers of a source."""
-    part = source.subset(indices)
-    # Upright, whatever the network is given.
-    decoding = dataclasses.replace(source.decoder.decoding, exif="apply", max_unreadable=1.0)
-    part.decoder = Decoder(source.name, part.num_examples, decoding)
+def pictures_of(source, places, size):
+    """Yields the pictures that have these places in a source, see `Collection.images`."""
+    part = source.subset(places)
+    decoding = source.decoder.decoding
+    part.decoder = Decoder(source.name, part.num_examples, upright(decoding))
 
     def picture(*reference):
-        image = part.decode(*reference, stop=False)[0]
-        if image.shape[-1] != 3:
-            image = image[..., :3] if image.shape[-1] > 3 else image[..., :1]
-            image = image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image)
-        sides = tf.cast(tf.shape(image)[:2], tf.float32)
-        longest = tf.reduce_max(sides)
-        if_smaller = tf.maximum(tf.cast(tf.round(sides * (size / longest)), tf.int32), 1)
-
-        def smaller():
-            resized = tf.image.resize(image, if_smaller, antialias=True)
-            return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
-
-        return tf.cond(longest > size, smaller, lambda: image)
+        return smaller(part.decode(*reference, stop=False)[0], size)
 
     pictures = part.in_order().map(picture, tf.data.AUTOTUNE, deterministic=True)
     return pictures.as_numpy_iterator()
+
+
+def upright(decoding):
+    """Returns how pictures are read for people, whatever the network is given."""
+    return dataclasses.replace(decoding, exif="apply", max_unreadable=1.0)
+
+
+def smaller(image, size):
+    """Resizes uint8 (h, w, c) to at most `size` pixels on the longer side, uint8 (h, w, 3)."""
+    if image.shape[-1] != 3:
+        image = image[..., :3] if image.shape[-1] > 3 else image[..., :1]
+        image = image if image.shape[-1] == 3 else tf.image.grayscale_to_rgb(image)
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    longest = tf.reduce_max(sides)
+
+    def resized():
+        new = tf.maximum(tf.cast(tf.round(sides * (size / longest)), tf.int32), 1)
+        found = tf.image.resize(image, new, antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(found), 0, 255), tf.uint8)
+
+    return tf.cond(longest > size, resized, lambda: image)

@@ -36,3 +36,47 @@ class FeaturesSettings(CollectionSettings):
     def __post_init__(self):
         super().__post_init__()
         check_ending("out", self.out, (".npz", ".csv", ".parquet"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchSettings(CollectionSettings):
+    """The flags of `trainers.search`."""
+
+    query: tuple[str, ...] = free(
+        (),
+        "Image file whose neighbors are searched; give the flag several times for several.",
+        repeated=True,
+    )
+    k: int = free(10, "Number of neighbors.", least=1)
+    whiten: bool = free(
+        True, "Compare whitened features, by the statistics of the training images searched."
+    )
+    out: str | None = free(None, "PNG file of the queries and their neighbors. Default: none.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ending("out", self.out, (".png",))
+        if not self.query:
+            raise ValueError("--query is needed: an image file. Received: none.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DuplicatesSettings(CollectionSettings):
+    """The flags of `trainers.duplicates`."""
+
+    similarity: float = free(
+        0.9,
+        "Cosine similarity from which on two images are near-duplicates; see docs/features.md.",
+        above=0,
+        most=1,
+    )
+    whiten: bool = free(
+        True, "Compare whitened features, by the statistics of the training images among them."
+    )
+    out: str = free(
+        "duplicates.csv", "CSV file of the groups; a picture of the largest lies beside it, as PNG."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ending("out", self.out, (".csv",))

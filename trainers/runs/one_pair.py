@@ -3,19 +3,16 @@
 Behind `trainers.verify --reference=A.png --image=B.png`.
 """
 
-import os
 import pathlib
 import shlex
 
 import numpy as np
-import tensorflow as tf
 
 from keras_bt import data, messages, workdir
-from keras_bt.data.decoding import Decoder, printable
 from keras_bt.data.pairs import Pairs
 from keras_bt.evaluation.verification import distances
 from keras_bt.evaluation.whitening import Whitening
-from trainers.runs import backbones
+from trainers.runs import backbones, given_images, opening
 from trainers.runs.subject import sha256
 from trainers.runs.verify_settings import EMBEDDINGS
 from trainers.runs.verifying import WHITENED, default_embedding, default_figures
@@ -38,7 +35,17 @@ def run(settings):
     out = s.out and _check_replaceable(messages.check_writable("--out", s.out))
     files = [s.image, *s.reference]
     flags = ["image", *["reference"] * len(s.reference)]
-    embeddings = embed(_images(files, flags, record["prepared"]))
+    prepared = record["prepared"]
+    decoding = data.Decoding(**{name: prepared[name] for name in opening.DECODING})
+    images = given_images.read(
+        files,
+        flags,
+        decoding,
+        _size(prepared),
+        prepared["resize"],
+        data.normalization(prepared["normalize"]),
+    )
+    embeddings = embed(images)
     count = len(s.reference)
     pairs = Pairs(np.zeros(count, int), np.arange(1, count + 1), np.zeros(count, bool))
     found = distances(embeddings, pairs)
@@ -152,26 +159,6 @@ def _command(s, *flags):
 def _size(prepared):
     size = prepared["image_size"]
     return tuple(size) if isinstance(size, list) else size
-
-
-def _images(files, flags, prepared):
-    """Reads images of any size and prepares them as those of the figures: (n, h, w, 3)."""
-    names = ("background", "exif", "max_pixels")
-    decoding = data.Decoding(**{name: prepared[name] for name in names})
-    normalization = data.normalization(prepared["normalize"])
-    decoder = Decoder("the images", len(files), decoding)
-    paths = tf.data.Dataset.from_tensor_slices([os.fsencode(file) for file in files])
-    decoded = paths.map(lambda path: decoder.file(path, os.curdir, stop=False))
-    images = []
-    for file, flag, (image, readable) in zip(files, flags, decoded, strict=True):
-        if not readable:
-            reason = decoder.unreadable.reasons[printable(os.path.relpath(file))]
-            raise ValueError(
-                f"--{flag} must be an image file that can be read. Received: {file} ({reason})."
-            )
-        cropped = data.center_crop(image, _size(prepared), prepared["resize"])
-        images.append(data.normalize(cropped, *normalization))
-    return tf.stack(images)
 
 
 def _check_replaceable(out):
