@@ -89,11 +89,14 @@ def _table(found, similarities, numbers):
 
 def _draw(out, found, results, decoding):
     decoder = Decoder("the queries", len(results), collection.upright(decoding))
+    paths = tf.data.Dataset.from_tensor_slices([os.fsencode(query) for query, *_ in results])
+    decoded = paths.map(
+        lambda path: collection.smaller(decoder.file(path, os.curdir)[0], _PIXELS)
+    ).as_numpy_iterator()
     rows = []
-    for query, similarities, numbers in results:
+    for image, (query, similarities, numbers) in zip(decoded, results, strict=True):
         numbers = numbers[:_MOST_SHOWN]
-        image, _ = decoder.file(tf.constant(os.fsencode(query)), os.curdir)
-        row = [(collection.smaller(image, _PIXELS).numpy(), "query", query)]
+        row = [(image, "query", messages.one_line(query))]
         pictures = found.images(numbers, _PIXELS)
         for rank, number in enumerate(numbers):
             caption = f"{rank + 1}: {similarities[rank]:.3f}"
