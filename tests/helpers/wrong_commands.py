@@ -107,7 +107,10 @@ WRONG_TEXTS = {
     "networks": ("vgg", "resnet50,", "resnet18 resnet50"),
 }
 # Without these, nothing else is looked at.
-NEEDED = {"trainers.ablations.run": ["--workdir=run"]}
+NEEDED = {
+    "trainers.ablations.run": ["--workdir=run"],
+    "trainers.search": ["--query=query.png"],
+}
 # Of the same command, each right without the other.
 CONTRADICTIONS = {
     "trainers.pretrain": (
@@ -138,6 +141,9 @@ CONTRADICTIONS = {
         ["--image=x.png", "--reference=y.png", "--unseen=3"],
         ["--embedding=backbone"],
     ),
+    "trainers.features": (["--out=f.json"],),
+    "trainers.search": (["--out=grid.jpg"],),
+    "trainers.duplicates": (["--out=groups.png"], ["--similarity=1.1"]),
     "trainers.preview_views": (["--out=grid.jpg"], ["--images=101"]),
 }
 
@@ -209,6 +215,8 @@ def wrong_files():
         yield "trainers.preview_views", [f"--data={data}", "--image_size=8"]
         yield "trainers.knn", [*MEASURE, f"--data={data}"]
         yield "trainers.verify", [*MEASURE, f"--data={data}"]
+        yield "trainers.features", [*MEASURE, f"--data={data}"]
+        yield "trainers.search", [*MEASURE, f"--data={data}", "--query=broken/a.png"]
         yield "trainers.linear_probe", [*MEASURE, f"--data={data}", "--fast"]
         yield "trainers.finetune", [*MEASURE, f"--data={data}", "--epochs=1"]
         yield "trainers.ablations.run", [f"--data={data}", "--workdir=run", *TINY]

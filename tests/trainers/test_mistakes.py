@@ -13,6 +13,9 @@ from places import HELPERS, ROOT
 COMMANDS = {
     "trainers.pretrain": ["--data=folder:nothing"],
     "trainers.knn": ["--backbone=nothing"],
+    "trainers.features": ["--backbone=nothing"],
+    "trainers.search": ["--backbone=nothing", "--query=nothing.png"],
+    "trainers.duplicates": ["--backbone=nothing"],
     "trainers.linear_probe": ["--backbone=nothing"],
     "trainers.finetune": ["--backbone=nothing"],
     "trainers.siamese": ["--backbone=nothing"],
