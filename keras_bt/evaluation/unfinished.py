@@ -67,7 +67,7 @@ class Journal:
         self.done = Done()
         self._batches = self._names = 0  # in the journal
         if path is not None:
-            self._restore(file, header_bytes)
+            self._restore(file, header_bytes, path)
 
     @property
     def is_empty(self) -> bool:
@@ -76,7 +76,8 @@ class Journal:
 
     def record(self, file: io.BufferedRandom, unreadable: dict[str, str]) -> None:
         """Adds a line if it is time to: the file holds what `done` says, once it is flushed."""
-        if self._path is None or time.monotonic() < self._next:
+        path = self._path
+        if path is None or time.monotonic() < self._next:
             return
         file.flush()
         done = self.done
@@ -86,15 +87,15 @@ class Journal:
             "unreadable": unreadable,
         }
         line = json.dumps(entry).encode()
-        with open(self._path, "ab") as journal:
+        with open(path, "ab") as journal:
             journal.write(b"%08x %s\n" % (zlib.crc32(line), line))
         self._batches, self._names = len(done.labels), len(done.names)
         self._next = time.monotonic() + _SECONDS
 
-    def _restore(self, file, header_bytes):
+    def _restore(self, file: io.BufferedRandom, header_bytes: int, path: pathlib.Path) -> None:
         """Reads the journal as far as it is whole and fits the file, and cuts both off there."""
         end, checksum = 0, 0
-        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as journal:
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as journal:
             file.seek(header_bytes)
             for line in journal:
                 entry = _parsed(line)
@@ -110,9 +111,9 @@ class Journal:
                 end += len(line)
         self._batches, self._names = len(self.done.labels), len(self.done.names)
         if end:
-            os.truncate(self._path, end)
+            os.truncate(path, end)
         else:
-            self._path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         file.truncate(header_bytes + 4 * self.done.rows * self.done.width if end else 0)
         file.seek(0, os.SEEK_END)
 

@@ -75,6 +75,16 @@ def test_copies_are_found_and_leaks_come_first(backbone, tmp_path, capsys):
     assert "0 groups of 0 of 6 images" in capsys.readouterr().out
 
 
+def test_all_images_are_copies(backbone, tmp_path, capsys):
+    np.savez(tmp_path / "images.npz", images=np.full((5, 8, 8, 3), 7, np.uint8))
+    script.call(
+        *("duplicates", f"--backbone={backbone}", f"--data=npz:{tmp_path}/images.npz"),
+        *("--image_size=8", f"--out={tmp_path}/groups.csv"),
+    )
+    assert "Features are not whitened: all are equal." in capsys.readouterr().out
+    assert [row["group"] for row in rows_of(tmp_path / "groups.csv")] == ["1"] * 5
+
+
 def test_a_threshold_that_joins_everything_is_said_to(backbone, tmp_path, capsys):
     images = np.arange(12 * 192).reshape(12, 8, 8, 3) % 251
     np.savez(tmp_path / "images.npz", images=images.astype(np.uint8))

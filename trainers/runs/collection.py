@@ -51,14 +51,22 @@ class Collection:
 
     @functools.cached_property
     def whitening(self):
-        """The `Whitening` fitted to the training images; None if that would take minutes."""
-        fitted = self.features[: self.splits.count("train")]
-        return None if too_wide(fitted) else Whitening.fit(fitted)
+        """The `Whitening` fitted to the training images; None where it makes no sense."""
+        fitted = self._fitted
+        found = None if too_wide(fitted) else Whitening.fit(fitted)
+        # Of features that are all equal nothing would be left.
+        return found if found is not None and found.matrix.any() else None
+
+    @property
+    def _fitted(self):
+        return self.features[: self.splits.count("train")]
 
     def whitened(self):
-        """Returns the features whitened, float32 (n, k), or, with a line, plain if too wide."""
+        """Returns the features whitened, float32 (n, k), or plain with a line that says why."""
         if self.whitening is None:
-            print(f"Not whitened: {self.features.shape[1]:,} dimensions take minutes.")
+            wide = too_wide(self._fitted)
+            why = f"{self.features.shape[1]:,} dimensions take minutes" if wide else "all are equal"
+            print(f"Features are not whitened: {why}.")
             return self.features
         parts = self.whitening.parts(self.features)
         return on_disk.mapped(parts, self.whitening.matrix.shape[1], self.subject.cache)
