@@ -135,16 +135,21 @@ def _described(groups, found, duplicates, s):
 
 
 def _draw(path, groups, found, duplicates):
-    rows, titles = [], []
-    for number, (members, leak) in enumerate(groups[:_GROUPS_SHOWN], 1):
+    rows, titles, chosen = [], [], []
+    for members, leak in groups[:_GROUPS_SHOWN]:
         shown = members[:_IMAGES_SHOWN]
         if leak and all(found.splits[i] == "train" for i in shown):
             shown[-1] = next(i for i in members if found.splits[i] != "train")
+        chosen.append(shown)
+    # All at once, as opening them takes longer than reading a few.
+    wanted = [i for shown in chosen for i in shown]
+    images = dict(zip(wanted, found.images(wanted, _PIXELS), strict=True))
+    for number, (shown, (members, leak)) in enumerate(zip(chosen, groups, strict=False), 1):
         row = []
-        for i, image in zip(shown, found.images(shown, _PIXELS), strict=True):
+        for i in shown:
             similarity = "first" if i == members[0] else f"{duplicates.to_first[i]:.3f}"
             caption = f"{found.splits[i]}, {similarity}"
-            row.append((image, caption, messages.one_line(found.names[i])))
+            row.append((images[i], caption, messages.one_line(found.names[i])))
         rows.append(row)
         size = f"{len(members):,} images" + (", test and training" if leak else "")
         titles.append(f"group {number}: {size}")

@@ -93,14 +93,16 @@ def _draw(out, found, results, decoding):
     decoded = paths.map(
         lambda path: collection.smaller(decoder.file(path, os.curdir)[0], _PIXELS)
     ).as_numpy_iterator()
+    # All at once, as opening them takes longer than reading a few.
+    results = [(query, *(array[:_MOST_SHOWN] for array in row)) for query, *row in results]
+    wanted = [number for _, _, numbers in results for number in numbers]
+    pictures = dict(zip(wanted, found.images(wanted, _PIXELS), strict=True))
     rows = []
     for image, (query, similarities, numbers) in zip(decoded, results, strict=True):
-        numbers = numbers[:_MOST_SHOWN]
         row = [(image, "query", messages.one_line(query))]
-        pictures = found.images(numbers, _PIXELS)
         for rank, number in enumerate(numbers):
             caption = f"{rank + 1}: {similarities[rank]:.3f}"
-            row.append((pictures[rank], caption, messages.one_line(found.names[number])))
+            row.append((pictures[number], caption, messages.one_line(found.names[number])))
         rows.append(row)
     title = f"Most similar of {len(found):,} images, by cosine similarity of features"
     plots.picture_rows(out, rows, [""] * len(rows), title)
