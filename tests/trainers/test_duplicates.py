@@ -66,10 +66,17 @@ def test_copies_are_found_and_leaks_come_first(backbone, tmp_path, capsys):
         assert image.height > 400
     assert sorted(out.parent.iterdir()) == [out, picture]
 
-    # None any more: an empty table, and no picture of earlier ones.
-    for path in (leaked, str(lossy), copied):
-        (folder / path).unlink()
-    call(backbone, folder, out, "--nowhiten", "--similarity=0.9999")
+
+def test_without_any_the_table_is_empty(backbone, tmp_path, capsys):
+    out = tmp_path / "out" / "groups.csv"
+    out.parent.mkdir()
+    out.with_suffix(".png").write_text("the picture of an earlier run")
+    images = np.random.RandomState(0).randint(0, 256, (6, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    script.call(
+        *("duplicates", f"--backbone={backbone}", f"--data=npz:{tmp_path}/images.npz"),
+        *("--image_size=8", f"--out={out}"),
+    )
     assert rows_of(out) == []
     assert list(out.parent.iterdir()) == [out]
     assert "0 groups of 0 of 6 images" in capsys.readouterr().out
