@@ -58,9 +58,10 @@ def near_duplicates(
     >>> found.groups, found.nearest
     (array([ 0,  1,  0,  1, -1]), array([ 2,  3,  0,  1, -1]))
 
-    Memory besides the features, which may be memory-mapped: about 60*n bytes + 100 MB + 48*2048*d
-    bytes, however many pairs there are. Time: n*n*d floating-point operations, half a matrix
-    product, and more if a large part of all pairs are similar; docs/features.md has figures.
+    Memory besides the features, which may be memory-mapped: about 100*n + 50_000*d bytes + 40 MB
+    and, where a large part of all pairs are similar, 150 MB more; it does not grow with the number
+    of pairs. Time: n*n*d floating-point operations, half a matrix product; docs/features.md has
+    figures.
 
     Args:
         features: floats (n, d), whitened for a threshold that means something
