@@ -11,7 +11,7 @@ import pkgutil
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ("keras_bt", "trainers", "export")
-WANTED = {".py", ".flags", ".json", ".typed"}
+WANTED = {".py", ".css", ".flags", ".js", ".json", ".typed"}
 
 
 def files(root):

@@ -1,0 +1,1 @@
+"""Pages of a single HTML file each, which work offline and ask no network for anything."""
