@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_bt.evaluation.coverage import farthest_first
+from keras_bt.evaluation import coverage
+from keras_bt.evaluation.coverage import farthest_first, typical_first
 
 
 def oracle(features, k, first=None):
@@ -46,3 +47,34 @@ def test_of_equals_the_first_is_taken_and_copies_come_last():
 def test_mistakes(shape, wanted, message):
     with pytest.raises(ValueError, match=message):
         farthest_first(np.zeros(shape), **wanted)
+
+
+def test_typical_rows_are_the_middles_of_groups_farthest_first():
+    random = np.random.RandomState(0)
+    centers = np.array([[0, 0], [0, 30], [40, 0], [90, 90]], np.float32)
+    groups = random.normal(size=(4, 1500, 2)).astype(np.float32) + centers[:, None]
+    groups -= groups.mean(axis=1, keepdims=True) - centers[:, None]
+    features = groups.transpose(1, 0, 2).reshape(-1, 2)
+    oracle = np.argsort(np.linalg.norm(groups - centers[:, None], axis=2), axis=1)[:, 0]
+    chosen = typical_first(features, 4)
+    np.testing.assert_array_equal(sorted(chosen % 4), [0, 1, 2, 3])
+    np.testing.assert_array_equal(chosen // 4, oracle[chosen % 4])
+    # Nearest to the mean of the four, then the farthest from it, then from both.
+    np.testing.assert_array_equal(chosen % 4, [2, 3, 1, 0])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 50])
+def test_typical_rows_differ_even_if_features_are_copies(k):
+    features = np.repeat(np.eye(3, dtype=np.float32)[:2], 25, axis=0)
+    chosen = typical_first(features, k)
+    assert len(set(chosen.tolist())) == k
+    assert k == 1 or {*chosen[:2] // 25} == {0, 1}
+
+
+def test_typical_rows_of_many_are_sought_among_all(monkeypatch):
+    monkeypatch.setattr(coverage, "_CLUSTERED", 60)
+    features = np.random.RandomState(0).normal(size=(5000, 2)) + 9 * np.eye(2).repeat(2500, axis=0)
+    chosen = typical_first(features, 2, seed=1)
+    # The sample's centers are a tenth of a deviation off, its own rows not all that near to them.
+    assert np.all(np.linalg.norm(features[chosen] - 9 * np.eye(2)[chosen // 2500], axis=1) < 0.5)
+    np.testing.assert_array_equal(chosen, typical_first(features, 2, seed=1))
