@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -168,6 +168,44 @@ def few_label_probe(
         )
         accuracies.append(result.top1)
     return accuracies
+
+
+def held_out_predictions(
+    features: np.ndarray, labels: np.ndarray, regularization: float = FEW_LABEL_C, seed: int = 0
+) -> np.ndarray:
+    """Predicts the class of each image by a logistic probe fitted to others: five-fold.
+
+    What it gets wrong is worth a look: an image that is unlike its class, or a wrong label.
+
+    >>> features = np.eye(2).repeat(10, axis=0)
+    >>> labels = np.arange(2).repeat(10)
+    >>> labels[3] = 1  # a mistake
+    >>> np.flatnonzero(held_out_predictions(features, labels) != labels)
+    array([3])
+
+    Args:
+        features: floats (n, d).
+        labels: integers (n,), of at least two classes.
+        regularization: scikit-learn's C, see `logistic_probe`.
+        seed: seed of the folds.
+
+    Returns:
+        int64 (n,).
+
+    Raises:
+        ValueError: as for `logistic_probe`, for example if there is one class only.
+    """
+    (features,) = checked_features(features=features)
+    labels = checked_labels(labels, len(features), "labels")
+    predictions = np.empty(len(labels), np.int64)
+    # Not stratified: a class of a single image cannot be, and is allowed.
+    for fitted, held_out in KFold(min(_FOLDS, len(labels)), shuffle=True, random_state=seed).split(
+        features
+    ):
+        predictions[held_out] = logistic_probe(
+            features[fitted], labels[fitted], features[held_out], labels[held_out], regularization
+        ).predictions
+    return predictions
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
