@@ -20,6 +20,8 @@ DIRECTIONS = 50
 # 80% of images as after 500.
 _STEPS = 500
 _PERPLEXITY = 30.0
+# Of fewer images, the threads of t-SNE mostly wait for each other.
+_THREADED_IMAGES = 5000
 # Multiply-adds above which several threads are worth their overhead, as in `neighbours`.
 _THREADED_WORK = 1e10
 
@@ -63,7 +65,8 @@ def image_map(features: np.ndarray, method: str = "tsne", seed: int = 0) -> np.n
     plane *= 1e-4 / max(plane[:, 0].std(), 1e-30)  # as scikit-learn begins
     perplexity = min(_PERPLEXITY, (n - 1) / 3)
     tsne = TSNE(init=plane, perplexity=perplexity, max_iter=_STEPS, random_state=seed)
-    return tsne.fit_transform(features)
+    with threadpool_limits(limits=1 if n < _THREADED_IMAGES else None):
+        return tsne.fit_transform(features)
 
 
 def strongest(features: np.ndarray, count: int) -> np.ndarray:
@@ -86,8 +89,8 @@ def strongest(features: np.ndarray, count: int) -> np.ndarray:
     """
     (features,) = checked_features(features=features)
     n, d = features.shape
-    if n == 1:
-        return np.zeros((1, 1), np.float32)
+    if not np.ptp(features, axis=0).any():  # of no variance there are no shares
+        return np.zeros((n, min(count, n, d)), np.float32)
     solver = "covariance_eigh" if n > d else "full"  # both exact, unlike the default for many
     with threadpool_limits(limits=1 if n * d * min(n, d) < _THREADED_WORK else None):
         pca = PCA(min(count, n, d), svd_solver=solver)
@@ -107,7 +110,7 @@ class Clusters(NamedTuple):
     typical: list[np.ndarray]
 
 
-def clusters(features: np.ndarray, k: int, seed: int = 0, most_typical: int = 8) -> Clusters:
+def clusters(features: np.ndarray, k: int, seed: int = 0, most_typical: int = 10) -> Clusters:
     """Groups images by k-means, in their 50 strongest directions.
 
     Of plain features: whitened ones, which are best for the nearest neighbors, have every direction

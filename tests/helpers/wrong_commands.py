@@ -144,6 +144,7 @@ CONTRADICTIONS = {
     "trainers.features": (["--out=f.json"],),
     "trainers.search": (["--out=grid.jpg"],),
     "trainers.duplicates": (["--out=groups.png"], ["--similarity=1.1"]),
+    "trainers.explore": (["--out=page.png"], ["--map=umap"]),
     "trainers.preview_views": (["--out=grid.jpg"], ["--images=101"]),
 }
 
@@ -217,6 +218,7 @@ def wrong_files():
         yield "trainers.verify", [*MEASURE, f"--data={data}"]
         yield "trainers.features", [*MEASURE, f"--data={data}"]
         yield "trainers.search", [*MEASURE, f"--data={data}", "--query=broken/a.png"]
+        yield "trainers.explore", [*MEASURE, f"--data={data}"]
         yield "trainers.linear_probe", [*MEASURE, f"--data={data}", "--fast"]
         yield "trainers.finetune", [*MEASURE, f"--data={data}", "--epochs=1"]
         yield "trainers.ablations.run", [f"--data={data}", "--workdir=run", *TINY]

@@ -20,6 +20,7 @@ COMMANDS = {
     "trainers.finetune": ["--backbone=nothing"],
     "trainers.siamese": ["--backbone=nothing"],
     "trainers.verify": ["--backbone=nothing"],
+    "trainers.explore": ["--backbone=nothing"],
     "trainers.plot": ["nothing"],
     "trainers.preview_views": ["--data=folder:nothing"],
     "export.export_saved_model": ["--backbone=nothing"],

@@ -32,3 +32,8 @@ class ExploreSettings(CollectionSettings):
         least=0,
         most=2**31 - 1,
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.out is not None and not self.out.lower().endswith((".html", ".htm")):
+            raise ValueError(f"--out must end in .html. Received: --out={self.out}")

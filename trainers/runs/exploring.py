@@ -96,7 +96,7 @@ def _arranged(s, images, chosen, remarks):
         "most typical of each, ordered so that each is the farthest from those before.",
     ]
     return explore.Explored(
-        title=f"{images.subject.data} as {images.subject.file.parent.name} sees it",
+        title=f"{images.subject.data}, seen by {images.subject.file.parent.name}",
         names=[images.names[number] for number in chosen],
         places=places,
         clusters=clusters,

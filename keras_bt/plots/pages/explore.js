@@ -276,7 +276,7 @@
     }
     const best = [...counts].sort((a, b) => b[1] - a[1])[0];
     if (!best) return null;
-    return `${Math.round((100 * best[1]) / sizes[k])}% ${data.classes.names[best[0]]}`;
+    return `${data.classes.names[best[0]]} ${Math.round((100 * best[1]) / sizes[k])}%`;
   }
 
   function listClusters() {

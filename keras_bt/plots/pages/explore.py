@@ -343,7 +343,7 @@ _BODY = """
           <div class="actions">
             <button type="button" id="selection-save" class="primary">Save CSV</button>
             <button type="button" id="selection-copy">Copy paths</button>
-            <button type="button" id="selection-show">Show on map</button>
+            <button type="button" id="selection-show">Show</button>
             <button type="button" id="selection-clear">Clear</button>
           </div>
           <div id="selection-tiles" class="tiles"></div>
