@@ -68,6 +68,7 @@ class Workdir:
         self.backbone = self.path / "backbone.keras"
         self.saved_model = self.path / "saved_model"
         self.summary = self.path / "summary.json"
+        self.report = self.path / "report.html"
         self._lock = self.path / "lock"
 
     def check(self, settings: dict[str, Any], images: Images | None = None) -> None:

@@ -46,7 +46,7 @@ def plot(flags, folders):
         # Imported only once the arguments are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import messages
-            from trainers.runs import network_pictures, rebuilding
+            from trainers.runs import network_pictures, rebuilding, run_page
 
         runs = [rebuilding.read_run(folder) for folder in folders]
         metrics = [rebuilding.logged(run) for run, _ in runs]
@@ -68,6 +68,10 @@ def plot(flags, folders):
         job, epochs = rebuilding.rebuild(run, settings)
         print(f"The network after epoch {epochs} of {settings.epochs}:")
         network_pictures.draw(out, job, epochs, flags.max_images)
+        page = run.report if out == run.plots else out / run.report.name
+        seen = run_page.look(job, job.model.backbone)
+        run_page.of_pretraining(page, job, epochs, run_page.words_of(job), seen, out)
+        print(page)
 
 
 def short_names(folders):

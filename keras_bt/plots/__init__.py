@@ -8,6 +8,7 @@ from keras_bt.plots.evaluation import (
     spectrum,
 )
 from keras_bt.plots.galleries import picture_rows
+from keras_bt.plots.projector import embedding_projector
 from keras_bt.plots.runs import accuracies, table
 from keras_bt.plots.training import correlation, feature_map, loss_curve, view_pairs
 from keras_bt.plots.verification import distance_histograms, roc_curves, worst_mistakes
@@ -18,6 +19,7 @@ __all__ = [
     "confusion_matrix",
     "correlation",
     "distance_histograms",
+    "embedding_projector",
     "feature_map",
     "loss_curve",
     "measures",

@@ -22,7 +22,7 @@ _SMALLEST_SHARE = 1e-7
 _DASHES = ("-", "--", "-.", ":")
 _ACCURACY, _COUNT = "accuracy while training", "dead dimensions"
 # Label of a panel → its measures: name in the metrics → name in the legend.
-_MEASURES = {
+MEASURES = {
     _ACCURACY: {"knn_accuracy": "nearest neighbors", "linear_accuracy": "linear probe"},
     "RankMe (dimensions in use)": {
         "feature_rankme": "features",
@@ -39,7 +39,7 @@ _MEASURES = {
     "spread of the embeddings": {"embedding_spread": "0 collapsed, 1 in all directions"},
     _COUNT: {"dead_features": "features", "dead_dimensions": "embeddings"},
 }
-_KEYS = frozenset(key for keys in _MEASURES.values() for key in keys)
+_KEYS = frozenset(key for keys in MEASURES.values() for key in keys)
 
 
 class NothingMeasuredError(ValueError):
@@ -117,7 +117,7 @@ def measures(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> list
     runs = runs if isinstance(runs, dict) else {"": runs}
     curves = {name: _by_epoch(metrics) for name, metrics in runs.items()}
     known = {key for curve in curves.values() for key in curve}
-    drawn = [(label, keys) for label, keys in _MEASURES.items() if known & keys.keys()]
+    drawn = [(label, keys) for label, keys in MEASURES.items() if known & keys.keys()]
     if not drawn:
         raise NothingMeasuredError(
             "The metrics must hold a measure such as knn_accuracy. Received: "

@@ -15,7 +15,7 @@ from keras_bt.typing import Metrics, Path
 
 _PAPER = ("on_diagonal", "off_diagonal")
 # All terms that the objectives of `keras_bt.objectives` log, in the order of their curves.
-_TERMS = (*_PAPER, "mixed", "alignment", "uniformity", "invariance", "variance", "covariance")
+TERMS = (*_PAPER, "mixed", "alignment", "uniformity", "invariance", "variance", "covariance")
 _DASHES = ("-", "--", "-.")
 _MOST_PAIRS = 8
 _MOST_CLASSES_IN_LEGEND = 40
@@ -48,8 +48,7 @@ def loss_curve(path: Path, runs: list[Metrics] | dict[str, list[Metrics]]) -> No
                 f"Received: {len(runs[name])} entries without one{f' in {name}' if name else ''}."
             )
     found = {
-        tuple(name for name in _TERMS if np.isfinite(curve[name]).any())
-        for curve in curves.values()
+        tuple(name for name in TERMS if np.isfinite(curve[name]).any()) for curve in curves.values()
     } - {()}
     terms = found.pop() if len(found) == 1 else ()
     drawn = {name: name for name in terms}
@@ -289,7 +288,7 @@ def _columns(metrics):
     metrics = [entry for entry in metrics if "loss" in entry]  # others hold validation results
     return {
         name: np.array([entry.get(name, math.nan) for entry in metrics], np.float64)
-        for name in ("step", "loss", "excess", *_TERMS)
+        for name in ("step", "loss", "excess", *TERMS)
     }
 
 

@@ -84,6 +84,9 @@ def test_writes_what_it_promises(pair):
     assert summary["differs_in"].items() >= given.items()
     assert "batch_size" not in summary["differs_in"]
     assert summary["steps"] == 6
+    page = (run / "report.html").read_text()
+    assert output.partition("Finished")[2].partition("\n\nBest")[0] in page
+    assert "finetune on digits" in page
     rates = summary["rates"]
     assert rates["backbone"] == 0.001
     assert f"rates 0.001 (backbone) and {rates['head']:g} (head)" in output

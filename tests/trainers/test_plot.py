@@ -80,7 +80,10 @@ def test_draws_a_run_and_leaves_it_as_it_was(digits_run, tmp_path, capsys, drawn
     script.call("plot", digits_run, f"--out={tmp_path}", "--max_images=400")
     output = capsys.readouterr().out
     assert files(digits_run) == before
-    assert {path.stem for path in tmp_path.iterdir()} == {*OF_ONE_RUN, "measures"}
+    assert {path.stem for path in tmp_path.iterdir()} == {*OF_ONE_RUN, "measures", "report"}
+    assert f"\n{tmp_path / 'report.html'}\n" in output
+    link = f'href="{os.path.relpath(digits_run / "summary.json", tmp_path)}"'
+    assert link in (tmp_path / "report.html").read_text()
     for name in (*OF_ONE_RUN, "measures"):
         assert f"\n{tmp_path / name}.png\n" in f"\n{output}"
         with Image.open(tmp_path / f"{name}.png") as picture:

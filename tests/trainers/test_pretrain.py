@@ -1,6 +1,7 @@
 """Calls the real `main` for a few real steps."""
 
 import dataclasses
+import html
 import json
 import os
 import pathlib
@@ -78,6 +79,13 @@ def test_writes_everything_that_it_promises(finished_run):
     assert kept == [f"{2 * STEPS:08}", f"{STEPS:08}"]
     for word in ("raw pixels", "untrained backbone", "5 labels per class", str(workdir)):
         assert word in output
+    page = (workdir / "report.html").read_text()
+    told = output.partition("5 per class\n")[2].partition("\n\n")[2].partition("\n\n")[0]
+    assert told
+    assert all(f"<p>{html.escape(sentence)}</p>" in page for sentence in told.splitlines())
+    assert "among the test set (500 images)" in page
+    projector = workdir / "tensorboard" / "train" / "projector"
+    assert len((projector / "features.tsv").read_text().splitlines()) == 500
 
 
 def test_metrics_and_summary_agree(finished_run):

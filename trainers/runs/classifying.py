@@ -11,7 +11,7 @@ from keras_bt.callbacks.training_progress import TrainingProgress
 from keras_bt.checkpoint import Interruption, RunCheckpoint
 from keras_bt.evaluation import linear_protocol
 from keras_bt.strategy import choose_strategy
-from trainers.runs import measuring, running, skipped_images, subject
+from trainers.runs import measuring, run_page, running, skipped_images, subject
 from trainers.runs.labelled import labelled_part
 
 # What the terminal shows of an epoch, the most important first; all is in metrics.jsonl.
@@ -85,6 +85,7 @@ def carry_out(kind, settings, what, train, sources, started):
                     job.fit(first_epoch, progress)
                 job.interruption.take_effect()
             report = job.finish(started)
+            run_page.of_classifier(job, report)
             skipped = skipped_images.write(run.path, *job.sources)
             print("\n".join([report, *skipped_images.closing_lines(run.path, skipped)]))
 

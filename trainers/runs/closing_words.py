@@ -33,17 +33,7 @@ def closing_message(run, metrics, accuracies, where, seconds, words=()):
         seconds: duration of this call.
         words: what `pretraining` says about the accuracies.
     """
-    last = metrics[-1] if metrics else {}
-    if not {"loss", "excess"} <= last.keys():
-        loss = f"The loss is not known: {run.metrics} does not hold it."
-    elif not math.isfinite(last["loss"]):
-        loss = "The loss was not finite in the end."
-    else:
-        loss = f"Loss {last['loss']:.2f}"
-        if last["excess"] != last["loss"]:  # the floor is known, and not 0
-            loss += f", {last['excess']:.2f} above its lower bound"
-        loss += "."
-    lines = ["", f"Finished; this call took {seconds:.0f} s. {loss}"]
+    lines = ["", f"Finished; this call took {seconds:.0f} s. {loss(run, metrics)}"]
     if accuracies:
         lines += [f"Accuracy in percent on {where}:", "", report.table(accuracies), "", *words]
     else:
@@ -57,9 +47,23 @@ def closing_message(run, metrics, accuracies, where, seconds, words=()):
             f"  {run.saved_model / '1'}    the backbone with its preprocessing, for serving",
             f"  {run.plots}/    plots: {pictures}",
             f"  {run.summary}    these results;  {run.metrics}  those of every step",
+            f"  {run.report}    all of this as a page, with curves and nearest neighbors",
             f"  tensorboard --logdir={run.tensorboard}",
         ]
     )
+
+
+def loss(run, metrics):
+    """Returns a sentence about the last loss; `run` and `metrics` as in `closing_message`."""
+    last = metrics[-1] if metrics else {}
+    if not {"loss", "excess"} <= last.keys():
+        return f"The loss is not known: {run.metrics} does not hold it."
+    if not math.isfinite(last["loss"]):
+        return "The loss was not finite in the end."
+    sentence = f"Loss {last['loss']:.2f}"
+    if last["excess"] != last["loss"]:  # the floor is known, and not 0
+        sentence += f", {last['excess']:.2f} above its lower bound"
+    return f"{sentence}."
 
 
 def error(ours, theirs, images, deviations=(None, None)):

@@ -127,6 +127,15 @@ def choose_queries(labels, count, seed):
     return sorted(chosen.tolist(), key=lambda number: (labels[number], number))
 
 
+def nearest_others(features, chosen, k):
+    """Returns similarities and numbers (q, k) of the nearest neighbors of some among all others."""
+    similarities, found = nearest_neighbours(features, features[chosen], k + 1)
+    # An image is its own nearest neighbor, but a duplicate may come first.
+    others = found != np.array(chosen)[:, None]
+    others[others.all(axis=1), -1] = False
+    return tuple(part[others].reshape(-1, k) for part in (similarities, found))
+
+
 def draw_neighbours(path, queried, query_features, searched, features, class_names, seed):
     """Draws some images of one `Sample` with their nearest neighbors in another, or in the same.
 
@@ -136,11 +145,10 @@ def draw_neighbours(path, queried, query_features, searched, features, class_nam
     chosen = choose_queries(classes, _QUERIES, seed)
     itself = searched is queried
     k = min(_NEIGHBOURS, len(features) - itself)
-    similarities, found = nearest_neighbours(features, query_features[chosen], k + itself)
-    if itself:  # an image is its own nearest neighbor, but a duplicate may come first
-        others = found != np.array(chosen)[:, None]
-        others[others.all(axis=1), -1] = False
-        similarities, found = (part[others].reshape(-1, k) for part in (similarities, found))
+    if itself:
+        similarities, found = nearest_others(features, chosen, k)
+    else:
+        similarities, found = nearest_neighbours(features, query_features[chosen], k)
     images = searched.images(found.ravel().tolist())
     labels = (queried.labels[chosen], searched.labels[found]) if class_names else (None, None)
     where = "the other images" if itself else f"{len(features):,} training images"

@@ -10,7 +10,7 @@ from keras_bt import data, plots, saved_model, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
-from trainers.runs import backbones, closing_words, results, skipped_images
+from trainers.runs import backbones, closing_words, results, run_page, skipped_images
 from trainers.runs.labelled import labelled_halves
 from trainers.runs.network_pictures import correlations
 
@@ -58,6 +58,7 @@ def finish(job, started):
         logged = read_metrics(run.metrics) if run.metrics.exists() else []
         sizes = job.model.embedding_dim, backbone.output_shape[-1]
         words = closing_words.pretraining(accuracies, images, logged, *sizes)
+    run_page.finish(job, backbone, words)
     message = closing_words.closing_message(run, last, accuracies, where, seconds, words)
     return "\n".join([message, *skipped_images.closing_lines(run.path, skipped)])
 
