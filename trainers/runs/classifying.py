@@ -85,9 +85,9 @@ def carry_out(kind, settings, what, train, sources, started):
                     job.fit(first_epoch, progress)
                 job.interruption.take_effect()
             report = job.finish(started)
-            run_page.of_classifier(job, report)
+            page = run_page.of_classifier(job, report)
             skipped = skipped_images.write(run.path, *job.sources)
-            print("\n".join([report, *skipped_images.closing_lines(run.path, skipped)]))
+            print("\n".join([report, page, *skipped_images.closing_lines(run.path, skipped)]))
 
 
 def folder_for(kind, what, settings):

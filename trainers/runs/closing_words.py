@@ -38,6 +38,8 @@ def closing_message(run, metrics, accuracies, where, seconds, words=()):
         lines += [f"Accuracy in percent on {where}:", "", report.table(accuracies), "", *words]
     else:
         lines.append(f"Accuracy: {where}.")
+    page = [f"  {run.report}    all of this as a page, with curves and nearest neighbors"]
+    page = page if run.report.exists() else []
     pictures = ", ".join(sorted(path.stem for path in run.plots.glob("*.png")))
     return "\n".join(
         [
@@ -47,7 +49,7 @@ def closing_message(run, metrics, accuracies, where, seconds, words=()):
             f"  {run.saved_model / '1'}    the backbone with its preprocessing, for serving",
             f"  {run.plots}/    plots: {pictures}",
             f"  {run.summary}    these results;  {run.metrics}  those of every step",
-            f"  {run.report}    all of this as a page, with curves and nearest neighbors",
+            *page,
             f"  tensorboard --logdir={run.tensorboard}",
         ]
     )

@@ -169,13 +169,13 @@ def of_pretraining(path, job, epochs, words, seen, pictures=None):
         path,
         run,
         metrics,
+        pictures or run.plots,
         facts=[f"{what}.", f"{state}{_when(metrics)}."],
         words=[*_loss(job, metrics, summary), *words],
         measured_on=summary["measured_on"] if summary.get("accuracies") else "",
         settings={n: (str(v), str(default.get(n))) for n, v in settings.items()},
         command=shlex.join(["python", "-m", "trainers.pretrain", *flags]),
         neighbors=seen and neighbors(seen, s.seed),
-        folder=pictures or run.plots,
     )
 
 
@@ -245,29 +245,33 @@ def of_classifier(job, message):
 
     Args:
         job: `trainers.runs.classifying.ClassifierRun`, finished.
-        message: what the terminal said.
+        message: what the terminal says at its end.
+
+    Returns:
+        A line for the terminal on where the page is, or why there is none.
     """
-    run = job.run
+    run, s, subject = job.run, job.settings, job.subject
     try:
         metrics = read_metrics(run.metrics) if run.metrics.is_file() else []
-        settings = job.settings.identity() | job.subject.identity()
+        defaults = {field.name: field.default for field in dataclasses.fields(s)}
         differ = job.differences()
-        s, subject = job.settings, job.subject
-        start = "from random weights" if getattr(s, "from_scratch", False) else subject.file
-        what = f"trainers.{job.name} on {subject.data}: {subject.backbone.name}, {start}"
+        start = "random weights" if getattr(s, "from_scratch", False) else subject.file
+        what = f"trainers.{job.name} on {subject.data}: {subject.backbone.name} from {start}"
         write(
             run.report,
             run,
             metrics,
+            run.plots,
             facts=[f"{what}.", f"Trained for {s.epochs:,} epochs{_when(metrics)}."],
             terminal=message.strip("\n"),
             settings={
-                n: (str(v), "" if n in differ else None) for n, v in sorted(settings.items())
+                name: (str(value), str(defaults.get(name, "")) if name in differ else None)
+                for name, value in sorted((s.identity() | subject.identity()).items())
             },
-            folder=run.plots,
         )
     except Exception as error:  # whatever it is, the run is finished
-        print(f"{run.report} could not be written: {first_line(error)}")
+        return f"{run.report} could not be written: {first_line(error)}"
+    return f"All of this as a page, with curves: {run.report}"
 
 
 def write(path, run, metrics, folder, **parts):

@@ -55,7 +55,8 @@
       shape("svg", { viewBox: "0 0 20 8", "aria-hidden": "true" },
         shape("line", { x1: 0, x2: 20, y1: 4, y2: 4, class: `curve${i % 4}`, "stroke-width": 2 })),
       `${curve.name} `, values[i]));
-    const caption = page.element("figcaption", {}, page.element("strong", {}, chart.title), ...keys, where);
+    const caption = page.element("figcaption", {}, page.element("span", { class: "head" },
+      page.element("strong", {}, chart.title), where), ...keys);
     const svg = shape("svg", { tabindex: 0, role: "img" });
     figure.replaceChildren(caption, svg);
     svg.setAttribute("aria-label", `${chart.title}: ${chart.curves.map((curve) =>

@@ -25,12 +25,13 @@ _WIDEST = 1400  # pixels of an embedded picture; the file beside has them all
 _CHARTS: dict[str, dict[str, str]] = {
     "Loss": {
         **{"loss": "loss", "val_loss": "of the test images"},
-        "excess": "above the smallest possible",
+        "excess": "above its floor",
     },
     "Terms of the loss, without weights": {name: name.replace("_", "-") for name in TERMS},
     _ACCURACY: {
         **{"knn_accuracy": "nearest neighbors", "linear_accuracy": "linear probe"},
-        **{"top1": "training images", "val_top1": "test images", "val_top5": "test images, top 5"},
+        **{"top1": "training images", "top5": "training images, top 5"},
+        **{"val_top1": "test images", "val_top5": "test images, top 5"},
     },
     "Distance of pairs": {"distance_same": "same", "distance_different": "different"},
     **{

@@ -97,7 +97,7 @@ def test_what_is_missing_is_left_out(tmp_path):
         (
             [{"step": 5, "loss": 2.0, "excess": 1.0}, {"step": 5, "knn_accuracy": 0.875}],
             {
-                "Loss": {"loss": ([5], [2.0]), "above the smallest possible": ([5], [1.0])},
+                "Loss": {"loss": ([5], [2.0]), "above its floor": ([5], [1.0])},
                 "Accuracy while training, in percent": {"nearest neighbors": ([5], [87.5])},
             },
         ),
