@@ -12,7 +12,7 @@ from keras_bt.evaluation.checks import checked_features
 _ROWS = 256  # compared at once: their differences should stay in the processor's cache
 _ROWS_OF_CLUSTERS = 4096
 # Rows that k-means sees, but at least so many per cluster. The 100 images of Fashion-MNIST that it
-# finds by 20,000 are worth as much as those by all 60,000.
+# finds by 20,000 whitened features are worth as much as those by all 60,000.
 _CLUSTERED, _PER_CLUSTER = 20_000, 20
 # Multiply-adds of one pass above which several threads are worth their overhead.
 _THREADED_WORK = 1e10
@@ -24,9 +24,9 @@ def typical_first(features: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
     k-means finds k clusters, and the row nearest to the center of each is chosen. They are ordered
     by `farthest_first`, so that the beginning of the list, too, covers what it can.
 
-    With labels for these rows alone, a linear probe does better than with the choice of
-    `farthest_first` among all rows, which takes the odd ones, and better than with random rows:
-    docs/features.md has figures. Of images, take whitened features divided by their lengths.
+    With labels for these rows alone, a linear probe does better than with random rows, and at least
+    as well as with those of `farthest_first`, which takes the odd ones: docs/features.md has
+    figures. Of images, take whitened features divided by their lengths.
 
     >>> grid = np.array([[0, 0], [0, 1], [0, 2], [9, 0], [9, 1], [9, 2]])
     >>> sorted(typical_first(grid, k=2).tolist())  # the middle of each side

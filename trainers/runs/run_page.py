@@ -3,6 +3,7 @@
 Both come last and from what the run's folder holds: a run without them is no less finished.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -123,21 +124,28 @@ def _pictures(images):
 def finish(job, backbone, words):
     """Writes the page and the projector's files of a run that has just finished.
 
-    Prints a line if that fails: what matters is written already. Without `--evaluate` no image is
-    looked at.
+    Prints a line about what fails: the run itself is written already. Without `--evaluate` no image
+    is looked at.
     """
-    run = job.run
-    try:
-        seen = look(job, backbone) if job.settings.evaluate else None
-        if seen is not None:
-            events = run.tensorboard / "train"  # the projector seeks it where events are
+    run, seen = job.run, None
+    if job.settings.evaluate:
+        with _tolerated("Nearest neighbors and TensorBoard's projector", run):
+            seen = look(job, backbone)
+            # The projector seeks it where events are.
             content = seen.features, seen.pictures, seen.names, seen.labels
-            plots.embedding_projector(events, *content)
+            plots.embedding_projector(run.tensorboard / "train", *content)
+    with _tolerated(run.report, run):
         of_pretraining(run.report, job, job.settings.epochs, words, seen)
+
+
+@contextlib.contextmanager
+def _tolerated(what, run):
+    try:
+        yield
     except Exception as error:  # whatever it is, the run is finished
         print(
-            f"{run.report} could not be written: {first_line(error)} "
-            f"python -m trainers.plot {shlex.quote(str(run.path))} writes it."
+            f"{what} could not be written: {first_line(error)} For the page, try again: "
+            f"python -m trainers.plot {shlex.quote(str(run.path))}"
         )
 
 
@@ -158,7 +166,7 @@ def of_pretraining(path, job, epochs, words, seen, pictures=None):
     of = f"{s.data}, {job.train.num_examples:,} images" if job.train.num_examples else s.data
     what = f"{job.objective.title} on {of}: {job.model.backbone.name}, projector {s.projector}"
     state = f"Trained for {s.epochs:,} epochs of {job.steps_per_epoch:,} steps"
-    if not summary:
+    if not summary and epochs < s.epochs:
         state = f"Not finished: {epochs:,} of {s.epochs:,} epochs of {job.steps_per_epoch:,} steps"
     default, settings = PretrainingSettings().identity(), s.identity()
     differ = {n: value for n, value in settings.items() if value != default.get(n)}

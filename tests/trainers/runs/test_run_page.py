@@ -90,6 +90,7 @@ def test_a_finished_run(job, capsys):
     ("steps", "summary", "shown", "hidden"),
     [
         (0, None, "Not finished: 0 of 3 epochs of 5 steps.", "Outcome"),
+        (15, None, "<p>Trained for 3 epochs of 5 steps, the last", "Outcome"),
         (10, None, "Not finished: 2 of 3 epochs of 5 steps, the last", "Outcome"),
         (15, "not measured: the images have no labels", "Accuracy: not measured: the", "<table>"),
     ],
@@ -106,16 +107,24 @@ def test_runs_that_lack_something(job, steps, summary, shown, hidden):
     assert hidden not in page.partition("<details>")[0].partition("</style>")[2]
 
 
-def test_a_page_that_cannot_be_written_loses_nothing(job, capsys, monkeypatch):
-    job.run.write_summary({"seconds_of_last_call": 1.0})
+def test_what_cannot_be_written_loses_nothing_else(job, capsys, monkeypatch):
+    def failing(*_, **__):
+        raise MemoryError
+
+    job.run.write_summary({"measured_on": "", "seconds_of_last_call": 1.0})
     before = job.run.summary.read_bytes()
-    monkeypatch.setattr(run_page, "look", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(run_page, "look", failing)
+    run_page.finish(job, None, ["Well done."])
+    assert capsys.readouterr().out.startswith("Nearest neighbors and TensorBoard's projector could")
+    assert "<p>Well done.</p>" in page_of(job)
+    job.run.report.unlink()
+    monkeypatch.setattr(run_page.report, "write", failing)
     run_page.finish(job, None, [])
-    line = capsys.readouterr().out
+    _, line = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{job.run.report} could not be written: MemoryError")
-    assert f"python -m trainers.plot '{job.run.path}'" in line
-    assert job.run.summary.read_bytes() == before
+    assert line.endswith(f"python -m trainers.plot '{job.run.path}'")
     assert not job.run.report.exists()
+    assert job.run.summary.read_bytes() == before
 
 
 @pytest.mark.parametrize("labeled", [True, False])
