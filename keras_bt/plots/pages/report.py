@@ -203,7 +203,8 @@ def _outcome(report):
             + "</tr>"
             for name, values in report.figures.items()
         )
-        on = f"Accuracy in percent, on {report.measured_on}" if report.measured_on else "Accuracy"
+        on = "Accuracy in percent"
+        on += f", at the end of the run on {report.measured_on}" if report.measured_on else ""
         table = f"""<div class="wide"><table>
 <caption>{page.text(on)}</caption>
 <thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"""
@@ -254,7 +255,7 @@ def _neighbors(found):
                 continue
             other = found.neighbor_names[number][place]
             same = other == name
-            caption = similarity if same else f"{similarity} {other}"
+            caption = similarity if same else f"{similarity} · {other}"
             cells.append(_thumbnail(image, caption, "same" if same else "different"))
         rows.append(f"<li>{''.join(cells)}</li>")
     marks = ""

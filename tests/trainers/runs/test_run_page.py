@@ -73,7 +73,7 @@ def test_a_finished_run(job, capsys):
         f"<p>{sentence}</p>",
         "<p>Loss 4.00, 3.00 above its lower bound.</p>",
         '<td class="number">90.0</td>',
-        "Accuracy in percent, on 12 images",
+        "Accuracy in percent, at the end of the run on 12 images",
         "python -m trainers.pretrain --data=twenty --projector=8 --image_size=8 --epochs=3 --warm",
         '<a class="path" href="summary.json">',
         "among the test set (12 images)",
@@ -147,7 +147,9 @@ def test_what_is_looked_at(job, labeled, monkeypatch):
 
     found = run_page.neighbors(seen, seed=0)
     nearest = np.array(found.similarities)
-    assert nearest.shape == (7, 6)  # itself is not among them
+    assert nearest.shape == (7, 6)
+    itself = (found.neighbors == found.queries[:, None]).all(axis=(2, 3, 4))
+    assert not itself.any()
     assert np.all(np.diff(nearest, axis=1) <= 0)
     if labeled:
         assert sorted(found.query_names) == sorted(seen.labels)
