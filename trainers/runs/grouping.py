@@ -108,23 +108,27 @@ def _described(groups, found, duplicates, s):
         f"Near-duplicates, by a cosine similarity of {what} of {s.similarity:g} or more: "
         f"{len(groups):,} groups of {images:,} of {len(found):,} images."
     ]
-    leaks = [
-        (i, members[0])
-        for members, leak in groups
-        if leak
-        for i in members
-        if found.splits[i] != "train"
-    ]
+    leaks = []
+    for members, leak in groups:
+        for i in (i for i in members if leak and found.splits[i] != "train"):
+            near = duplicates.nearest[i]
+            if found.splits[near] == "train":
+                leaks.append((duplicates.similarities[i], i, near))
+            else:
+                leaks.append((duplicates.to_first[i], i, members[0]))
+    leaks.sort(key=lambda leak: -leak[0])
     if "test" in found.splits:
         lines.append(
             f"Leaks: {len(leaks):,} of {found.splits.count('test'):,} test images are in a group "
             f"with training images{':' if leaks else '.'}"
         )
-    for i, first in leaks[:_LEAKS_NAMED]:
-        one, other = (messages.one_line(found.names[n]) for n in (i, first))
-        lines.append(f"  {one} is like {other}, {duplicates.to_first[i]:.3f}")
+    for similarity, *pair in leaks[:_LEAKS_NAMED]:
+        one, other = (messages.one_line(found.names[n]) for n in pair)
+        lines.append(f"  {one} is like {other}, {similarity:.3f}")
     if len(leaks) > _LEAKS_NAMED:
-        lines.append(f"  … and {len(leaks) - _LEAKS_NAMED:,} more, first in the file.")
+        lines.append(
+            f"  … and {len(leaks) - _LEAKS_NAMED:,} more, in the first groups of the file."
+        )
     largest = max((len(members) for members, _ in groups), default=0)
     if largest > max(10, _LARGE * len(found)):
         lines.append(
