@@ -162,6 +162,7 @@ def test_where_and_how_a_run_is_made_is_not_its_identity():
         *("workdir", "data_dir", "strategy", "steps_per_execution", "log_every"),
         *("checkpoint_every", "checkpoint_minutes", "deterministic", "evaluate"),
         *("monitor_every", "monitor_images", "on_nonfinite", "remat", "max_unreadable"),
+        "augment_on",
     }
 
 
