@@ -48,8 +48,10 @@ def run(settings):
     )
     found = collection.read(s, subject)
     queries, features = subject.backbone(images, training=False).numpy(), found.features
+    compared = "features"
     if s.whiten and found.whitening is not None:
         queries, features = found.whitening(queries), found.whitened()
+        compared = "whitened features"
     # One more, as a query may be among them, which is no news.
     k = min(s.k + 1, len(found))
     similarities, indices = nearest_neighbours(features, queries, k, progress=True)
@@ -58,11 +60,11 @@ def run(settings):
         others = [i for i, number in enumerate(numbers) if not _is(query, found.names[number])]
         itself, others = len(others) < k, others[: s.k]
         results.append((query, row[others], numbers[others]))
-        lines += ["", f"Query: {messages.one_line(query)}"]
+        lines += ["", f"Query: {messages.one_line(query)}, by cosine similarity of {compared}"]
         lines += ["It is one of the images, and left out."] * itself
         lines += _table(found, *results[-1][1:])
     if out:
-        _draw(out, found, results, decoding)
+        _draw(out, found, results, decoding, compared)
         lines += ["", f"The queries and their neighbors: {out}"]
     return "\n".join(lines)
 
@@ -87,7 +89,7 @@ def _table(found, similarities, numbers):
     return [f"{line}  {name}" for line, name in zip(columns(cells), names, strict=True)]
 
 
-def _draw(out, found, results, decoding):
+def _draw(out, found, results, decoding, compared):
     decoder = Decoder("the queries", len(results), collection.upright(decoding))
     paths = tf.data.Dataset.from_tensor_slices([os.fsencode(query) for query, *_ in results])
     decoded = paths.map(
@@ -104,5 +106,5 @@ def _draw(out, found, results, decoding):
             caption = f"{rank + 1}: {similarities[rank]:.3f}"
             row.append((pictures[number], caption, messages.one_line(found.names[number])))
         rows.append(row)
-    title = f"Most similar of {len(found):,} images, by cosine similarity of features"
+    title = f"Most similar of {len(found):,} images, by cosine similarity of {compared}"
     plots.picture_rows(out, rows, [""] * len(rows), title)
