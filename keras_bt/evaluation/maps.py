@@ -72,10 +72,9 @@ def image_map(features: np.ndarray, method: str = "tsne", seed: int = 0) -> np.n
 def strongest(features: np.ndarray, count: int) -> np.ndarray:
     """Projects features onto their strongest directions, the first principal components.
 
-    >>> strongest(np.array([[0.0, 1.0, 0.0], [0.0, 9.0, 1.0], [0.0, 5.0, 0.5]]), 1).round(2)
-    array([[ 4.03],
-           [-4.03],
-           [ 0.  ]], dtype=float32)
+    >>> features = np.array([[0.0, 1.0, 0.0], [0.0, 9.0, 1.0], [0.0, 5.0, 0.5]])
+    >>> abs(strongest(features, 1)).round(2).tolist()
+    [[4.03...], [4.03...], [0.0]]
 
     Args:
         features: floats (n, d).

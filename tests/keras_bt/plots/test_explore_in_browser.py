@@ -41,7 +41,7 @@ def file(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("page") / "pa ge#1.html"
     shown = explore.Explored(
-        title=HOSTILE[0],
+        title=HOSTILE[0] + HOSTILE[4],
         names=NAMES,
         places=places,
         clusters=maps.Clusters(2 - labels, [np.flatnonzero(labels == k)[:9] for k in (2, 1, 0)]),
@@ -102,7 +102,7 @@ def table(content):
 
 
 def test_names_are_shown_as_text(page):
-    assert page.run("document.title") == HOSTILE[0]
+    assert page.run("document.title") == HOSTILE[0] + HOSTILE[4]
     assert page.run("document.querySelectorAll('b, img, main script').length") == 0
     for image in range(len(HOSTILE)):
         page.click(*place(page, image))
