@@ -8,6 +8,7 @@
   const count = (number) => number.toLocaleString("en");
   const images = (number) => `${count(number)} image${number === 1 ? "" : "s"}`;
   const MOST_SHOWN = 60;  // pictures of a list; the saved file has all
+  const MOST_LETTERS = 60;  // of a name below the pointer
 
   // ---- colors
 
@@ -447,7 +448,9 @@
     if (hover.dataset.image !== String(image)) {
       hover.dataset.image = image;
       $("hover-picture").replaceChildren(picture(image, 96));
-      $("hover-name").textContent = data.names[image];
+      const letters = [...data.names[image]];  // the end tells files of a folder apart
+      $("hover-name").textContent = letters.length <= MOST_LETTERS ? data.names[image]
+        : `…${letters.slice(-MOST_LETTERS).join("")}`;
       $("hover-class").textContent = [className(image), way === ways.class ? null
         : way.categories[way.of[image]]].filter(Boolean).join(" · ");
     }

@@ -80,6 +80,16 @@ def text(page, name):
     return page.run(f"document.getElementById('{name}').textContent")
 
 
+def test_the_pointer_shows_the_end_of_a_long_name(page):
+    page.mouse("mouseMoved", *place(page, 4), button="none")
+    page.until("!document.getElementById('hover').hidden")
+    name = NAMES[int(page.run("document.getElementById('hover').dataset.image"))]
+    assert text(page, "hover-name") == (name if len(name) <= 60 else f"…{name[-60:]}")
+    assert text(page, "hover-class") == CLASSES[0]
+    page.mouse("mouseMoved", 5, 5, button="none")
+    page.until("document.getElementById('hover').hidden")
+
+
 def place(page, image):
     """Where an image is in the window."""
     return page.run(
