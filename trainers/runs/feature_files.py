@@ -40,7 +40,7 @@ def _write_npz(out, collection, features):
         arrays["labels"] = collection.labels
         arrays["class_names"] = np.array(collection.class_names)
     with whole(out) as partial, open(partial, "wb") as file:  # NumPy would add to a name in .NPZ
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # the partial one
 
 
 def _write_csv(out, collection, features):
