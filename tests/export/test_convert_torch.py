@@ -63,6 +63,7 @@ def test_a_backbone_there_and_back(tmp_path, capsys, backbone, ending):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([file.name, again.name, run.name])
 
 
+@pytest.mark.slow
 def test_a_whole_checkpoint_there_and_back(tmp_path, capsys, backbone, state):
     source, target = tmp_path / "checkpoint.safetensors", tmp_path / "model.keras"
     torch_weights.write_state_dict(source, state)

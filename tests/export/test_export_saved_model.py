@@ -41,6 +41,7 @@ def test_a_runs_backbone_sees_digits_as_evaluation_shows_them(run, capsys):
     assert names["features"].shape == (20, 4)
 
 
+@pytest.mark.slow
 def test_versions_are_added_and_flags_have_the_last_word(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = run / "backbone.keras"

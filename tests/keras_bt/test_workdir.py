@@ -54,6 +54,7 @@ def test_a_claim_makes_the_folder_and_notes_the_settings(run):
     assert set(json.loads(run.config.read_text())["versions"]) == {"python", *workdir.PACKAGES}
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_is_gone(run, holder):
     with pytest.raises(ValueError, match=f"not be in use.* in which process {holder.pid} on .*"):
         claim(run)

@@ -103,6 +103,7 @@ def test_every_command_follows_the_run(run, tmp_path, capsys, opened):
     script.call("linear_probe", given, "--epochs=1", f"--workdir={tmp_path / 'linear'}")
 
 
+@pytest.mark.slow
 def test_onnx(run, tmp_path, opened):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
@@ -114,6 +115,7 @@ def test_onnx(run, tmp_path, opened):
     assert difference(found, evaluated(run, made(20, 1))) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_views_of_large_images(tmp_path, on):
     """Those too large to be batched before they are cropped, and a ResNet by name."""
@@ -147,6 +149,7 @@ def test_labeled_views_of_large_images():
     assert [images.shape for images, _ in batches.take(2)] == [(4, *SIZE, 2), (2, *SIZE, 2)]
 
 
+@pytest.mark.slow
 def test_preview(tmp_path, capsys, opened, monkeypatch):
     opened(made(48, 0), made(20, 1))
     titles, captions = [], []

@@ -63,6 +63,7 @@ def test_a_page_of_a_folder(flags, tmp_path, capsys):
     assert list(out.parent.iterdir()) == [out]
 
 
+@pytest.mark.slow
 def test_of_many_images_some_are_drawn(flags, tmp_path, capsys):
     out = tmp_path / "page.html"
     script.call("explore", *flags, f"--out={out}", "--images=4", "--map=pca", "--label_first=1")

@@ -119,6 +119,7 @@ def test_of_a_run_the_data_and_the_image_size_are_known(backbone, measured, tmp_
     assert found["200"] != measured[0]["accuracies"]["backbone"]["200"]
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced_by_other_figures(backbone, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
@@ -211,6 +212,7 @@ def test_mistakes_are_one_line(backbone, tmp_path, capsys, flags, message):
     assert not [*backbone.parent.rglob("*partial*"), *tmp_path.rglob("*partial*")]
 
 
+@pytest.mark.slow
 def test_more_unreadable_images_than_neighbours_are_left(backbone, tmp_path, capsys):
     spec = write_folder(tmp_path / "images", ["train/a", "train/b", "test/a", "test/b"], 60)
     (tmp_path / "images" / "train" / "a" / "0.png").write_bytes(b"no image")

@@ -43,7 +43,9 @@ def python(*arguments):
 
 
 # Each starts TensorFlow, for seconds: one of each package.
-@pytest.mark.parametrize("name", ["trainers.knn", "export.convert_torch"])
+@pytest.mark.parametrize(
+    "name", ["trainers.knn", pytest.param("export.convert_torch", marks=pytest.mark.slow)]
+)
 def test_nothing_but_the_line_is_printed(name):
     result = python("-m", name, *COMMANDS[name])
     assert result.returncode == 1

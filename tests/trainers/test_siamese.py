@@ -119,6 +119,7 @@ def table(tmp_path):
     return f"--data=pairs:{tmp_path / 't.csv'}"
 
 
+@pytest.mark.slow
 def test_pairs_of_a_file_on_a_frozen_backbone(runs, table, tmp_path, capsys):
     more = [table, *TINY, "--epochs=1", "--image_size=8", f"--workdir={tmp_path / 'run'}"]
     script.call("siamese", runs[1], *more, "--frozen")

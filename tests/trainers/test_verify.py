@@ -200,6 +200,7 @@ def trained(backbone, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_trained_embeddings_are_measured_beside_those_they_began_with(
     backbone, trained, pictures, tmp_path, capsys, monkeypatch
 ):

@@ -96,6 +96,7 @@ def test_every_look_sees_the_weights_of_its_epoch(views, digits):
     assert np.abs(kernel - later_kernel).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_training_is_the_same_to_the_bit_with_and_without(views, subset):
     """With every kind of randomness there is; diagnostics, too, leave no trace."""
 

@@ -43,6 +43,7 @@ def fit(views, callbacks, epochs):
     model.fit(batches, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks)
 
 
+@pytest.mark.slow
 def test_pictures_go_to_tensorboard_and_to_files(tmp_path, views, monkeypatch):
     from keras_bt import plots
 

@@ -58,6 +58,7 @@ def batches(source, size, image_size=16):
     ]
 
 
+@pytest.mark.slow
 def test_voc(options):
     train, test = open_source("tfds:voc/2007", **options)
     assert train.multilabel

@@ -26,6 +26,10 @@ def labelled(source, seed=5, looks=LOOKS, batch_size=8, epoch=0, **options):
 
 EACH = pytest.mark.parametrize("way", [pairs, labelled])
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+SLOW_KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow)
+    for kind in ("files", "large arrays", "cached files", "bytes", "records")
+]
 KIND = pytest.mark.parametrize("kind", BOTH_WAYS)
 
 
@@ -54,7 +58,7 @@ def test_every_label_belongs_to_its_image(make_source, kind):
 
 
 @EACH
-@EVERY_KIND
+@pytest.mark.parametrize("kind", ["arrays", *SLOW_KINDS])
 def test_the_seed_decides_and_nothing_else(make_source, way, kind):
     source = make_source(kind)
 

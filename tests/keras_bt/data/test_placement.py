@@ -154,6 +154,7 @@ def test_the_device_makes_the_views_that_the_host_makes(kind, request, monkeypat
             np.testing.assert_allclose(theirs, ours, atol=0.01 * LEVEL)
 
 
+@pytest.mark.slow
 def test_photographs_travel_as_rounded_bytes_in_whole_batches(files, monkeypatch):
     layers = [augmentations.RandomResizedCrop(32), augmentations.RandomFlip(0.0)]
     views = [augmentations.View(layers)] * 2

@@ -88,6 +88,7 @@ def test_shards_divide_the_batches(make_source, kind):
     assert policy == tf.data.experimental.AutoShardPolicy.OFF
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", pytest.param("cached files", marks=pytest.mark.slow)])
 def test_a_neighbour_takes_the_place_of_an_unreadable_image(make_source, kind):
     whole = values(pretraining_views(make_source(kind), A, B, batch_size=8, seed=5).take(6))

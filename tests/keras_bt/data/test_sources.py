@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import CLASSES, N, numbers
+from numbered_images import CLASSES, KINDS, N, numbers
 
 from keras_bt.data.arrays import ArraySource
 from keras_bt.data.decoding import DataError
@@ -12,7 +12,6 @@ from keras_bt.preprocessing import normalization
 
 RNG = np.random.RandomState(0)
 TWO = np.zeros((2, 3, 3, 3), np.uint8)
-KINDS = ["arrays", "large arrays", "files", "cached files", "bytes", "records"]
 
 
 @pytest.fixture(params=KINDS)

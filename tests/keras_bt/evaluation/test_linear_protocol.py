@@ -111,6 +111,7 @@ def digits(n=70):
     return train.subset(range(n)), test.subset(range(40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
 def test_cached_features_give_what_the_backbone_gives(strategy):
     train, test = digits()

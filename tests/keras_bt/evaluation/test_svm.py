@@ -88,6 +88,7 @@ def test_the_length_of_features_does_not_matter():
     svm_probe(train, labels, test, test_labels, costs=1)
 
 
+@pytest.mark.slow
 def test_the_seed_draws_the_folds():
     (train, labels), test = examples(60, 3, noise=3), examples(60, 3, seed=1)
     costs = np.geomspace(1e-3, 1e3, 13)

@@ -170,6 +170,7 @@ def test_skip_leaves_everything_as_it_was(policy, strategy):
     assert np.isnan(history["loss"]).all()  # there was no step to speak of, and 0 would be a lie
 
 
+@pytest.mark.slow
 def test_metrics_are_means_over_the_good_steps():
     good, mixed = EachStep(), EachStep()
     model = build("skip")

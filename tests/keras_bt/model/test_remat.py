@@ -95,6 +95,7 @@ def assert_alike(plain, ours, **tolerance):
 # The same numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [pytest.param("eager", marks=pytest.mark.slow), "graph"])
 def test_features_gradients_and_statistics_are_the_same(mode):
     plain, ours = both(small_resnet, mode)
