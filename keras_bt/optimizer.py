@@ -96,7 +96,7 @@ class LARS(keras.optimizers.Optimizer):
             g = g * self._trust_ratio(variable, g)
         else:
             rate = rate * self.bias_rate_ratio
-        fused.momentum_step(variable, m.value, g, rate, self.momentum)
+        fused.momentum_step(variable, m, g, rate, self.momentum)
 
     def _trust_ratio(self, w, g):
         """Returns η ‖w‖ / ‖g‖, or 1 where either norm is zero."""
@@ -134,6 +134,22 @@ class SkipNonFinite(keras.optimizers.LossScaleOptimizer):
 
     def _stateful_handle_non_finite_grads(self):
         """Does nothing; Keras lowers the loss scale here."""
+
+    def stateless_apply(
+        self,
+        optimizer_variables: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        trainable_variables: Sequence[Tensor],
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Returns what `trainable_variables` and `optimizer_variables` become by a step."""
+        before = list(trainable_variables), list(optimizer_variables)
+        return ops.cond(
+            self.check_finite(grads),
+            lambda: self.inner_optimizer.stateless_apply(
+                optimizer_variables, grads, trainable_variables
+            ),
+            lambda: before,
+        )
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -14,8 +14,8 @@ View: TypeAlias = Callable[..., Tensor]  # images (b, h, w, 3), seed → images 
 class Collectives(Protocol):
     """The operations that replicas perform together, both differentiable.
 
-    `keras_bt.objectives.OneReplica` has them for a single replica, `keras_bt.strategy.Replicas`
-    for `tf.distribute`.
+    `keras_bt.objectives.OneReplica` has them for a single replica, and for all devices of JAX;
+    `keras_bt.strategy.tensorflow.Replicas` for `tf.distribute`.
 
     Attributes:
         count: the number of replicas.

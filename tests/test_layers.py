@@ -21,7 +21,7 @@ FLOORS = (
 # Of the scripts; keras_bt is below all of them.
 SCRIPT_FLOORS = (("trainers.runs",), ("trainers.cli",), ("trainers", "export"), ("benchmarks",))
 FACES = ("augmentations", "data", "model", "objectives", "plots", "portable", "saved_model")
-FACES += ("torch_weights", "evaluation", "callbacks")
+FACES += ("torch_weights", "evaluation", "callbacks", "fused", "strategy")
 
 
 def modules(folder):

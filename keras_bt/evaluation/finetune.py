@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bt.model.batch_normalization import prepare_batch_normalization
+from keras_bt.model.backend import prepare_batch_normalization
 from keras_bt.strategy import current_replicas
 from keras_bt.typing import Tensor
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
-from keras_bt.model.batch_normalization import prepare_batch_normalization
+from keras_bt.model.backend import at_least, prepare_batch_normalization
 from keras_bt.model.exact_steps import ExactSteps, vector_length
 from keras_bt.model.mixing import draw_mixing
 from keras_bt.model.paired_projection import project_together
@@ -90,7 +89,7 @@ class BarlowTwins(ExactSteps):
     of the objective are those of the global batch, and the gradient is the true gradient of its
     loss: training is the same as on one device. To this end the BatchNormalization layers of the
     models passed in are switched to `synchronized`; on one replica they compute the same in one
-    operation, see `keras_bt.model.batch_normalization`.
+    operation, see `keras_bt.model.tensorflow.batch_normalization`.
 
     `fit` and `evaluate` raise a ValueError for a batch of fewer than two images, or with none for
     one of several replicas; an InvalidArgumentError where that is known only when the step runs.
@@ -346,15 +345,9 @@ def _enough(images, replicas):
 
     The loss of a single image would be NaN; what layers do without images differs.
     """
-    least = 2 if replicas.count == 1 else 1
-    message = (
+    return at_least(
+        2 if replicas.count == 1 else 1,
+        images,
         "A batch must hold at least two images, and at least one for each replica: batch with "
-        "drop_remainder=True. Received fewer in the last batch."
+        "drop_remainder=True. Received fewer in the last batch.",
     )
-    if images.shape[0] is None:
-        check = tf.debugging.Assert(tf.shape(images)[0] >= least, [message])
-        with tf.control_dependencies([check]):
-            return tf.identity(images)
-    if images.shape[0] < least:
-        raise ValueError(message)
-    return images

@@ -1,23 +1,19 @@
-"""Steps that are the same on several replicas as on one, for models that compute shares of a loss.
+"""Steps that are the same on several devices as on one, for models that compute shares of a loss.
 
-The gradient that the optimizer sums over replicas is that of the loss of the global batch if the
-replicas' shares of the loss add up to it. The metrics are computed from sums over replicas as well.
+A step itself, `train_step`, differs between backends: see `keras_bt.model.tensorflow.steps` and
+`keras_bt.model.jax.steps`. What a model is asked for, and what is made of it, does not.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
-from keras_bt.model.keras_fixes import FitsOnSeveralWorkers, as_logs, skip_everywhere_unless
+from keras_bt.model.backend import Steps
 from keras_bt.model.metrics import MeanOverSteps, SkippedSteps
-from keras_bt.strategy import current_replicas
-from keras_bt.typing import Tensor
 
 
-class ExactSteps(FitsOnSeveralWorkers):
+class ExactSteps(Steps):
     """A base class for models that bring their own loss and metrics.
 
     A subclass names its metrics with `_track`, and defines `_networks`, `_batch`, `_share` and
@@ -86,40 +82,7 @@ class ExactSteps(FitsOnSeveralWorkers):
         optimizer = getattr(self, "optimizer", None)  # none before `compile`
         return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
-    def train_step(self, data: Any) -> dict[str, Tensor]:
-        """Takes a step on a batch: this replica's share of the loss, its gradient, one update.
-
-        Raises:
-            ValueError: for a batch that the model does not take.
-        """
-        replicas = current_replicas()
-        batch = self._batch(data)
-        moving = [v for network in self._networks() for v in network.non_trainable_weights]
-        statistics = [(v, tf.identity(v)) for v in moving] if self._skips else []
-        with tf.GradientTape() as tape:
-            share, parts = self._share(batch, replicas, training=True)
-            scaled_share = self.optimizer.scale_loss(share)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled_share, variables)
-        # If one replica skipped and others did not, their weights would drift apart.
-        *parts, failures = ops.unstack(
-            replicas.sum(ops.stack([*parts, 1 - all_finite([share, *gradients])]))
-        )
-        finite = failures == 0
-        if self._skips:
-            gradients = skip_everywhere_unless(finite, gradients)
-            for variable, before in statistics:
-                variable.assign(ops.where(finite, variable, before))
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._logs(parts, finite)
-
-    def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Computes loss and metrics of a batch in inference mode; errors as `train_step`."""
-        replicas = current_replicas()
-        _, parts = self._share(self._batch(data), replicas, training=False)
-        return self._logs(ops.unstack(replicas.sum(ops.stack(parts))), True)
-
-    def _logs(self, parts, finite):
+    def _record(self, parts, finite):
         """Updates and returns the metrics, given the sums of the parts over replicas."""
         measured = self._measured(parts)
         if self._skips:
@@ -131,7 +94,7 @@ class ExactSteps(FitsOnSeveralWorkers):
             measured[0] = ops.where(finite, loss, float("nan")), weight
         for tracker, (value, weight) in zip(self._trackers, measured, strict=True):
             tracker.update_state(value, sample_weight=weight)
-        return as_logs({metric.name: metric.result() for metric in self.metrics})
+        return {metric.name: metric.result() for metric in self.metrics}
 
 
 def vector_length(model: keras.Model, role: str) -> int:
@@ -154,11 +117,3 @@ def vector_length(model: keras.Model, role: str) -> int:
             + (" Its pooling may be missing." if isinstance(shape, tuple) else "")
         )
     return shape[-1]
-
-
-def all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
-    """Returns 1.0 if every element of every tensor is finite, else 0.0, a float32 scalar."""
-    # A sum of finite numbers is finite, unless they are so large that their norm is infinite too;
-    # a sum with a non-finite number never is. It takes one pass and no array of bools.
-    sums = [ops.sum(ops.cast(t, "float32")) for t in tensors if t is not None]
-    return ops.cast(ops.all(ops.isfinite(ops.stack(sums))), "float32")

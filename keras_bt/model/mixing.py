@@ -1,8 +1,8 @@
 """Draws how the views of a step are mixed, for objectives that want a mixed view."""
 
-import tensorflow as tf
+from keras import ops
 
-from keras_bt import randomness
+from keras_bt.model.backend import randomness
 from keras_bt.objectives import Mixing
 from keras_bt.typing import Collectives, Tensor
 
@@ -26,5 +26,5 @@ def draw_mixing(seed: int, step: Tensor, rows: Tensor, replicas: Collectives) ->
     of_replica = randomness.fold_in(of_step, replicas.index)
     return Mixing(
         alpha=randomness.uniform(of_step, ()),
-        partner=tf.argsort(randomness.uniform(of_replica, (rows,)), stable=True),
+        partner=ops.argsort(randomness.uniform(of_replica, (rows,))),
     )

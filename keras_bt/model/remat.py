@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Callable
 
 import keras
-import tensorflow as tf
+from keras import ops
 
+from keras_bt.model.backend import recomputed
 from keras_bt.typing import Tensor
 
 
@@ -60,7 +61,7 @@ def rematerialized(backbone: keras.Model) -> Callable[..., Tensor]:
     def encode(images: Tensor, training: bool | None = None) -> Tensor:
         if not training:
             return backbone(images, training=training)
-        images = keras.ops.cast(images, backbone.inputs[0].dtype)
+        images = ops.cast(images, backbone.inputs[0].dtype)
         for segment in segments:
             images = _recomputed(segment, images)
         return images
@@ -95,8 +96,7 @@ def _recomputed(segment, x):
     """Calls a segment in training mode such that its gradient recomputes it."""
     learned, others = segment.trainable_variables, segment.non_trainable_variables
     # Read once, here: the second pass must see what the first one saw, and change nothing.
-    kept = [tf.convert_to_tensor(v.value) for v in others]
-    new_state = []
+    kept = [ops.stop_gradient(v.value) for v in others]
 
     def stateless(x, weights):
         """Returns the output, and what the variables that are not learned become."""
@@ -110,60 +110,7 @@ def _recomputed(segment, x):
             )
         return output, [scope.get_current_value(v) for v in others]
 
-    @tf.custom_gradient
-    def run(x, *weights):
-        # Gradients are stopped, so that the caller's tape records nothing and keeps nothing alive.
-        output, state = stateless(tf.stop_gradient(x), [tf.stop_gradient(w) for w in weights])
-        new_state.extend(state)
-
-        def gradient(upstream):
-            with tf.GradientTape() as tape:
-                later = _once_known(x, [upstream, *_turn(x.device)])
-                tape.watch([t for t in (later, *weights) if t.dtype.is_floating])
-                again, _ = stateless(later, weights)
-            gradients = tape.gradient(again, [later, *weights], output_gradients=upstream)
-            _end_turn(x.device, gradients)
-            return gradients
-
-        return output, gradient
-
-    output = run(x, *[tf.convert_to_tensor(v.value) for v in learned])
-    for variable, value in zip(others, new_state, strict=True):
+    output, state = recomputed(stateless, x, [v.value for v in learned])
+    for variable, value in zip(others, state, strict=True):
         variable.assign(value)
     return output
-
-
-def _once_known(x, others):
-    """Returns `x` as a tensor that no compiler can compute before all of `others`.
-
-    Otherwise it may recognize the second pass as the first, and keep its results instead. XLA knows
-    only data dependencies; it does not simplify 0 times a number, because the number might be
-    infinite (and then the gradient is, too). TensorFlow's own optimizer might simplify it, but
-    respects control dependencies.
-    """
-    if tf.executing_eagerly():
-        return tf.identity(x)
-    with tf.control_dependencies(others):
-        if not x.dtype.is_floating:
-            return tf.identity(x)
-        # The zeros are cast, not the gradients: a large one may be infinite in another dtype.
-        zeros = [tf.cast(0 * tf.reshape(other, [-1])[0], x.dtype) for other in others]
-        return x + tf.add_n(zeros)
-
-
-def _turn(device):
-    """Returns the list, to be replaced, of the tensors that the next segment must wait for.
-
-    The backward passes of the two views are independent; TensorFlow would run both at the same
-    time, with two segments in memory. So they take turns, separately on each device.
-    """
-    # Owned by the graph, the list lives as long as the graph.
-    return [] if tf.executing_eagerly() else tf.compat.v1.get_collection_ref(f"remat {device}")
-
-
-def _end_turn(device, gradients):
-    """Makes the next turn wait for these gradients."""
-    of_x, *of_weights = gradients
-    # The gradient of the images is not needed; it would be computed only to be waited for.
-    known = [g for g in of_weights if g is not None] or [g for g in [of_x] if g is not None]
-    _turn(device)[:] = known

@@ -4,10 +4,9 @@ import math
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
-from keras_bt.model.batch_normalization import prepare_batch_normalization
+from keras_bt.model.backend import is_known, prepare_batch_normalization
 from keras_bt.model.exact_steps import ExactSteps, vector_length
 from keras_bt.objectives.pairs import contrastive_losses, cosine_losses, pair_distances
 from keras_bt.typing import Tensor
@@ -134,7 +133,7 @@ class Siamese(ExactSteps):
         Raises:
             ValueError: if no threshold has been chosen, outside of a `tf.function`.
         """
-        if tf.executing_eagerly() and self.threshold is None:
+        if is_known(self._threshold) and self.threshold is None:
             raise ValueError(
                 "A threshold must be chosen before pairs are accepted: model.calibrate(threshold). "
                 "Received: none."

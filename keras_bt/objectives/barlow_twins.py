@@ -315,10 +315,10 @@ def _terms(za, zb, n, form, replicas):
             off_diagonal = ops.sum(rows)
         on_diagonal = ops.sum(ops.square(1 - c)) / replicas.count
 
-        def gradient(*args, upstream=None):
+        def gradient(*upstream):
             # All shares have the same weight in the sum, so this replica's upstream gradient
-            # stands for all of them.
-            d_on, d_off = upstream if upstream is not None else args
+            # stands for all of them. TensorFlow hands on two gradients, JAX a pair of them.
+            d_on, d_off = keras.tree.flatten(upstream)
             diagonal = (d_on * (1 - c) + d_off * c) * (-2 / n)
             d_off = d_off * (2 / n)
 

@@ -67,7 +67,7 @@ class InfoNCE(Objective):
         everyone = ops.concatenate([replicas.gather(za), replicas.gather(zb)])  # (2n, d)
         s = ops.matmul(ops.concatenate([za, zb]), ops.transpose(everyone)) / self.temperature
         image = first + ops.arange(rows)  # this replica's rows among the n
-        column = ops.arange(2 * images)
+        column = ops.arange(ops.shape(everyone)[0])
         if self.decoupled:  # neither the view itself nor the other one
             left_out = column[None] % images == ops.concatenate([image, image])[:, None]
         else:

@@ -10,7 +10,7 @@ from keras_bt.typing import Collectives, Tensor
 class OneReplica:
     """The collectives of a single replica, which has nothing to communicate.
 
-    `keras_bt.strategy.Replicas` has the same members for `tf.distribute`.
+    `keras_bt.strategy.tensorflow.Replicas` has the same members for `tf.distribute`.
     """
 
     count = 1

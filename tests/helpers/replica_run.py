@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt import LARS, BarlowTwins, projector, strategy
-from keras_bt.model import exact_steps as model_module
+from keras_bt.model.tensorflow import steps as model_module
 
 BATCH, STEPS = 24, 5
 

@@ -78,7 +78,7 @@ def test_an_overflow_on_the_last_replica_skips_the_step_on_all(where, request):
 
 @pytest.mark.slow
 def test_keras_still_needs_several_workers(on_two_workers):
-    """When this fails, Keras has learned it, and a part of keras_bt/model/keras_fixes.py can go."""
+    """When this fails, Keras has learned it, and a part of keras_fixes.py can go."""
     assert "PerReplica" in str(on_two_workers["build"])  # averages a batch over workers
     assert "Invalid reduction dimension 0" in str(
         on_two_workers["logs"]

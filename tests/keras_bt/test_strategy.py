@@ -1,9 +1,9 @@
 import pytest
 import tensorflow as tf
 
-from keras_bt import strategy
 from keras_bt.objectives import OneReplica
 from keras_bt.strategy import choose_strategy, current_replicas, several_workers
+from keras_bt.strategy import tensorflow as strategy
 
 
 def test_chooses_by_name():

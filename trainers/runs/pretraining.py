@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_bt import augmentations, data, plots, workdir
 from keras_bt.callbacks.training_progress import TrainingProgress
 from keras_bt.checkpoint import Interruption, RunCheckpoint
-from keras_bt.model import BarlowTwins, keras_fixes, projector
+from keras_bt.model import BarlowTwins, backend, projector
 from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.optimizer import LARS
 from keras_bt.schedule import warmup_cosine
@@ -295,7 +295,7 @@ class Pretraining:
         if steps == 0 and self.leads:
             self.draw_views()
         # Keras always executes exactly this many steps at once, so they must divide what is left.
-        at_once = keras_fixes.steps_per_execution(s.steps_per_execution, self.strategy)
+        at_once = backend.steps_per_execution(s.steps_per_execution, self.strategy)
         at_once = largest_divisor(math.gcd(self.steps_per_epoch, done), at_once)
         if at_once < s.steps_per_execution and self.leads:
             print(f"Steps per execution: {at_once} instead of {s.steps_per_execution}")

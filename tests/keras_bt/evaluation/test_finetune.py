@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bt.evaluation import finetune
-from keras_bt.model.batch_normalization import prepare_batch_normalization
+from keras_bt.model.backend import prepare_batch_normalization
 from keras_bt.resnet import resnet
 from keras_bt.strategy import choose_strategy
 

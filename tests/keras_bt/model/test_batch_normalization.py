@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bt.model.batch_normalization import prepare_batch_normalization
+from keras_bt.model.backend import prepare_batch_normalization
 
 layers = keras.layers
 

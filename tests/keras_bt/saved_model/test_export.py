@@ -9,7 +9,7 @@ from PIL import Image
 
 from keras_bt import data, saved_model
 from keras_bt.evaluation.features import extract_features
-from keras_bt.model.batch_normalization import prepare_batch_normalization
+from keras_bt.model.backend import prepare_batch_normalization
 from keras_bt.preprocessing import center_crop, normalize
 from keras_bt.strategy import choose_strategy
 from keras_bt.workdir import save_model

@@ -1,10 +1,6 @@
-"""TensorFlow operations that make one pass over memory where `keras.ops` makes several.
+"""The operations of this room as TensorFlow has them."""
 
-The optimizer visits every weight of a wide projector, 150 million in the published one; with small
-batches its time is that of reading and writing them. For another Keras backend, write these in
-`keras.ops` as their docstrings state.
-"""
-
+import keras
 import tensorflow as tf
 
 from keras_bt.typing import Tensor
@@ -20,12 +16,12 @@ def norm(x: Tensor) -> Tensor:
 
 
 def momentum_step(
-    variable: tf.Variable, momentum: tf.Variable, gradient: Tensor, rate: Tensor, decay: float
+    variable: tf.Variable, momentum: keras.Variable, gradient: Tensor, rate: Tensor, decay: float
 ) -> None:
     """Takes a step of momentum, in place: m ← μ m + g, then w ← w − ε m.
 
     Args:
-        variable: w.
+        variable: w, which Keras' optimizers on TensorFlow hand on as TensorFlow's.
         momentum: m, of the same shape and dtype as w.
         gradient: g, of the same shape and dtype as w.
         rate: ε, a scalar.
@@ -33,7 +29,7 @@ def momentum_step(
     """
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
-        accum=momentum.handle,
+        accum=momentum.value.handle,
         lr=rate,
         grad=gradient,
         momentum=tf.cast(decay, gradient.dtype),

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_bt.strategy import worker_count
+from keras_bt.strategy.tensorflow import worker_count
 from keras_bt.typing import Tensor
 
 

@@ -1,8 +1,7 @@
-"""Where training runs: `tf.distribute` strategies, and the collectives of the objective."""
+"""Devices on TensorFlow: `tf.distribute` strategies, and the collectives of the objective."""
 
 import contextlib
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ import tensorflow as tf
 
 from keras_bt.messages import first_line
 from keras_bt.objectives import OneReplica
+from keras_bt.strategy.workers import SLURM_PORT, description, several_workers
 from keras_bt.typing import Collectives, Tensor
 
-_SLURM_PORT = 8888  # of a node's first task; the others count up from it
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
 
@@ -71,36 +70,6 @@ def resolved_name(name: str) -> str:
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
 
 
-def several_workers() -> bool:
-    """Returns whether TF_CONFIG or SLURM makes this process one of several workers.
-
-    Raises:
-        ValueError: if TF_CONFIG or SLURM's number of tasks cannot be understood.
-    """
-    if "TF_CONFIG" in os.environ:
-        return sum(len(_tf_config()["cluster"].get(job, [])) for job in ("chief", "worker")) > 1
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if not tasks.isdecimal():
-        raise ValueError(f"SLURM_STEP_NUM_TASKS must be a number. Received: {tasks}")
-    return int(tasks) > 1
-
-
-def _tf_config():
-    """Returns TF_CONFIG as a dict, checked: TensorFlow's own errors about it are hard to read."""
-    text = os.environ["TF_CONFIG"]
-    rule = (
-        'TF_CONFIG must be JSON such as {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
-        '"task": {"type": "worker", "index": 0}}. '
-    )
-    try:
-        config = json.loads(text)
-        task = config["task"]
-        config["cluster"][task["type"]][int(task["index"])]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{rule}Received: {text} ({error!r}).") from error
-    return config
-
-
 @functools.cache
 def _multi_worker():
     if not several_workers():
@@ -129,7 +98,7 @@ def _slurm():
     hosts = slurm_cluster_resolver.expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
     tasks = slurm_cluster_resolver.expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
     workers = [
-        f"{host}:{_SLURM_PORT + place}"
+        f"{host}:{SLURM_PORT + place}"
         for host, count in zip(hosts, tasks, strict=True)
         for place in range(count)
     ]
@@ -185,12 +154,7 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return f"{replicas} TPU cores"
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    if replicas == 1:
-        return f"one device ({kind})"
-    if workers == 1:
-        return f"{replicas} replicas ({kind}s of this machine)"
-    each = replicas // workers
-    return f"{replicas} replicas ({workers} workers with {each} {kind}{'s'[: each > 1]} each)"
+    return description(replicas, workers, kind)
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, number: int) -> int:

@@ -1,0 +1,1 @@
+"""What the models need of TensorFlow: steps on the replicas of `tf.distribute`, fused layers."""

@@ -1,0 +1,43 @@
+"""Where training runs: one device, or many, on the backend that Keras runs on."""
+
+import keras
+
+if keras.backend.backend() == "jax":
+    from keras_bt.strategy.jax import (
+        choose_strategy,
+        current_replicas,
+        describe,
+        distribute_batches,
+        lost_workers_reported,
+        resolved_name,
+        several_workers,
+        sum_over_workers,
+        worker_count,
+        worker_number,
+    )
+else:
+    from keras_bt.strategy.tensorflow import (
+        choose_strategy,
+        current_replicas,
+        describe,
+        distribute_batches,
+        lost_workers_reported,
+        resolved_name,
+        several_workers,
+        sum_over_workers,
+        worker_count,
+        worker_number,
+    )
+
+__all__ = [
+    "choose_strategy",
+    "current_replicas",
+    "describe",
+    "distribute_batches",
+    "lost_workers_reported",
+    "resolved_name",
+    "several_workers",
+    "sum_over_workers",
+    "worker_count",
+    "worker_number",
+]
