@@ -135,6 +135,10 @@ class SkipNonFinite(keras.optimizers.LossScaleOptimizer):
     def _stateful_handle_non_finite_grads(self):
         """Does nothing; Keras lowers the loss scale here."""
 
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Returns the loss as it is."""
+        return loss
+
     def stateless_apply(
         self,
         optimizer_variables: Sequence[Tensor],

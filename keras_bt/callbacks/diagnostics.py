@@ -5,12 +5,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_bt.callbacks import advice
 from keras_bt.callbacks.health import measure
 from keras_bt.callbacks.periodic import Periodic
 from keras_bt.messages import say
+from keras_bt.model.backend import compiled
 from keras_bt.model.barlow_twins import BarlowTwins
 from keras_bt.objectives import cross_correlation
 from keras_bt.typing import Metrics
@@ -178,9 +179,8 @@ class Diagnostics(Periodic):
 
 
 def _inference(model, view):
-    @tf.function(input_signature=[tf.TensorSpec([None, *view.shape[1:]], view.dtype)])
     def forward(images):
         features, z = model.represent(images, training=False)
-        return tf.cast(features, tf.float32), tf.cast(z, tf.float32)
+        return ops.cast(features, "float32"), ops.cast(z, "float32")
 
-    return forward
+    return compiled(forward, model, view)

@@ -147,7 +147,13 @@ class MetricsLog(keras.callbacks.Callback):
             logs["images_per_second"] = self._images_per_second
 
     def _iterations(self):
+        self._synchronize()
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _synchronize(self):
+        """Gives variables their values, which `fit` on JAX keeps to itself during an epoch."""
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
 
     def _steps_in_epoch(self, batch):
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -161,6 +167,7 @@ class MetricsLog(keras.callbacks.Callback):
 
     def _write_training(self, logs, measured=None):
         entries = self._interval_means(_numbers(logs))
+        self._synchronize()
         entries["learning_rate"] = self.model.optimizer.learning_rate
         if self.batch_size is not None:
             if steps := self._step - self._clock_step:

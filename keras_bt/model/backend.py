@@ -5,11 +5,13 @@ import keras
 if keras.backend.backend() == "jax":
     from keras_bt.model.jax import philox as randomness
     from keras_bt.model.jax.batch_normalization import prepare_batch_normalization
+    from keras_bt.model.jax.inference import compiled
     from keras_bt.model.jax.remat import recomputed
     from keras_bt.model.jax.steps import Steps, at_least, is_known, steps_per_execution
-else:
+elif keras.backend.backend() == "tensorflow":
     from keras_bt import randomness
     from keras_bt.model.tensorflow.batch_normalization import prepare_batch_normalization
+    from keras_bt.model.tensorflow.inference import compiled
     from keras_bt.model.tensorflow.keras_fixes import steps_per_execution
     from keras_bt.model.tensorflow.remat import recomputed
     from keras_bt.model.tensorflow.steps import (
@@ -17,10 +19,16 @@ else:
         at_least,
         is_known,
     )
+else:
+    raise ValueError(
+        "Keras must run on TensorFlow or JAX: KERAS_BACKEND=tensorflow or jax. "
+        f"Received: KERAS_BACKEND={keras.backend.backend()}."
+    )
 
 __all__ = [
     "Steps",
     "at_least",
+    "compiled",
     "is_known",
     "prepare_batch_normalization",
     "randomness",

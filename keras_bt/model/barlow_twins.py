@@ -89,7 +89,8 @@ class BarlowTwins(ExactSteps):
     of the objective are those of the global batch, and the gradient is the true gradient of its
     loss: training is the same as on one device. To this end the BatchNormalization layers of the
     models passed in are switched to `synchronized`; on one replica they compute the same in one
-    operation, see `keras_bt.model.tensorflow.batch_normalization`.
+    operation, see `keras_bt.model.tensorflow.batch_normalization`. On JAX the same holds under
+    `keras.distribution.DataParallel`, see `keras_bt.model.jax.steps`.
 
     `fit` and `evaluate` raise a ValueError for a batch of fewer than two images, or with none for
     one of several replicas; an InvalidArgumentError where that is known only when the step runs.

@@ -160,7 +160,7 @@ def sum_over_workers(strategy: Devices, number: int) -> int:
 
 @contextlib.contextmanager
 def lost_workers_reported(strategy: Devices) -> Iterator[None]:
-    """Does nothing: where a process is gone, JAX ends the others itself, with a line that says so.
+    """Does nothing: JAX notices a lost process itself, and ends the others.
 
     Args:
         strategy: the strategy that the workers share.

@@ -1,3 +1,6 @@
+import importlib
+from unittest import mock
+
 import pytest
 import tensorflow as tf
 
@@ -90,3 +93,64 @@ def test_slurms_nodes_keep_their_order(monkeypatch):
         "worker": ["node2:8888", "node2:8889", "node2:8890", "node10:8888", "node10:8889"]
     }
     assert (resolver.task_type, resolver.task_id) == ("worker", 3)
+
+
+@pytest.fixture
+def jax_devices():
+    pytest.importorskip("jax", reason="JAX is not installed: pip install 'keras_bt[jax]'")
+    return importlib.import_module("keras_bt.strategy.jax")
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "message"),
+    [
+        ({}, ("mirrored",), "must be one of auto, one; others are TensorFlow's. Received: .*mirr"),
+        ({"TF_CONFIG": TWO}, ("auto", True), "This runs in one process: use --strategy=one"),
+        ({"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}, ("auto", True), "This runs in one process"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, ("auto",), "srun must set SLURM_STEP_NODELIST"),
+        ({"TF_CONFIG": "{}"}, ("auto",), "TF_CONFIG must be JSON such as"),
+    ],
+)
+def test_wrong_devices_of_jax(environment, arguments, message, jax_devices, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        jax_devices.choose_strategy(*arguments)
+
+
+def test_devices_of_jax_must_divide_the_batch(jax_devices):
+    three = mock.Mock(num_replicas_in_sync=3)
+    message = "must divide evenly across devices. Received: batch_size=32, devices=3"
+    with pytest.raises(ValueError, match=message):
+        jax_devices.distribute_batches(three, None, 32)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"TF_CONFIG": TWO.replace('"index": 0', '"index": 1')}, ("a:1", 2, 1)),
+        ({"TF_CONFIG": CHIEF.replace('"type": "chief"', '"type": "worker"')}, ("a:1", 2, 1)),
+        (
+            {
+                "SLURM_STEP_NUM_TASKS": "5",
+                "SLURM_STEP_NODELIST": "node[02,10-12],other",
+                "SLURM_PROCID": "3",
+            },
+            ("node02:8888", 5, 3),
+        ),
+        (
+            {
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_STEP_NODELIST": "one,two[3]",
+                "SLURM_PROCID": "0",
+            },
+            ("one:8888", 2, 0),
+        ),
+    ],
+)
+def test_processes_of_jax_find_the_first(environment, expected, jax_devices, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax_devices, "_initialize", found := mock.Mock())
+    jax_devices._join()
+    assert found.call_args.args == expected

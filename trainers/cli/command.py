@@ -65,6 +65,8 @@ def _run(main, settings_class, default_recipe, positional):
         fail(error)
     if rest and not positional:
         fail(f"Flags must have the form --name=value. Received: {' '.join(rest)}")
+    if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
+        fail(f"Commands run with KERAS_BACKEND=tensorflow. Received: KERAS_BACKEND={backend}")
     logging.set_verbosity(logging.WARNING)
     main(settings, *([rest] if positional else []))
 

@@ -87,3 +87,10 @@ def test_closed_outputs_do_no_harm(monkeypatch):
     for stream in (sys.stdout, sys.stderr):
         assert stream.name == os.devnull
         stream.close()
+
+
+def test_another_backend_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert ended(monkeypatch, sys.stdout) == 1
+    line = "error: Commands run with KERAS_BACKEND=tensorflow. Received: KERAS_BACKEND=jax\n"
+    assert capsys.readouterr().err == line

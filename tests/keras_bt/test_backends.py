@@ -1,0 +1,165 @@
+"""JAX computes what TensorFlow does, on any number of devices; and the model needs no more.
+
+JAX runs in processes of its own, without TensorFlow, since a process has one backend.
+"""
+
+import importlib
+
+import backend_run
+import keras
+import numpy as np
+import processes
+import pytest
+from oracles import barlow_twins_loss
+from places import HELPERS
+
+from keras_bt.model import backend
+
+PROGRAM = HELPERS / "backend_run.py"
+EIGHT = "--xla_force_host_platform_device_count=8"
+
+pytest.importorskip("jax", reason="JAX is not installed: pip install 'keras_bt[jax]'")
+
+
+def start(out, *tasks, **environment):
+    return processes.start([PROGRAM, out, *tasks], {"KERAS_BACKEND": "jax", **environment})
+
+
+def result(process, out):
+    processes.finish(process, timeout=900)
+    with np.load(out) as found:
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def on_jax(tmp_path_factory):
+    out = tmp_path_factory.mktemp("jax") / "found.npz"
+    tasks = ("fixtures", "large_fixtures", "network", "kinds", "fitting", "devices")
+    return result(start(out, *tasks, XLA_FLAGS=EIGHT), out)
+
+
+def error(value, expected):
+    """‖value − expected‖ / ‖expected‖; of two zeros it is 0."""
+    expected = np.asarray(expected, np.float64)
+    assert np.shape(value) == expected.shape
+    return np.linalg.norm(value - expected) / max(np.linalg.norm(expected), 1e-30)
+
+
+def assert_same_training(found, expected):
+    """Losses to 1e-5, every weight, moving statistic and feature to 1e-4, of their norms."""
+    assert sum("/state/" in name for name in expected) > 20
+    for name, value in expected.items():
+        tolerance = 1e-5 if name.endswith(("/loss", "/excess")) else 1e-4
+        assert error(found[name], value) <= tolerance, name
+
+
+def part(found, prefix):
+    return {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
+
+
+def test_other_backends_are_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match=r"on TensorFlow or JAX.* Received: KERAS_BACKEND=torch"):
+        importlib.reload(backend)
+
+
+def test_the_model_needs_no_tensorflow(tmp_path):
+    found = result(start(tmp_path / "found.npz", "smallest"), tmp_path / "found.npz")
+    za, zb = backend_run.pairs()[:, 0, :, 0, 0]
+    assert error(found["loss"], barlow_twins_loss(za, zb)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["network", "kinds"])
+def test_five_steps_equal_tensorflow(task, on_jax):
+    assert_same_training(on_jax, dict(getattr(backend_run, task)()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "form"), [(2, "gram"), (4, "gram"), (4, "correlation"), (8, "gram")]
+)
+def test_several_devices_equal_one(count, form, on_jax):
+    one, several = (part(on_jax, f"{n} devices, {form}") for n in (1, count))
+    assert_same_training(several, one)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(on_jax, tmp_path):
+    outs = [tmp_path / f"{number}.npz" for number in range(2)]
+    two = "--xla_force_host_platform_device_count=2"
+    started = [
+        start(out, "processes", XLA_FLAGS=two, **environment)
+        for out, environment in zip(outs, processes.tf_configs(2), strict=True)
+    ]
+    first, second = (result(*each) for each in zip(started, outs, strict=True))
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value, err_msg=name)
+    one = part(on_jax, "1 devices, ")
+    assert_same_training(first, {name: one[name] for name in first})
+
+
+@pytest.mark.slow
+def test_what_keras_promises_of_a_model(on_jax):
+    fitted = dict(backend_run.watching())
+    for at_once in (1, 2):
+        ours, theirs = part(on_jax, f"{at_once} at once/"), part(fitted, "1 at once/")
+        for name in ("loss", "fixed_excess", "embedding_rankme", "dead_features", "weights"):
+            assert error(ours[name][-1:], theirs[name][-1:]) < 1e-4, name
+    assert on_jax["1 at once/step"].tolist() == fitted["1 at once/step"].tolist() == [2, 4, 5]
+    np.testing.assert_allclose(
+        on_jax["1 at once/learning_rate"], fitted["1 at once/learning_rate"], rtol=1e-5
+    )
+    # What is saved continues as if nothing had been.
+    for name, value in part(on_jax, "saved/").items():
+        np.testing.assert_array_equal(on_jax[f"loaded/{name}"], value)
+
+
+@pytest.mark.slow
+def test_precisions_and_steps_that_are_not_finite(on_jax):
+    exact = on_jax["skip/loss"]
+    for name in ("bfloat16", "float16"):
+        assert 0 < error(on_jax[f"{name}/loss"], exact) < 0.02
+    for name in ("float16", "skip"):  # which leave the step out
+        assert on_jax[f"{name}/skipped"] == 1
+        assert np.isfinite(on_jax[f"{name}/bad loss"]) == (name == "float16")
+    assert on_jax["skip/changed"] == 0
+    assert on_jax["float16/changed"] == 1  # the scale of the loss alone
+    assert np.isnan(on_jax["bfloat16/bad loss"])  # and reported to callbacks
+
+
+@pytest.mark.slow
+def test_fixtures_of_the_loss(on_jax, fixture_arrays):
+    reference = fixture_arrays("loss")
+    found = part(on_jax, "loss/")
+    assert len(found) == 6 * 2 * 3
+    for name, value in found.items():
+        case, _, what = name.split("/")
+        assert error(value, reference[f"{case}/{what}"]) < (1e-5 if what == "loss" else 1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fixture", "tolerance"), [("lars", 1e-5), ("schedule", 1e-6)])
+def test_fixtures_of_optimizer_and_schedule(fixture, tolerance, on_jax, fixture_arrays):
+    reference = fixture_arrays(fixture)
+    found = part(on_jax, f"{fixture}/")
+    assert len(found) >= 3
+    for name, value in found.items():
+        key = name if fixture == "lars" else f"{name}/rate_before_multiplier"
+        assert error(value, reference[key]) < tolerance, name
+
+
+@pytest.mark.slow
+def test_fixtures_of_a_resnet_and_of_five_steps_of_it(on_jax, fixture_arrays):
+    reference = fixture_arrays("resnet", "resnet18/64")
+    for name, tolerance in (("features_eval", 1e-5), ("features_train", 1e-3)):
+        assert error(on_jax[f"resnet/{name}"], reference[name]) < tolerance
+    # As in test_barlow_twins.py, where the tolerances are explained.
+    reference, found = fixture_arrays("trajectory"), part(on_jax, "trajectory/")
+    for t, tolerance in enumerate((1e-5, 1e-4, 2e-3, 5e-3, 3e-2)):
+        for name in ("loss", "on_diagonal", "off_diagonal"):
+            assert found[name][t] == pytest.approx(reference[name][t], rel=tolerance)
+    norm = np.linalg.norm(found["conv1"])
+    assert norm == pytest.approx(reference["final_norm/backbone.conv1.weight"], rel=1.5e-3)
+    mean = reference["final_head/backbone.bn1.running_mean"]
+    np.testing.assert_allclose(found["mean"][:8], mean, rtol=2e-2, atol=2e-4)
