@@ -3,13 +3,12 @@
 import keras
 
 if keras.backend.backend() == "jax":
-    from keras_bt.model.jax import philox as randomness
     from keras_bt.model.jax.batch_normalization import prepare_batch_normalization
     from keras_bt.model.jax.inference import compiled
+    from keras_bt.model.jax.philox import fold_in, uniform
     from keras_bt.model.jax.remat import recomputed
     from keras_bt.model.jax.steps import Steps, at_least, is_known, steps_per_execution
 elif keras.backend.backend() == "tensorflow":
-    from keras_bt import randomness
     from keras_bt.model.tensorflow.batch_normalization import prepare_batch_normalization
     from keras_bt.model.tensorflow.inference import compiled
     from keras_bt.model.tensorflow.keras_fixes import steps_per_execution
@@ -19,6 +18,7 @@ elif keras.backend.backend() == "tensorflow":
         at_least,
         is_known,
     )
+    from keras_bt.randomness import fold_in, uniform
 else:
     raise ValueError(
         "Keras must run on TensorFlow or JAX: KERAS_BACKEND=tensorflow or jax. "
@@ -29,9 +29,10 @@ __all__ = [
     "Steps",
     "at_least",
     "compiled",
+    "fold_in",
     "is_known",
     "prepare_batch_normalization",
-    "randomness",
     "recomputed",
     "steps_per_execution",
+    "uniform",
 ]

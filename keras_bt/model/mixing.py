@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_bt.model.backend import randomness
+from keras_bt.model.backend import fold_in, uniform
 from keras_bt.objectives import Mixing
 from keras_bt.typing import Collectives, Tensor
 
@@ -22,9 +22,9 @@ def draw_mixing(seed: int, step: Tensor, rows: Tensor, replicas: Collectives) ->
     Returns:
         `Mixing`, α uniform in [0, 1).
     """
-    of_step = randomness.fold_in((seed, 0), step)
-    of_replica = randomness.fold_in(of_step, replicas.index)
+    of_step = fold_in((seed, 0), step)
+    of_replica = fold_in(of_step, replicas.index)
     return Mixing(
-        alpha=randomness.uniform(of_step, ()),
-        partner=ops.argsort(randomness.uniform(of_replica, (rows,))),
+        alpha=uniform(of_step, ()),
+        partner=ops.argsort(uniform(of_replica, (rows,))),
     )

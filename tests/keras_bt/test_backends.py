@@ -16,12 +16,14 @@ from places import HELPERS
 from keras_bt.model import backend
 
 PROGRAM = HELPERS / "backend_run.py"
-EIGHT = "--xla_force_host_platform_device_count=8"
+# XLA compiles in half the time what runs for a moment only.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 pytest.importorskip("jax", reason="JAX is not installed: pip install 'keras_bt[jax]'")
 
 
-def start(out, *tasks, **environment):
+def start(out, *tasks, devices=1, **environment):
+    environment["XLA_FLAGS"] = f"{QUICK} --xla_force_host_platform_device_count={devices}"
     return processes.start([PROGRAM, out, *tasks], {"KERAS_BACKEND": "jax", **environment})
 
 
@@ -35,7 +37,7 @@ def result(process, out):
 def on_jax(tmp_path_factory):
     out = tmp_path_factory.mktemp("jax") / "found.npz"
     tasks = ("fixtures", "large_fixtures", "network", "kinds", "fitting", "devices")
-    return result(start(out, *tasks, XLA_FLAGS=EIGHT), out)
+    return result(start(out, *tasks, devices=8), out)
 
 
 def error(value, expected):
@@ -87,9 +89,8 @@ def test_several_devices_equal_one(count, form, on_jax):
 @pytest.mark.slow
 def test_two_processes_equal_one(on_jax, tmp_path):
     outs = [tmp_path / f"{number}.npz" for number in range(2)]
-    two = "--xla_force_host_platform_device_count=2"
     started = [
-        start(out, "processes", XLA_FLAGS=two, **environment)
+        start(out, "processes", devices=2, **environment)
         for out, environment in zip(outs, processes.tf_configs(2), strict=True)
     ]
     first, second = (result(*each) for each in zip(started, outs, strict=True))
@@ -120,12 +121,12 @@ def test_precisions_and_steps_that_are_not_finite(on_jax):
     exact = on_jax["skip/loss"]
     for name in ("bfloat16", "float16"):
         assert 0 < error(on_jax[f"{name}/loss"], exact) < 0.02
+    for name in ("bfloat16", "float16", "skip"):
+        assert np.isnan(on_jax[f"{name}/bad loss"])  # callbacks are told
     for name in ("float16", "skip"):  # which leave the step out
         assert on_jax[f"{name}/skipped"] == 1
-        assert np.isfinite(on_jax[f"{name}/bad loss"]) == (name == "float16")
     assert on_jax["skip/changed"] == 0
-    assert on_jax["float16/changed"] == 1  # the scale of the loss alone
-    assert np.isnan(on_jax["bfloat16/bad loss"])  # and reported to callbacks
+    assert on_jax["float16/changed"] == 2  # the scale of the loss, and the steps since it changed
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed alone: TensorFlow's, to the bit, on JAX.
+"""Random numbers that depend on a seed alone: on JAX those of `keras_bt.randomness`, to the bit.
 
 Both are Philox4x32-10, a bijection of 128-bit counters for each 64-bit key (Salmon et al. 2011,
 Parallel random numbers: as easy as 1, 2, 3). JAX has 32-bit integers unless told otherwise, so the
