@@ -282,7 +282,7 @@ def watching():
         for name in ("step", "loss", "learning_rate"):
             yield f"{at_once} at once/{name}", np.array([line[name] for line in lines])
         for name in ("fixed_excess", "embedding_rankme", "dead_features"):
-            yield f"{at_once} at once/{name}", lines[-1][name]
+            yield f"{at_once} at once/{name}", np.array([lines[-1][name]])
         yield f"{at_once} at once/weights", np.concatenate([w.ravel() for w in model.get_weights()])
 
 
