@@ -57,6 +57,7 @@ def finished_run(several, tmp_path_factory):
     return workdir, output
 
 
+@pytest.mark.slow
 def test_writes_everything_that_it_promises(finished_run):
     workdir, output = finished_run
     for name in ("config.json", "summary.json", "metrics.jsonl", "backbone.keras"):
@@ -88,6 +89,7 @@ def test_writes_everything_that_it_promises(finished_run):
     assert len((projector / "features.tsv").read_text().splitlines()) == 500
 
 
+@pytest.mark.slow
 def test_metrics_and_summary_agree(finished_run):
     workdir, _ = finished_run
     *metrics, measured = read_metrics(workdir / "metrics.jsonl")
@@ -124,6 +126,7 @@ def test_backbone_loads_with_plain_keras(finished_run):
     assert result.stdout.strip().endswith("(None, 16)"), result.stderr
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(several, finished_run, capsys):
     workdir, _ = finished_run
     before = (workdir / "metrics.jsonl").read_bytes()
@@ -132,6 +135,7 @@ def test_a_finished_run_says_so(several, finished_run, capsys):
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_by_name(several, finished_run, capsys):
     workdir, _ = finished_run
     line = script.mistake(capsys, "pretrain", f"--workdir={workdir}", *several, "--epochs=3")
