@@ -40,6 +40,7 @@ def pretrain(*arguments):
         timeout=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "AutoGraph" not in result.stderr  # which warns of what it does not convert
     return result.stdout
 
 
