@@ -6,6 +6,7 @@ The tests call the same functions on TensorFlow, and compare. Without TensorFlow
 nothing may need it, so that on JAX the models work where it is not installed.
 """
 
+import functools
 import os
 import sys
 import tempfile
@@ -48,16 +49,12 @@ def same_start(*networks):
     return networks
 
 
-def small_resnet():
-    return resnet(18, stem="small", width=4, input_shape=(SIDE, SIDE, 3))
-
-
-def smooth_network(regularizer=None):
+def smooth_network(filters=(16,), regularizer=None):
     """Small, and without the kinks of a ReLU, whose flips are noise on top of what is compared."""
     x = images = keras.layers.Input((SIDE, SIDE, 3))
-    for filters in (8, 16):
+    for count in filters:
         x = keras.layers.Conv2D(
-            filters, 3, strides=2, use_bias=False, kernel_regularizer=regularizer
+            count, 3, strides=2, use_bias=False, kernel_regularizer=regularizer
         )(x)
         x = keras.layers.BatchNormalization(momentum=0.9)(x)
         x = keras.layers.Activation("softplus")(x)
@@ -93,13 +90,15 @@ def state(model):
     return {f"{i:03}": ops.convert_to_numpy(v) for i, v in enumerate(variables)}
 
 
-def trained(name, model, batches=None):
+def trained(name, model, measured=False):
     """Trains five steps; the losses, the weights, and what they give in inference mode."""
-    batches = list(zip(*pairs(), strict=True)) if batches is None else batches
+    batches = list(zip(*pairs(), strict=True))
     for metric, values in take_steps(model, batches).items():
         yield f"{name}/logs/{metric}", values
     for variable, value in state(model).items():
         yield f"{name}/state/{variable}", value
+    if not measured:  # which compiles two more programs
+        return
     evaluated = model.evaluate(*batches[0], batch_size=BATCH, verbose=0, return_dict=True)
     for metric, value in evaluated.items():
         yield f"{name}/evaluated/{metric}", value
@@ -114,15 +113,10 @@ def smallest():
     yield "loss", np.asarray(jax.jit(keras_bt.barlow_twins_loss)(za, zb))
 
 
-def network():
-    """A ResNet-18."""
-    # At ten times this rate five steps of a small batch multiply a rounding error by 1e3.
-    yield from trained("resnet", twins(small_resnet, optimizer=LARS(0.05)))
-
-
 def kinds():
-    """Other objectives and models, on a network that compiles sooner."""
-    yield from trained("remat", twins(lambda: smooth_network("l2"), remat=True))
+    """Objectives and models, on a network that compiles soon."""
+    deeper = twins(lambda: smooth_network((8, 16), "l2"), remat=True)
+    yield from trained("remat", deeper, measured=True)
     mixed = family.MixedBarlowTwins()
     yield from trained("mixed", twins(objective=mixed, optimizer=keras.optimizers.Adam(1e-3)))
     yield from trained("vicreg", twins(objective=family.VICReg()))
@@ -206,22 +200,21 @@ def lars_of_fixture():
 
 
 def large_fixtures():
-    """A ResNet's features, and five published steps of one: a minute to compile."""
-    backbone = resnet(18)
+    """A ResNet's features, and five published steps of one: half a minute, most of it compiling."""
+    import jax
+
+    backbone = resnet(18, input_shape=(64, 64, 3))
     load_formula_weights(backbone)
     images = weights_formula("images64", (2, 64, 64, 3)).astype("float32")
-    yield "resnet/features_eval", backbone.predict(images, verbose=0)
     values = [
         [v.value for v in group]
         for group in (backbone.trainable_variables, backbone.non_trainable_variables)
     ]
-    yield (
-        "resnet/features_train",
-        np.asarray(backbone.stateless_call(*values, images, training=True)[0]),
-    )
+    for mode, training in (("eval", False), ("train", True)):
+        features = jax.jit(functools.partial(backbone.stateless_call, training=training))
+        yield f"resnet/features_{mode}", np.asarray(features(*values, images)[0])
     head = projector((64, 64, 64), input_dim=512)
     positions = {f"linear{i + 1}": 3 * i for i in range(3)} | {"bn1": 1, "bn2": 4}
-    backbone = resnet(18, input_shape=(64, 64, 3))
     load_formula_weights(backbone, "backbone.")
     load_formula_weights(head, "projector.", lambda name: str(positions[name]))
     model = BarlowTwins(backbone, head, redundancy_weight=0.0051)
@@ -232,8 +225,10 @@ def large_fixtures():
         a = weights_formula(f"view_a{t}", (16, 64, 64, 3))
         b = 0.9 * a + 0.4 * weights_formula(f"view_b{t}", (16, 64, 64, 3))
         batches.append((a.astype("float32"), b.astype("float32")))
+    jax.config.update("jax_disable_most_optimizations", False)  # these steps take longer to run
     for metric, values in take_steps(model, batches).items():
         yield f"trajectory/{metric}", values
+    jax.config.update("jax_disable_most_optimizations", True)
     yield "trajectory/conv1", ops.convert_to_numpy(backbone.get_layer("conv1").kernel)
     yield "trajectory/mean", ops.convert_to_numpy(backbone.get_layer("bn1").moving_mean)
 
@@ -263,16 +258,16 @@ def fitting():
         yield f"{name}/loss", take_steps(each, others)["loss"]
         for variable, value in state(each).items():
             yield f"{name}/{variable}", value
-    yield from watching()
+    yield from watching(1, 2)
 
 
-def watching():
-    """One epoch under callbacks, of one or several steps at once."""
+def watching(*numbers):
+    """One epoch under callbacks, for each number of steps at once."""
     from keras_bt.callbacks.diagnostics import Diagnostics
     from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
 
     a, b = (view.reshape(-1, SIDE, SIDE, 3) for view in pairs())
-    for at_once in (1, 2):
+    for at_once in numbers:
         model = twins(compiling={"steps_per_execution": at_once})
         with tempfile.TemporaryDirectory() as folder:
             log = MetricsLog(os.path.join(folder, "metrics.jsonl"), every=2)
@@ -295,13 +290,14 @@ def devices():
     """The same training on one device and on all of several numbers of them."""
     import jax
 
-    for count in (1, 2, 4, 8):
+    for count, forms in {1: FORMS, 2: ("gram",), 4: ("correlation",), 8: ("gram",)}.items():
         several = keras.distribution.DataParallel(
             devices=[f"cpu:{i}" for i in range(count)], auto_shard_dataset=False
         )
         keras.distribution.set_distribution(several if count > 1 else None)
-        for form in FORMS if count in (1, 4) else ("gram",):
-            yield from trained(f"{count} devices, {form}", of_form(form))
+        for form in forms:
+            measured = form == "gram" and count in (1, 8)
+            yield from trained(f"{count} devices, {form}", of_form(form), measured)
     assert jax.device_count() == 8
     keras.distribution.set_distribution(None)
 

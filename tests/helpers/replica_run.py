@@ -27,10 +27,9 @@ def smooth_model(form="auto", redundancy_weight=0.01, objective=None):
     """Small, and without the kinks of a ReLU, whose flips are noise on top of what is compared."""
     keras.utils.set_random_seed(0)
     backbone = keras.Sequential([keras.layers.Input((16, 16, 3))])
-    for filters in (8, 16):
-        backbone.add(keras.layers.Conv2D(filters, 3, strides=2, use_bias=False))
-        backbone.add(keras.layers.BatchNormalization(momentum=0.9))
-        backbone.add(keras.layers.Activation("softplus"))
+    backbone.add(keras.layers.Conv2D(16, 3, strides=2, use_bias=False))
+    backbone.add(keras.layers.BatchNormalization(momentum=0.9))
+    backbone.add(keras.layers.Activation("softplus"))
     backbone.add(keras.layers.GlobalAveragePooling2D())
     head = projector((32, 48), input_dim=16)
     if objective is not None:

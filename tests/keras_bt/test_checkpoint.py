@@ -283,7 +283,7 @@ def test_a_signal_saves_and_leaves(number, step, minutes, saved, tmp_path, capfd
         assert_same(state(restored), state(model))
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=5):
     """Lets signals arrive, which may take a moment: another thread may have received them."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

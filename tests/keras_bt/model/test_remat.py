@@ -30,10 +30,9 @@ def smooth_network():
     x = layers.Conv2D(8, 3, strides=2, use_bias=False)(images)
     x = layers.BatchNormalization(momentum=0.9)(x)
     x = layers.Activation("softplus")(x)
-    for _ in range(2):
-        y = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
-        y = layers.BatchNormalization(momentum=0.9)(y)
-        x = layers.Activation("softplus")(layers.Add()([x, y]))
+    y = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+    y = layers.BatchNormalization(momentum=0.9)(y)
+    x = layers.Activation("softplus")(layers.Add()([x, y]))
     return keras.Model(images, layers.GlobalAveragePooling2D(dtype="float32")(x))
 
 
