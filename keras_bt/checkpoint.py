@@ -15,28 +15,31 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import keras
-import tensorflow as tf
+import numpy as np
+import safetensors
+import safetensors.numpy
 
 from keras_bt.files import flush, json_object, partial_of, read_by_tensorflow, remove_abandoned
 from keras_bt.messages import first_line, say
 from keras_bt.typing import Metrics, Path
 
-VARIABLES, CONTENTS = "variables", "contents.json"
-_INDEX = f"{VARIABLES}.index"  # TensorFlow's, with the checksums of all variables
+VARIABLES, CONTENTS = "variables.safetensors", "contents.json"
 _KEPT = 3  # checkpoints
-# What TensorFlow raises for a file that is missing, truncated or altered.
-_UNREADABLE = (OSError, tf.errors.OpError, AssertionError, IndexError, RuntimeError)
+_READ_BYTES = 2**22
 
 
 class RunCheckpoint(keras.callbacks.Callback):
     """A callback that saves a run while it trains, and restores it exactly.
 
     A checkpoint is a folder named after the number of steps done. It holds all variables of the
-    model and its optimizer. Because a run's input is a function of the step, there is nothing else
-    to save.
+    model and its optimizer by their paths, in the file `variables.safetensors`, which many programs
+    read; and `contents.json`, with their order, checksums, the step and versions. Because a run's
+    input is a function of the step, there is nothing else to save. It belongs to no backend: a run
+    goes on with TensorFlow or JAX, on any number of devices.
 
     A folder appears under its name once all of it is on the disk. Checksums are verified on
-    reading; a checkpoint that cannot be read is passed over for the previous one.
+    reading; a checkpoint that cannot be read is passed over for the previous one. Saving needs
+    memory for one copy of the variables; restoring, for the largest of them.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
@@ -86,9 +89,8 @@ class RunCheckpoint(keras.callbacks.Callback):
         if not model.optimizer.built:  # its variables must exist to be restored
             model.optimizer.build(model.trainable_variables)
         self._directory = pathlib.Path(directory)
-        self._optimizer = model.optimizer
+        self._network = model  # Keras sets `model` in `fit` only
         self._variables = _variables(model)
-        self._checkpoint = tf.train.Checkpoint(variables=[v.value for v in self._variables])
         self._steps_per_epoch = steps_per_epoch
         self._every, self._writes = every, writes
         self._seconds = math.inf if minutes is None else 60 * minutes
@@ -109,14 +111,10 @@ class RunCheckpoint(keras.callbacks.Callback):
         paths = checkpoints(self._directory)
         for path in paths:
             try:
-                step = self._check_contents(path)
-                with read_by_tensorflow(path) as folder:
-                    self._checkpoint.read(str(folder / VARIABLES)).assert_consumed()
-            except _UNREADABLE as error:
+                step = self._read(path)
+            except OSError as error:
                 print(f"Passing over {path}, which cannot be read: {first_line(error)}")
                 continue
-            if step is None:  # earlier versions did not record it
-                step = self._iterations(int(path.name))
             if step != int(path.name):
                 raise ValueError(
                     f"A checkpoint's folder must be named after its step. Received: {path}, which "
@@ -131,8 +129,8 @@ class RunCheckpoint(keras.callbacks.Callback):
             "or choose another --workdir."
         )
 
-    def _check_contents(self, path):
-        """Checks all but the variables' values; returns the step, None if it is not recorded."""
+    def _read(self, path):
+        """Checks all of a checkpoint, gives the variables their values, and returns the step."""
         try:
             found = json_object((path / CONTENTS).read_bytes())
             crc32 = found.pop("crc32")
@@ -143,21 +141,25 @@ class RunCheckpoint(keras.callbacks.Callback):
             theirs = list(theirs)
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{CONTENTS} is damaged") from error
-        if found.get("index", (index := zlib.crc32((path / _INDEX).read_bytes()))) != index:
-            raise OSError(f"{_INDEX} is damaged, or of another checkpoint")
-        for one, other in itertools.zip_longest(_contents(self._variables), theirs):
-            if one != other:
+        ours = _contents(self._variables)
+        for one, other in itertools.zip_longest(ours, theirs):
+            if one is None or other is None or _kind(*one) != _kind(*other):
                 raise ValueError(
                     f"The checkpoint must hold the variables of this model, such as {one}. "
                     f"Received: {path} with {other}."
                 )
+        if VARIABLES not in found:
+            _read_by_tensorflow(path, self._variables)
+            return int(path.name) if step is None else step
+        if found[VARIABLES] != _file_checksum(path / VARIABLES):
+            raise OSError(f"{VARIABLES} is damaged, or of another checkpoint")
+        with safetensors.safe_open(path / VARIABLES, framework="numpy") as file:
+            for variable, (name, *_) in zip(self._variables, theirs, strict=True):
+                value = file.get_tensor(name)
+                if value.dtype.kind in "iu":  # as wide as this backend has them
+                    value = value.astype(variable.dtype)
+                variable.assign(value)
         return step
-
-    def _iterations(self, otherwise):
-        """Returns the optimizer's number of steps, unless it does not count all of them."""
-        if isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
-            return otherwise
-        return int(keras.ops.convert_to_numpy(self._optimizer.iterations))
 
     def on_train_begin(self, logs: Metrics | None = None) -> None:
         """Starts the clock."""
@@ -223,11 +225,13 @@ class RunCheckpoint(keras.callbacks.Callback):
         partial = partial_of(path)
         try:
             partial.mkdir(parents=True)
-            self._checkpoint.write(str(partial / VARIABLES))
+            self._write(partial / VARIABLES)
             contents = {
                 "variables": _contents(self._variables),
+                VARIABLES: _file_checksum(partial / VARIABLES),
                 "step": self._step,
-                "index": zlib.crc32((partial / _INDEX).read_bytes()),
+                "epoch": self._step // self._steps_per_epoch,
+                "versions": {"keras": keras.__version__, "backend": keras.backend.backend()},
             }
             text = json.dumps(contents | {"crc32": _checksum(contents)})
             (partial / CONTENTS).write_text(text, encoding="utf-8")
@@ -237,7 +241,7 @@ class RunCheckpoint(keras.callbacks.Callback):
                 shutil.rmtree(path)
             partial.rename(path)
             flush(self._directory)
-        except (OSError, tf.errors.OpError) as error:
+        except (OSError, safetensors.SafetensorError) as error:
             kept = f"{self._directory / f'{last:08}'} is kept. " if last else ""
             raise OSError(
                 f"The checkpoint of step {self._step:,} could not be written: "
@@ -246,6 +250,17 @@ class RunCheckpoint(keras.callbacks.Callback):
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._prune()
+
+    def _write(self, path):
+        """Writes the variables' values, at this moment of training."""
+        if hasattr(self._network, "jax_state_sync"):
+            self._network.jax_state_sync()  # `fit` on JAX keeps them to itself during an epoch
+        arrays = {}
+        for variable, (name, *_) in zip(self._variables, _contents(self._variables), strict=True):
+            array = np.asarray(keras.ops.convert_to_numpy(variable), order="C")
+            # NumPy lacks bfloat16, whose numbers float32 has exactly.
+            arrays[name] = array.astype(np.float32) if array.dtype.kind == "V" else array
+        safetensors.numpy.save_file(arrays, path)
 
     def _prune(self):
         """Removes old checkpoints, and those ahead of the run, which could not be read."""
@@ -320,11 +335,48 @@ def _variables(model):
 
 
 def _contents(variables):
-    """Describes each variable by [last word of its name, shape, dtype].
+    """Describes each variable by [path, shape, dtype], with paths that differ."""
+    contents: list[list] = []
+    count: dict[str, int] = {}
+    for v in variables:
+        count[v.path] = number = count.get(v.path, 0) + 1
+        contents.append([v.path if number == 1 else f"{v.path}#{number}", list(v.shape), v.dtype])
+    return contents
 
-    The words before it name layers, which Keras numbers consecutively within a process.
+
+def _kind(name, shape, dtype):
+    """Returns what must agree of a variable and of one in a checkpoint.
+
+    The words before the last one of a path name layers, which Keras numbers consecutively within a
+    process; integers have 64 bits on TensorFlow and 32 on JAX.
     """
-    return [[re.split("[/_]", v.path)[-1], list(v.shape), v.dtype] for v in variables]
+    last_word = re.split("[/_]", name.partition("#")[0])[-1]
+    return last_word, shape, re.sub(r"^u?int\d+$", "integer", dtype)
+
+
+def _read_by_tensorflow(path, variables):
+    """Reads what commits up to b64021a wrote: files of `tf.train.Checkpoint`, with checksums."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "A checkpoint of an earlier version is read with KERAS_BACKEND=tensorflow alone, and "
+            f"the next one goes on with any. Received: {path}."
+        )
+    import tensorflow as tf
+
+    try:
+        with read_by_tensorflow(path) as folder:
+            checkpoint = tf.train.Checkpoint(variables=[v.value for v in variables])
+            checkpoint.read(str(folder / "variables")).assert_consumed()
+    except (tf.errors.OpError, AssertionError, IndexError, RuntimeError) as error:
+        raise OSError(first_line(error)) from error
+
+
+def _file_checksum(path):
+    checksum = 0
+    with open(path, "rb") as file:
+        while part := file.read(_READ_BYTES):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def _checksum(contents):

@@ -348,7 +348,7 @@ def targets(folder):
     newest, second, *_ = checkpoints(run.checkpoints)
     (folder / "hidden").mkdir()
     right = earlier(restored)
-    for name in (CONTENTS, f"{VARIABLES}.index", f"{VARIABLES}.data-00000-of-00001"):
+    for name in (CONTENTS, VARIABLES):
         found[name] = newest / name, second / name, restored, lambda read: right
     found["checkpoint folders"] = newest, second, restored, lambda read: right
     return {n: Target(*where, read, rule(read)) for n, (*where, read, rule) in found.items()}

@@ -23,6 +23,7 @@ import time
 import keras
 import numpy as np
 import processes
+import safetensors.numpy
 import script
 import tensorflow as tf
 
@@ -78,8 +79,7 @@ def partials(workdir):
 
 def variables(checkpoint):
     """All that a checkpoint holds, by name."""
-    reader = tf.train.load_checkpoint(str(checkpoint / VARIABLES))
-    return tensors_of(reader)
+    return safetensors.numpy.load_file(checkpoint / VARIABLES)
 
 
 def tensors_of(reader):

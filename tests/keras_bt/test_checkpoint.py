@@ -5,16 +5,16 @@ import os
 import shutil
 import signal
 import time
-import zlib
 
 import keras
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 from full_disk import file_size_limit
 from processes import abandoned
 
-from keras_bt.checkpoint import Interruption, RunCheckpoint, checkpoints
+from keras_bt.checkpoint import VARIABLES, Interruption, RunCheckpoint, checkpoints
 
 STEPS = 4  # per epoch
 
@@ -95,6 +95,33 @@ def test_everything_is_restored_and_training_goes_on_exactly(trained, tmp_path):
     assert_same(state(restored), state(model))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_variables_of_other_types(dtype, tmp_path):
+    with_momentum = keras.optimizers.SGD(0.1, momentum=0.9)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, dtype=dtype)])
+    model.compile(with_momentum, "mse")
+    checkpoint = RunCheckpoint(tmp_path, model, STEPS)
+    checkpoint.save()
+    expected = state(model)
+    assert str(model.weights[0].dtype) == dtype
+    for v in model.variables:
+        v.assign(keras.ops.zeros_like(v))
+    assert RunCheckpoint(tmp_path, model, STEPS).restore() == 0
+    assert_same(state(model), expected)
+
+
+def test_the_file_is_one_that_others_read(trained):
+    second = checkpoints(trained[0])[1]
+    contents = json.loads((second / "contents.json").read_text())
+    assert (contents["step"], contents["epoch"]) == (8, 2)
+    found = safetensors.numpy.load_file(second / VARIABLES)
+    names = [name for name, *_ in contents["variables"]]
+    assert sorted(names) == sorted(found)
+    weights = [found[name] for name in names if name.startswith("sequential")]
+    assert len(weights) > 6
+    assert all(any(np.array_equal(w, s) for s in trained[1]) for w in weights)
+
+
 def test_few_are_kept_and_not_every_epoch_is_saved(tmp_path):
     model = small_model()
     fit(model, RunCheckpoint(tmp_path / "c", model, STEPS, every=2), epochs=9)
@@ -130,39 +157,33 @@ def flip_a_bit(path, share):
     path.write_bytes(data)
 
 
-DATA, INDEX = "variables.data-00000-of-00001", "variables.index"
 DAMAGE = {
-    "no data": lambda c: (c / DATA).unlink(),
-    "no index": lambda c: (c / INDEX).unlink(),
+    "no data": lambda c: (c / VARIABLES).unlink(),
     "no contents": lambda c: (c / "contents.json").unlink(),
     "half the contents": lambda c: truncate(c / "contents.json", 0.5),
+    "contents flipped": lambda c: flip_a_bit(c / "contents.json", 0.3),
     "no file at all": lambda c: (shutil.rmtree(c), c.mkdir()),
-    **{f"data cut at {s}": lambda c, s=s: truncate(c / DATA, s) for s in (0, 0.3, 0.7, 0.99)},
-    **{f"index cut at {s}": lambda c, s=s: truncate(c / INDEX, s) for s in (0, 0.5, 0.99)},
-    **{f"data flipped at {s}": lambda c, s=s: flip_a_bit(c / DATA, s) for s in (0, 0.4, 0.99)},
-    **{f"index flipped at {s}": lambda c, s=s: flip_a_bit(c / INDEX, s) for s in (0.2, 0.6)},
+    "a foreign file": lambda c: (c / VARIABLES).write_bytes(b"Who knows?"),
+    **{f"data cut at {s}": lambda c, s=s: truncate(c / VARIABLES, s) for s in (0, 0.3, 0.99)},
+    **{f"data flipped at {s}": lambda c, s=s: flip_a_bit(c / VARIABLES, s) for s in (0, 0.4, 0.99)},
 }
 
 
-FAST = ("no contents", "data cut at 0.7", "index flipped at 0.2")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(damage, id=name, marks=[] if name in FAST else pytest.mark.slow)
-        for name, damage in DAMAGE.items()
-    ],
-)
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_what_cannot_be_read_is_passed_over_and_said(damage, three, trained, capsys):
     damage(three / "00000012")
     model = small_model()
-    checkpoint = RunCheckpoint(three, model, STEPS)
-    assert checkpoint.restore() == 8
+    assert RunCheckpoint(three, model, STEPS).restore() == 8
     assert_same(state(model), trained[1])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"Passing over {three / '00000012'}, which cannot be read: ")
-    # The run comes to that step again, and its new checkpoint takes the place.
+
+
+def test_the_run_comes_again_to_the_step_of_a_damaged_one(three):
+    truncate(three / "00000012" / VARIABLES, 0.5)
+    model = small_model()
+    checkpoint = RunCheckpoint(three, model, STEPS)
+    assert checkpoint.restore() == 8
     fit(model, checkpoint, epochs=3, first_epoch=2)
     assert names(three) == ["00000012", "00000008", "00000004"]
     assert RunCheckpoint(three, small_model(), STEPS).restore() == 12
@@ -170,7 +191,7 @@ def test_what_cannot_be_read_is_passed_over_and_said(damage, three, trained, cap
 
 def test_if_none_can_be_read_nothing_is_begun_anew(three):
     for path in checkpoints(three):
-        (path / DATA).unlink()
+        (path / VARIABLES).unlink()
     with pytest.raises(OSError, match=r"None of the checkpoints in .* can be read"):
         RunCheckpoint(three, small_model(), STEPS).restore()
 
@@ -178,7 +199,7 @@ def test_if_none_can_be_read_nothing_is_begun_anew(three):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (lambda: small_model(units=5), r"such as \['kernel', \[2, 5\], 'float32'\].*\[2, 3\]"),
+        (lambda: small_model(units=5), r"such as \['.*kernel', \[2, 5\], 'float32'\].*\[2, 3\]"),
         (lambda: small_model(optimizer="sgd"), "such as None"),
     ],
 )
@@ -187,20 +208,8 @@ def test_the_checkpoint_of_another_model_is_refused(other, words, three):
         RunCheckpoint(three, other(), STEPS).restore()
 
 
-def before_steps_were_recorded(folder):
-    """What a version wrote that recorded the variables alone."""
-    for path in checkpoints(folder):
-        found = json.loads((path / "contents.json").read_text())["variables"]
-        old = {"variables": found, "crc32": zlib.crc32(json.dumps(found).encode())}
-        (path / "contents.json").write_text(json.dumps(old))
-
-
-@pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("name", ["00000003", "00000016"])
-def test_a_folder_that_was_renamed_is_refused(name, recorded, three, trained):
-    if not recorded:
-        before_steps_were_recorded(three)
-        assert RunCheckpoint(three, small_model(), STEPS).restore() == 12
+def test_a_folder_that_was_renamed_is_refused(name, three):
     for path in checkpoints(three)[1:]:
         shutil.rmtree(path)
     (three / "00000012").rename(three / name)
@@ -208,17 +217,16 @@ def test_a_folder_that_was_renamed_is_refused(name, recorded, three, trained):
         RunCheckpoint(three, small_model(), STEPS).restore()
 
 
-@pytest.mark.parametrize("names", [[INDEX, DATA], ["contents.json"]])
-def test_files_of_another_checkpoint_are_noticed(names, three, trained, capsys):
-    for name in names:
-        shutil.copy(three / "00000004" / name, three / "00000012")
+@pytest.mark.parametrize("name", [VARIABLES, "contents.json"])
+def test_files_of_another_checkpoint_are_noticed(name, three, trained, capsys):
+    shutil.copy(three / "00000004" / name, three / "00000012")
     model = small_model()
     assert RunCheckpoint(three, model, STEPS).restore() == 8
     assert_same(state(model), trained[1])
-    assert "variables.index is damaged, or of another checkpoint" in capsys.readouterr().out
+    assert f"{VARIABLES} is damaged, or of another checkpoint" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\b", "a{1,2}"])
+@pytest.mark.parametrize("name", ["a[1]", "a*"])
 def test_characters_that_tensorflow_takes_for_a_pattern(name, three, tmp_path):
     folder, model = shutil.move(three, tmp_path / name / "c"), small_model()
     checkpoint = RunCheckpoint(folder, model, STEPS)
@@ -233,7 +241,7 @@ def test_characters_that_tensorflow_takes_for_a_pattern(name, three, tmp_path):
 def test_a_killed_save_and_what_lies_ahead_of_the_run_are_removed(damaged, three):
     shutil.copytree(three / "00000012", abandoned(three / "00000016"))
     if damaged:
-        (three / "00000012" / DATA).unlink()
+        (three / "00000012" / VARIABLES).unlink()
     checkpoint = RunCheckpoint(three, small_model(), STEPS)
     assert checkpoint.restore() == (8 if damaged else 12)
     checkpoint.save()
