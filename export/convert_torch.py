@@ -170,7 +170,7 @@ def described(backbone, projector):
 
 def main():
     """Runs the command."""
-    command.run(convert_torch, ConvertSettings)
+    command.run(convert_torch, ConvertSettings, backends=("tensorflow",))
 
 
 if __name__ == "__main__":

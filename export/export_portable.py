@@ -88,7 +88,7 @@ def description(target):
 
 def main():
     """Runs the command."""
-    command.run(export_portable, PortableSettings)
+    command.run(export_portable, PortableSettings, backends=("tensorflow",))
 
 
 if __name__ == "__main__":

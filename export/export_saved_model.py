@@ -82,7 +82,7 @@ def tensors(specs):
 
 def main():
     """Runs the command."""
-    command.run(export_saved_model, SavedModelSettings)
+    command.run(export_saved_model, SavedModelSettings, backends=("tensorflow",))
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ class Workdir:
 def versions() -> dict[str, str]:
     """Returns the versions of Python, of this package and of the libraries that it uses."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *(["jax"] if keras.backend.backend() == "jax" else [])):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # imported from a folder, not installed

@@ -109,7 +109,7 @@ def read_sweeps(flags):
 
 def main():
     """Runs the command."""
-    command.run(ablate, AblateSettings)
+    command.run(ablate, AblateSettings, backends=("tensorflow",))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def about_unreadable(unreadable):
 
 def main():
     """Runs the command."""
-    command.run(preview_views, PreviewSettings, default_recipe)
+    command.run(preview_views, PreviewSettings, default_recipe, backends=("tensorflow",))
 
 
 if __name__ == "__main__":

@@ -158,6 +158,10 @@ class MetricsLog(keras.callbacks.Callback):
     def _steps_in_epoch(self, batch):
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             return batch + 1  # `iterations` does not count steps with an overflow
+        if keras.backend.backend() == "jax" and self.params.get("steps"):
+            # To ask for `iterations` would end what the device has been given to do, and have
+            # `fit` collect all variables anew.
+            return min(batch + 1, self.params["steps"])
         # The batch index would be too high after a last execution of fewer steps than
         # steps_per_execution: Keras counts it as a full one.
         return self._iterations() - self._epoch_start_iterations

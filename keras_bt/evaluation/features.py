@@ -1,27 +1,35 @@
 """Features of a frozen backbone, extracted once and kept in memory as NumPy arrays."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.types.experimental import PolymorphicFunction
 
 from keras_bt.messages import progress_bar
+from keras_bt.typing import Tensor
+
+# A `tf.function`; on JAX, a `keras_bt.model.jax.inference.Inference`.
+InferenceFunction: TypeAlias = Any
 
 
-def inference_function(backbone: keras.Model) -> PolymorphicFunction:
-    """Returns the backbone in inference mode as one `tf.function` with float32 output.
+def inference_function(backbone: keras.Model) -> InferenceFunction:
+    """Returns the backbone in inference mode as one compiled function with float32 output.
 
-    To extract features after every epoch, pass it in place of the backbone: it is traced once.
+    To extract features after every epoch, pass it in place of the backbone: it is compiled once.
 
     Args:
         backbone: images (b, h, w, c) → features (b, d).
 
     Returns:
-        `tf.function` (b, h, w, c) → float32 (b, d). It reads the backbone's current weights.
+        `tf.function`, or its like on JAX: (b, h, w, c) → float32 (b, d). It reads the backbone's
+        current weights.
     """
+    if keras.backend.backend() == "jax":
+        from keras_bt.model.jax.inference import Inference
+
+        return Inference(backbone)
 
     # reduce_retracing is not enough: it would trace a full batch and then the short last one.
     # `extract_features` fixes the signature to "any number of images" before the first call.
@@ -33,7 +41,7 @@ def inference_function(backbone: keras.Model) -> PolymorphicFunction:
 
 
 def extract_features(
-    backbone: keras.Model | PolymorphicFunction,
+    backbone: keras.Model | InferenceFunction,
     batches: tf.data.Dataset,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -72,7 +80,7 @@ def extract_features(
 
 
 def feature_batches(
-    backbone: keras.Model | PolymorphicFunction,
+    backbone: keras.Model | InferenceFunction,
     batches: tf.data.Dataset,
     progress: bool = False,
     num_images: int | None = None,
@@ -98,21 +106,50 @@ def feature_batches(
     """
     image_spec = _image_spec(batches, (3, 4) if keys else (1, 2))
     forward = inference_function(backbone) if isinstance(backbone, keras.Layer) else backbone
-    # One trace for every batch size: the short last batch must not compile the network again.
-    any_batch = tf.TensorSpec([None, *image_spec.shape[1:]], image_spec.dtype)
-    forward = forward.get_concrete_function(any_batch)
-    if forward.output_shapes.rank not in (2, None):
-        raise ValueError(
-            "backbone must return one vector per image, of shape (batch, d). "
-            f"Received: output shape {tuple(forward.output_shapes)}."
-        )
+    forward = on_batches(forward, image_spec)
     with progress_bar(shown=progress, total=num_images, initial=done, unit="image") as bar:
         for batch in batches:
             images, *rest = batch if isinstance(batch, tuple) else (batch,)
             labels, *rest = [part.numpy() for part in rest] or [None]
-            features = forward(images).numpy()
+            features = forward(images)
             bar.update(len(features))
             yield features, None if labels is None else labels.astype(np.int64), *rest
+
+
+def on_batches(
+    forward: InferenceFunction, image_spec: tf.TensorSpec
+) -> Callable[[Tensor], np.ndarray]:
+    """Returns an inference function as a function to NumPy, compiled for batches of any size.
+
+    Args:
+        forward: as `inference_function` returns it.
+        image_spec: of the images.
+
+    Raises:
+        ValueError: if it returns anything but one vector per image; on JAX when it is called.
+    """
+
+    def check(shape):
+        if len(shape) != 2:
+            raise ValueError(
+                "backbone must return one vector per image, of shape (batch, d). "
+                f"Received: output shape {tuple(shape)}."
+            )
+
+    if keras.backend.backend() == "jax":
+
+        def run(images):
+            features = forward(images)
+            check(features.shape)
+            return features
+
+        return run
+    # One trace for every batch size: the short last batch must not compile the network again.
+    any_batch = tf.TensorSpec([None, *image_spec.shape[1:]], image_spec.dtype)
+    concrete = forward.get_concrete_function(any_batch)
+    if concrete.output_shapes.rank is not None:
+        check(concrete.output_shapes)
+    return lambda images: concrete(images).numpy()
 
 
 def _image_spec(batches, lengths):

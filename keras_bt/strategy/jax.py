@@ -128,6 +128,16 @@ def _first_host(nodes):
     return name + number
 
 
+def one_device() -> Devices:
+    """Returns the default device, without making it that of this process."""
+    return Devices(None)
+
+
+def on_accelerator() -> bool:
+    """Returns whether JAX computes on something else than CPUs."""
+    return jax.default_backend() != "cpu"
+
+
 def worker_count(strategy: Devices) -> int:
     """Returns the number of processes that run this program together."""
     return jax.process_count() if strategy.num_replicas_in_sync > 1 else 1

@@ -132,6 +132,16 @@ def _tpu(name):
         ) from error
 
 
+def one_device() -> tf.distribute.Strategy:
+    """Returns the default strategy, which has one device."""
+    return tf.distribute.get_strategy()
+
+
+def on_accelerator() -> bool:
+    """Returns whether TensorFlow has a device that is no CPU."""
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
 def worker_count(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of processes that run this program together."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

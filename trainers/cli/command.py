@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import gc
+import importlib.util
 import os
 import pathlib
 import re
@@ -17,10 +18,11 @@ from absl import flags, logging
 from trainers.cli import STOPPED
 from trainers.runs.fields import SIZE, kinds_of
 
+BACKENDS = ("tensorflow", "jax")
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
 
 
-def run(main, settings_class, default_recipe=None, positional=False):
+def run(main, settings_class, default_recipe=None, positional=False, backends=BACKENDS):
     """Parses the flags and runs `main`; a user's mistake ends in one line and status 1.
 
     A mistake is an error of the flags, or a `ValueError` or `OSError` that `main` raises inside
@@ -35,6 +37,7 @@ def run(main, settings_class, default_recipe=None, positional=False):
         default_recipe: function from the command line's arguments to the name of a recipe or None,
             called if there is no `--flagfile`.
         positional: bool, whether arguments other than flags are allowed.
+        backends: those of Keras that the command runs on, the default first.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell: >&-
@@ -42,12 +45,12 @@ def run(main, settings_class, default_recipe=None, positional=False):
         with contextlib.suppress(AttributeError):  # of a stream that is no file, in a notebook
             getattr(sys, name).reconfigure(errors=SPELLED_OUT)
     with interrupts:
-        _run(main, settings_class, default_recipe, positional)
+        _run(main, settings_class, default_recipe, positional, backends)
         with mistakes:
             sys.stdout.flush()
 
 
-def _run(main, settings_class, default_recipe, positional):
+def _run(main, settings_class, default_recipe, positional, backends):
     argv = sys.argv[1:]
     if any(argument.lstrip("-") in ("help", "h", "helpfull", "helpshort") for argument in argv):
         about = [sys.modules[main.__module__].__doc__, *map(_described, fields(settings_class))]
@@ -65,10 +68,22 @@ def _run(main, settings_class, default_recipe, positional):
         fail(error)
     if rest and not positional:
         fail(f"Flags must have the form --name=value. Received: {' '.join(rest)}")
-    if (backend := os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
-        fail(f"Commands run with KERAS_BACKEND=tensorflow. Received: KERAS_BACKEND={backend}")
+    _check_backend(os.environ.get("KERAS_BACKEND") or BACKENDS[0], backends)
     logging.set_verbosity(logging.WARNING)
     main(settings, *([rest] if positional else []))
+
+
+def _check_backend(backend, backends):
+    """Ends the program unless this is one of the backends that the command runs on."""
+    if backend not in backends:
+        known = " or ".join(backends)
+        fail(f"This command runs with KERAS_BACKEND={known}. Received: KERAS_BACKEND={backend}")
+    if backend == "jax" and importlib.util.find_spec("jax") is None:
+        fail(
+            'KERAS_BACKEND=jax needs JAX: pip install "keras_bt[jax]". '
+            "Received: an environment without it."
+        )
+    os.environ["KERAS_BACKEND"] = backend  # whatever Keras' own file of settings says
 
 
 def parsed(argv, settings_class):
@@ -213,6 +228,9 @@ def quiet_start():
     """
     with collector_paused():
         yield from _hidden()
+    if os.environ.get("KERAS_BACKEND") == "jax" and "tensorflow" in sys.modules:
+        # TensorFlow reads images here, and would take all memory of the GPUs.
+        sys.modules["tensorflow"].config.set_visible_devices([], "GPU")
 
 
 @contextlib.contextmanager

@@ -6,13 +6,13 @@ import pathlib
 import shlex
 
 import keras
-import tensorflow as tf
 
 from keras_bt import data, workdir
 from keras_bt.evaluation import finetune
 from keras_bt.evaluation.features import extract_features
 from keras_bt.evaluation.report import percent
 from keras_bt.messages import say
+from keras_bt.strategy import on_accelerator
 from trainers.runs import classifying, closing_words, opening
 
 EVALUATION_BATCH = 256
@@ -97,7 +97,7 @@ class Finetuning(classifying.ClassifierRun):
         """Describes the run before it starts, for the terminal."""
         s = self.settings
         replicas = self.strategy.num_replicas_in_sync
-        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+        kind = "GPU" if on_accelerator() else "CPU"
         devices = f"{replicas} replicas" if replicas > 1 else "one device"
         start = "random weights" if s.from_scratch else str(self.subject.file)
         rates = f"rate {self.head_rate:g}"

@@ -1,11 +1,13 @@
 """Plots of what a run's network has learned, beside those of the untrained network."""
 
+import keras
 import numpy as np
 
 from keras_bt import data, plots
 from keras_bt.evaluation.features import extract_features, inference_function
 from keras_bt.evaluation.linear import logistic_probe
 from keras_bt.evaluation.neighbours import nearest_neighbours
+from keras_bt.model.backend import compiled
 from keras_bt.objectives import cross_correlation
 from trainers.runs.labelled import labelled_halves
 from trainers.runs.rebuilding import newest_checkpoint
@@ -71,10 +73,13 @@ def labels_or_reason(job):
 def correlations(models, view_a, view_b):
     """Computes C of each network for the first views of the run, in inference mode."""
     view_a, view_b = view_a[:_BATCH], view_b[:_BATCH]
-    return {
-        name: np.asarray(cross_correlation(model.embed(view_a), model.embed(view_b)))
-        for name, model in models.items()
-    }
+    found = {}
+    for name, model in models.items():
+        embed = model.embed
+        if keras.backend.backend() == "jax":  # where each operation would be compiled by itself
+            embed = compiled(model.embed, model, view_a)
+        found[name] = np.asarray(cross_correlation(embed(view_a), embed(view_b)))
+    return found
 
 
 class Sample:
@@ -114,8 +119,8 @@ class Sample:
 def project(projector, features):
     """Projects features to embeddings, float32 (n, d), in inference mode."""
     embed = inference_function(projector)
-    parts = [embed(features[i : i + _BATCH]).numpy() for i in range(0, len(features), _BATCH)]
-    return np.concatenate(parts)
+    parts = (features[i : i + _BATCH] for i in range(0, len(features), _BATCH))
+    return np.concatenate([np.asarray(embed(part)) for part in parts])
 
 
 def choose_queries(labels, count, seed):

@@ -7,7 +7,6 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_bt import augmentations, data, plots, workdir
 from keras_bt.callbacks.training_progress import TrainingProgress
@@ -21,6 +20,7 @@ from keras_bt.strategy import (
     describe,
     distribute_batches,
     lost_workers_reported,
+    on_accelerator,
     sum_over_workers,
     worker_count,
     worker_number,
@@ -122,7 +122,7 @@ class Pretraining:
         settings: `PretrainingSettings`.
         train: `keras_bt.data.Source` to train on.
         test: labeled source to measure on, or None.
-        strategy: `tf.distribute.Strategy`.
+        strategy: what `choose_strategy` returned.
         run: `keras_bt.workdir.Workdir`.
         objective: `keras_bt.objectives.Objective`; if None the one that the settings name.
         projector: function of the layers' widths and the length of the features that builds the
@@ -391,8 +391,7 @@ def place_of_views(augment_on):
     """Returns "host" or "device", given what `--augment_on` says."""
     if augment_on != "auto":
         return augment_on
-    accelerated = any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
-    return "device" if accelerated else "host"
+    return "device" if on_accelerator() else "host"
 
 
 def check_colorless(settings, source):

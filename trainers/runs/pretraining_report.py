@@ -4,13 +4,12 @@ import dataclasses
 import math
 import time
 
-import tensorflow as tf
-
 from keras_bt import data, plots, saved_model, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.evaluation import report
 from keras_bt.evaluation.features import extract_features
-from trainers.runs import backbones, closing_words, results, run_page, skipped_images
+from keras_bt.strategy import one_device
+from trainers.runs import backbones, closing_words, exporting, results, run_page, skipped_images
 from trainers.runs.labelled import labelled_halves
 from trainers.runs.network_pictures import correlations
 
@@ -26,7 +25,7 @@ def finish(job, started):
     metrics = metrics_of_steps(run)
     if any(math.isfinite(entry["loss"]) for entry in metrics):
         plots.loss_curve(run.plots / "loss.png", metrics)
-    untrained = job.build(tf.distribute.get_strategy())
+    untrained = job.build(one_device())
     matrices = correlations({"untrained": untrained, "trained": job.model}, *job.first_views)
     plots.correlation(run.plots / "correlation.png", matrices)
     accuracies, where, images = None, "not measured (--noevaluate)", 0
@@ -68,8 +67,9 @@ def export(job, backbone, summary):
     if (job.run.saved_model / "1").exists():
         return
     image_size = job.settings.image_size
-    saved_model.export_saved_model(
+    exporting.export(
         backbone,
+        job.run.backbone,
         job.run.saved_model,
         image_size,
         job.settings.resize or data.evaluation_resize(job.train, image_size),

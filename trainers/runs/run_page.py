@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_bt import data, plots
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.evaluation.features import inference_function
+from keras_bt.evaluation.features import inference_function, on_batches
 from keras_bt.evaluation.report import Accuracies
 from keras_bt.evaluation.whitening import Whitening, too_wide
 from keras_bt.messages import first_line
@@ -91,13 +91,12 @@ def look(job, backbone):
     s = job.settings
     batches = data.evaluation_batches(source, s.image_size, _BATCH, s.resize, *plain, keys=True)
     spec = batches.element_spec[0]
-    forward = inference_function(backbone)
-    forward = forward.get_concrete_function(tf.TensorSpec([None, *spec.shape[1:]], spec.dtype))
+    forward = on_batches(inference_function(backbone), spec)
     mean, std = (np.array(part, np.float32) for part in (job.mean, job.std))
     parts = []
     with data.reading(source):
         for images, labels, keys in batches:
-            features = forward((images - mean) / std).numpy()
+            features = forward((images - mean) / std)
             parts.append((features, _pictures(images), labels.numpy(), source.names(keys.numpy())))
     features, pictures, labels, names = zip(*parts, strict=True)
     classes = np.concatenate(labels)

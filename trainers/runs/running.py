@@ -1,6 +1,7 @@
 """Parts that all training runs share: how a run begins, and the callbacks that accompany it."""
 
 import contextlib
+import os
 
 import keras
 import numpy as np
@@ -77,7 +78,11 @@ def make_deterministic(wanted, strategy):
         wanted: bool, or None for only where it is free: on CPUs.
         strategy: string, name of the strategy.
     """
-    tpu = resolved_name(strategy) == "tpu"
+    if keras.backend.backend() == "jax" and wanted:  # XLA on CPUs is deterministic as it is
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    # On JAX, what TensorFlow computes is the views. Nothing may ask JAX for its devices yet.
+    tpu = keras.backend.backend() == "tensorflow" and resolved_name(strategy) == "tpu"
     on_cpu = not tf.config.list_physical_devices("GPU") and not tpu
     if on_cpu if wanted is None else wanted:
         tf.config.experimental.enable_op_determinism()

@@ -1,4 +1,4 @@
-"""Compiling a function that a model's variables take part in: `jax.jit`."""
+"""Compiling what a model's variables take part in: `jax.jit`."""
 
 from collections.abc import Callable
 
@@ -31,3 +31,30 @@ def compiled(
         return run([v.value.addressable_data(0) for v in variables], images)
 
     return call
+
+
+class Inference:
+    """A network in inference mode with float32 output, compiled on one device.
+
+    Its results are NumPy arrays: the rest of a pipeline of `tf.data` is not JAX's.
+
+    Args:
+        network: images (b, …) → features (b, d).
+    """
+
+    def __init__(self, network: keras.Model):
+        self._run: Callable[[np.ndarray], Tensor] | None = None
+        self._network, self._largest = network, 0
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """Returns the features, float32 (b, d), with the network's current weights."""
+        images = np.asarray(images)
+        if self._run is None:
+            self._run = compiled(self._forward, self._network, images)
+        # The short last batch must not compile the network again.
+        count, self._largest = len(images), max(self._largest, len(images))
+        padding = [(0, self._largest - count), *[(0, 0)] * (images.ndim - 1)]
+        return np.asarray(self._run(np.pad(images, padding)))[:count]
+
+    def _forward(self, images):
+        return keras.ops.cast(self._network(images, training=False), "float32")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import re
 import sys
 
 import pytest
@@ -20,7 +21,7 @@ class Few(Settings):
     count: int = setting(3, "A count – of what?", least=1)
 
 
-def ended(monkeypatch, stdout, *argv, text=TEXT):
+def ended(monkeypatch, stdout, *argv, text=TEXT, **settings):
     """Runs a command that prints; returns its status, None if all went well."""
     written = []
 
@@ -33,7 +34,7 @@ def ended(monkeypatch, stdout, *argv, text=TEXT):
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     monkeypatch.setattr(main, "__module__", __name__)
     try:
-        command.run(main, Few)
+        command.run(main, Few, **settings)
     except SystemExit as end:
         return end.code
     return None
@@ -89,8 +90,17 @@ def test_closed_outputs_do_no_harm(monkeypatch):
         stream.close()
 
 
-def test_another_backend_is_one_line(monkeypatch, capsys):
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert ended(monkeypatch, sys.stdout) == 1
-    line = "error: Commands run with KERAS_BACKEND=tensorflow. Received: KERAS_BACKEND=jax\n"
-    assert capsys.readouterr().err == line
+@pytest.mark.parametrize(
+    ("backend", "backends", "line"),
+    [
+        ("torch", command.BACKENDS, "with KERAS_BACKEND=tensorflow or jax. Received: .*=torch"),
+        ("jax", ("tensorflow",), "with KERAS_BACKEND=tensorflow. Received: KERAS_BACKEND=jax"),
+        ("jax", command.BACKENDS, r'needs JAX: pip install "keras_bt\[jax\]". Received: an env'),
+    ],
+)
+def test_a_wrong_backend_is_one_line(backend, backends, line, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # JAX is not installed
+    assert ended(monkeypatch, sys.stdout, backends=backends) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: .*{line}", error)
