@@ -1,9 +1,9 @@
 """What people read in the terminal: errors of one line, bars, and times as they are said."""
 
-import os
 import pathlib
 import re
 import sys
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +15,7 @@ from keras_bt.typing import Path
 def check_writable(name: str, path: Path, folder: bool = False) -> pathlib.Path:
     """Checks that a file or folder can be written to: better now than after hours.
 
-    Nothing is created; neither the path nor the folders above it need exist yet.
+    Nothing is left behind; neither the path nor the folders above it need exist yet.
 
     >>> check_writable("--out", "new/views.png").name
     'views.png'
@@ -42,10 +42,12 @@ def check_writable(name: str, path: Path, folder: bool = False) -> pathlib.Path:
         reason = "a file" if folder else "a folder"
     elif nearest != path and nearest != parent:
         reason = f"below the file {nearest}"
-    elif not os.access(parent, os.W_OK | os.X_OK):
-        reason = f"where {parent} may not be written to"
     else:
-        return path
+        try:
+            with tempfile.TemporaryFile(dir=parent):  # permissions do not tell all: /proc, quotas
+                return path
+        except OSError as error:
+            reason = f"where {parent} may not be written to ({error.strerror})"
     kind = "folder" if folder else "file"
     raise ValueError(f"{name} must be a {kind} that can be written to. Received: {path}, {reason}.")
 

@@ -14,12 +14,6 @@ import tensorflow as tf
 
 from keras_bt.typing import Tensor
 
-
-def _choose_rows(chosen, ours, theirs):
-    # Version 1 of `where` takes one condition per row, and then copies whole rows.
-    return tf.compat.v1.where(chosen, ours, theirs)
-
-
 _TENSORFLOW = SimpleNamespace(
     abs=tf.abs,
     any=tf.reduce_any,
@@ -90,7 +84,8 @@ def when(condition: Tensor, then: Any, otherwise: Any) -> Tensor:
 def choose(chosen: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
     """Returns the rows of `ours` where `chosen`, bool (b,), and those of `theirs` elsewhere."""
     if tf.is_tensor(ours):
-        return _choose_rows(chosen, ours, theirs)
+        # Version 1 of `where` takes one condition per row, and then copies whole rows.
+        return tf.compat.v1.where(chosen, ours, theirs)
     rows = chosen.reshape(-1, *[1] * (ours.ndim - 1))
     return namespace(ours).where(rows, ours, theirs)
 

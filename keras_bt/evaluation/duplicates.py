@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
 from keras_bt.evaluation.checks import checked_features
-from keras_bt.evaluation.neighbours import _unit
+from keras_bt.evaluation.neighbours import unit_vectors
 from keras_bt.messages import progress_bar
 
 _BLOCK = 2048  # vectors compared with as many others at once
@@ -93,11 +93,11 @@ def near_duplicates(
         progress_bar(shown=progress, total=len(starts) * (len(starts) + 1) // 2, unit="block") as b,
     ):
         for first in starts:
-            unit = _unit(features[first : first + _BLOCK], np.float32)
+            unit = unit_vectors(features[first : first + _BLOCK], np.float32)
             for second in range(first, n, _BLOCK):
                 other = unit
                 if second != first:
-                    other = _unit(features[second : second + _BLOCK], np.float32)
+                    other = unit_vectors(features[second : second + _BLOCK], np.float32)
                 similar = unit @ other.T
                 if second == first:
                     np.fill_diagonal(similar, -2)
@@ -113,7 +113,7 @@ def near_duplicates(
     members = np.flatnonzero(groups >= 0)
     for start in range(0, len(members), _BLOCK):
         some = members[start : start + _BLOCK]
-        pair = (_unit(features[rows], np.float32) for rows in (some, firsts[groups[some]]))
+        pair = (unit_vectors(features[rows], np.float32) for rows in (some, firsts[groups[some]]))
         to_first[some] = np.einsum("nd,nd->n", *pair)
     return NearDuplicates(groups, nearest, np.minimum(similarities, 1), np.minimum(to_first, 1))
 

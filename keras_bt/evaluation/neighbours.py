@@ -105,11 +105,11 @@ def _search(train, queries, k):
 
 def _running_best(train, queries, k, dtype):
     """Searches chunk by chunk, keeping the k best of each query in order of training index."""
-    unit_queries = _unit(queries, dtype)
+    unit_queries = unit_vectors(queries, dtype)
     best = np.full((len(queries), k), -np.inf, dtype)
     best_index = np.zeros((len(queries), k), np.int64)
     for start in range(0, len(train), _TRAINING):
-        similarity = unit_queries @ _unit(train[start : start + _TRAINING], dtype).T
+        similarity = unit_queries @ unit_vectors(train[start : start + _TRAINING], dtype).T
         for offset in range(0, similarity.shape[1], _SELECT_COLUMNS):
             columns = similarity[:, offset : offset + _SELECT_COLUMNS]
             if dtype == np.float64:
@@ -158,8 +158,8 @@ def _refine(train, queries, candidates, k):
     step = max(1, _REFINE_BYTES // (width * train.shape[1] * 24))
     for start in range(0, q, step):
         rows = slice(start, start + step)
-        unit_queries = _unit(queries[rows], np.float64)
-        unit_train = _unit(train[candidates[rows]], np.float64)
+        unit_queries = unit_vectors(queries[rows], np.float64)
+        unit_train = unit_vectors(train[candidates[rows]], np.float64)
         exact = np.einsum("qkd,qd->qk", unit_train, unit_queries).round(_TIE_DECIMALS)
         order = np.lexsort((candidates[rows], -exact))[:, :k]
         similarities[rows] = np.take_along_axis(exact, order, axis=1)
@@ -167,8 +167,16 @@ def _refine(train, queries, candidates, k):
     return similarities, indices
 
 
-def _unit(vectors, dtype):
-    """Divides vectors along the last axis by their length; zeros stay zeros."""
+def unit_vectors(vectors: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Divides vectors along the last axis by their length; zeros stay zeros.
+
+    Args:
+        vectors: floats (..., d), finite.
+        dtype: floating-point type to compute in.
+
+    Returns:
+        A copy, of that shape and type, of vectors of length 1 or 0.
+    """
     vectors = np.array(vectors, dtype)  # a copy, changed in place to avoid a second one
     # Dividing by the largest entry first keeps the squares of tiny and huge features in range.
     largest = np.maximum(vectors.max(axis=-1), -vectors.min(axis=-1))

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_bt.data.pairs import Pairs
 from keras_bt.evaluation.checks import checked_features, checked_labels
+from keras_bt.evaluation.neighbours import unit_vectors
 
 FALSE_ACCEPTS = (0.01, 0.001)  # at which true accepts are told
 _DRAWS = 100  # of the bootstrap
@@ -90,7 +91,9 @@ def distances(embeddings: np.ndarray, pairs: Pairs) -> np.ndarray:
             )
     found = np.empty(len(pairs))
     for rows in _parts(len(pairs)):
-        first, second = (_unit(embeddings[of[rows]]) for of in (pairs.first, pairs.second))
+        first, second = (
+            unit_vectors(embeddings[of[rows]], np.float64) for of in (pairs.first, pairs.second)
+        )
         found[rows] = np.linalg.norm(first - second, axis=1)
     return found
 
@@ -142,10 +145,11 @@ def reference_distances(
     most = max(1, _MOST_COMPARISONS // len(classes))
     if len(queries) > most:
         queries = np.sort(random.choice(queries, most, replace=False))
-    known_units = [_unit(embeddings[images]) for images in known.T]  # k of (classes, d)
+    # k of (classes, d)
+    known_units = [unit_vectors(embeddings[images], np.float64) for images in known.T]
     nearest, mean = np.empty((2, len(queries), len(classes)))
     for rows in _parts(len(queries)):
-        units = _unit(embeddings[queries[rows]])
+        units = unit_vectors(embeddings[queries[rows]], np.float64)
         # ‖u − v‖² = 2 − 2 u·v, but an embedding of zeros is not of length 1.
         found = np.array([_between(units, others) for others in known_units])
         nearest[rows], mean[rows] = found.min(axis=0), found.mean(axis=0)
@@ -323,13 +327,6 @@ def _checked(distances, same):
             f"things. Received: {same.sum():,} and {(~same).sum():,}."
         )
     return distances, same
-
-
-def _unit(vectors):
-    """Divides vectors by their length, in float64; zeros stay zeros."""
-    vectors = np.asarray(vectors, np.float64)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 def _between(units, others):

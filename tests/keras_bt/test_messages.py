@@ -1,4 +1,6 @@
-import os
+import errno
+import re
+import tempfile
 
 import pytest
 
@@ -27,6 +29,11 @@ def test_nothing_is_created_and_permission_is_asked_for(tmp_path, monkeypatch, n
     monkeypatch.chdir(tmp_path)
     check_writable("--out", name, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
-    with pytest.raises(ValueError, match=f"where {tmp_path} may not be written to"):
+
+    def refuse(dir):  # root may write almost everywhere
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    refused = re.escape(f"where {tmp_path} may not be written to (Permission denied)")
+    with pytest.raises(ValueError, match=refused):
         check_writable("--out", tmp_path / name, folder)

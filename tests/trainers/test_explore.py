@@ -77,7 +77,7 @@ def test_of_many_images_some_are_drawn(flags, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "rule"),
     [
-        (["--clusters=8"], "as many clusters as images (7). Received: --clusters=8"),
+        (["--clusters=8"], "Received: --clusters=8 for 7 images."),
         (["--out=."], "--out must end in .html"),
         (["--out=/dev/null/page.html"], "--out must be a file that can be written to"),
         (["--data=folder:nothing"], "nothing"),

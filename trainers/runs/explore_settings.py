@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trainers.runs.collection_settings import CollectionSettings
+from trainers.runs.collection_settings import CollectionSettings, check_ending
 from trainers.runs.fields import free
 
 
@@ -35,5 +35,4 @@ class ExploreSettings(CollectionSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.out is not None and not self.out.lower().endswith((".html", ".htm")):
-            raise ValueError(f"--out must end in .html. Received: --out={self.out}")
+        check_ending("out", self.out, (".html", ".htm"))

@@ -63,8 +63,8 @@ def _arranged(s, images, chosen, remarks):
     count = s.clusters or maps.default_cluster_count(n, classes)
     if count > n:
         raise ValueError(
-            f"There must be at most as many clusters as images ({n:,}). "
-            f"Received: --clusters={count}"
+            "--clusters must be at most the number of images. "
+            f"Received: --clusters={count} for {n:,} images."
         )
     plain = np.asarray(images.features[chosen], np.float32)
     # By cosine everywhere, so a feature's direction is all that counts.
