@@ -28,7 +28,7 @@ class AblationSettings(PretrainingSettings):
     variant: str = setting(
         "published",
         "Variant of the objective or projector; see trainers.ablations.variants.",
-        choices=("published", "invariance", "redundancy", "features", "unnormalised"),
+        choices=("published", "invariance", "redundancy", "features", "unnormalized"),
     )
     measure: str = free(
         "trained",
@@ -41,7 +41,7 @@ class AblationSettings(PretrainingSettings):
         if not self.workdir:
             raise ValueError("--workdir is needed.")
         super().__post_init__()
-        if self.variant not in ("published", "unnormalised") and self.objective != "barlow_twins":
+        if self.variant not in ("published", "unnormalized") and self.objective != "barlow_twins":
             raise ValueError(
                 f"--variant={self.variant} is one of --objective=barlow_twins. "
                 f"Received: --objective={self.objective}"

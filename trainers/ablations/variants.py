@@ -7,7 +7,7 @@ invariance    the first term alone
 redundancy    the second term alone
 features      C = z_Aᵀ z_B / n with each embedding standardized over its d features instead of each
               feature over the n images
-unnormalised  the published objective on a projector without BatchNormalization
+unnormalized  the published objective on a projector without BatchNormalization
 """
 
 import keras
@@ -61,7 +61,7 @@ class AlongFeatures(BarlowTwinsObjective):
         }
 
 
-def unnormalised_projector(widths, input_dim):
+def unnormalized_projector(widths, input_dim):
     """Builds the projector without BatchNormalization; arguments and result are `projector`'s.
 
     This leaves ReLUs and linear layers with biases, which BatchNormalization would make redundant.
@@ -81,7 +81,7 @@ VARIANTS = {
     "invariance": (InvarianceOnly, projector),
     "redundancy": (RedundancyOnly, projector),
     "features": (AlongFeatures, projector),
-    "unnormalised": (BarlowTwinsObjective, unnormalised_projector),
+    "unnormalized": (BarlowTwinsObjective, unnormalized_projector),
 }
 
 

@@ -123,8 +123,8 @@ def test_cached_features_give_what_the_backbone_gives(strategy):
     def enlarged(images, labels):
         return data.center_crop(images, 16, 16), labels
 
-    unnormalised = data.labelled_views(train, View([lambda images: images]), 32, seed=3)
-    images = unnormalised.map(enlarged).map(lambda images, labels: (plain(images), labels))
+    unnormalized = data.labelled_views(train, View([lambda images: images]), 32, seed=3)
+    images = unnormalized.map(enlarged).map(lambda images, labels: (plain(images), labels))
     sources = {
         "images": (images, data.evaluation_batches(test, 16, 32, resize=16)),
         "features": (

@@ -138,8 +138,8 @@ def test_the_choices_of_the_flag_are_the_variants(capsys):
     assert choices == list(VARIANTS)
 
 
-def test_the_unnormalised_projector_has_biases_and_the_widths_and_weights_of_the_other():
-    found = variants.unnormalised_projector([64, 48, 5], 32)
+def test_the_unnormalized_projector_has_biases_and_the_widths_and_weights_of_the_other():
+    found = variants.unnormalized_projector([64, 48, 5], 32)
     other = model.projector((64, 48, 5), 32)
     assert found.name == other.name == "projector"
     assert (found.input_shape, found.output_shape) == ((None, 32), (None, 5))
@@ -157,14 +157,14 @@ def test_the_unnormalised_projector_has_biases_and_the_widths_and_weights_of_the
         assert 0.9 < largest * np.sqrt(limit) <= 1
         np.testing.assert_array_equal(layer.bias.numpy(), 0)
     # Two are two: no weights are shared with an earlier one.
-    again = variants.unnormalised_projector([64, 48, 5], 32)
+    again = variants.unnormalized_projector([64, 48, 5], 32)
     assert np.abs(again.get_layer("linear1").kernel - found.get_layer("linear1").kernel).max() > 0
 
 
-def test_a_step_behind_the_unnormalised_projector(views):
+def test_a_step_behind_the_unnormalized_projector(views):
     """Value and gradient, those of the biases included, of the published objective."""
     backbone = keras.Sequential([keras.layers.Input((2, 2, 2)), keras.layers.Flatten()])
-    objective, projector = VARIANTS["unnormalised"]
+    objective, projector = VARIANTS["unnormalized"]
     head = projector([7, 6, D], INPUTS)
     for number in (1, 2, 3):
         bias = head.get_layer(f"linear{number}").bias
