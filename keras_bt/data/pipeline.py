@@ -1,5 +1,6 @@
 """From a source to batches of views: what pretraining and classifiers share."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
@@ -208,22 +209,28 @@ def rest_of_views(
     returns the views, each float32 (b, h', w', c).
     """
 
-    def rest(all_crops, all_draws):
-        return tuple(
-            view.rest.apply(tf.cast(crops, tf.float32), draws)
-            for view, crops, draws in zip(views, all_crops, all_draws, strict=True)
-        )
-
     def chosen(all_crops, seeds):
         height, width = all_crops[0].shape[1:3]
         worth_it = height * width >= _WORTH_COMPILING and all(view.rest.drawn for view in views)
         compiled = worth_it if compile_views is None else compile_views
-        # All views in one function, which compiles faster than one function for each. The draws are
-        # made outside: they are the same bit for bit however the pixels are made.
-        function = tf.function(rest, jit_compile=True) if compiled else rest
-        return function(all_crops, draws_of_views(views, seeds))
+        rest = _compiled_rest(tuple(views)) if compiled else functools.partial(_rest, views)
+        # The draws are made outside: they are the same bit for bit however the pixels are made.
+        return rest(all_crops, draws_of_views(views, seeds))
 
     return chosen
+
+
+def _rest(views, all_crops, all_draws):
+    return tuple(
+        view.rest.apply(tf.cast(crops, tf.float32), draws)
+        for view, crops, draws in zip(views, all_crops, all_draws, strict=True)
+    )
+
+
+@functools.lru_cache(maxsize=1)  # a run that is continued opens its batches twice
+def _compiled_rest(views):
+    """Compiles all views in one function, which is faster than one function for each."""
+    return tf.function(functools.partial(_rest, views), jit_compile=True)
 
 
 def seeds_of_views(seeds: Tensor, count: int) -> tuple[Tensor, ...]:

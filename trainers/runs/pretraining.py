@@ -212,8 +212,9 @@ class Pretraining:
         Augmentation on the device uses the first replica's seed. Made once, as XLA may take seconds
         to compile the views.
         """
-        views = self.model.two_views(next(iter(self.all_batches)))
-        return tuple(np.array(view[:FIRST_PAIRS]) for view in views)
+        batch = next(iter(self.all_batches))
+        pairs = keras.tree.map_structure(lambda x: x[:FIRST_PAIRS], batch)
+        return tuple(map(np.array, self.model.two_views(pairs)))
 
     def check_images(self, images):
         """Checks that all workers have opened the same images, as the first records its own."""

@@ -115,8 +115,10 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
         lambda *args, jit_compile=None: compiled.append(jit_compile) or function(*args),
     )
 
-    def compiles(source, views, **kwargs):
+    def compiles(source, views, again=False, **kwargs):
         compiled.clear()
+        if not again:
+            pipeline._compiled_rest.cache_clear()
         pretraining_views(source, *views, 8, seed=1, **kwargs)
         return True in compiled
 
@@ -126,6 +128,7 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
     foreign = [augmentations.View([crop, tf.abs]), augmentations.View([crop])]
     for source in (files, arrays):
         assert compiles(source, large)
+        assert not compiles(source, large, again=True)  # the same views: compiled already
         assert not compiles(source, small)
     assert not compiles(arrays, foreign)
     assert not compiles(arrays, large, compile_views=False)
