@@ -8,8 +8,9 @@ from places import ROOT
 # Of keras_bt, from the ground up. What stands on one floor knows nothing of its neighbors.
 FLOORS = (
     ("typing",),
+    ("fused",),
     (
-        *("files", "fused", "messages", "objectives", "preprocessing", "randomness"),
+        *("files", "messages", "objectives", "preprocessing", "randomness"),
         *("resnet", "schedule"),
     ),
     ("augmentations", "checkpoint", "data", "optimizer", "strategy", "workdir"),

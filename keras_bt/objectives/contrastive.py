@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_bt.fused import product
 from keras_bt.objectives.embeddings import at_least_float32, check_embeddings
 from keras_bt.objectives.objective import Objective
 from keras_bt.typing import Collectives, Tensor
@@ -65,7 +66,7 @@ class InfoNCE(Objective):
         first = ops.sum(ops.where(before, counts, 0))
 
         everyone = ops.concatenate([replicas.gather(za), replicas.gather(zb)])  # (2n, d)
-        s = ops.matmul(ops.concatenate([za, zb]), ops.transpose(everyone)) / self.temperature
+        s = product(ops.concatenate([za, zb]), ops.transpose(everyone)) / self.temperature
         image = first + ops.arange(rows)  # this replica's rows among the n
         column = ops.arange(ops.shape(everyone)[0])
         if self.decoupled:  # neither the view itself nor the other one

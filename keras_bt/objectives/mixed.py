@@ -20,6 +20,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_bt.fused import product
 from keras_bt.objectives.barlow_twins import BarlowTwinsObjective, choose_form, standardized
 from keras_bt.objectives.embeddings import at_least_float32, check_embeddings, number_of_images
 from keras_bt.objectives.objective import Mixing
@@ -78,9 +79,9 @@ class MixedBarlowTwins(BarlowTwinsObjective):
         za, zb, zm = (standardized(z, n, replicas)[0] for z in (za, zb, zm))
         r, z = zm - mixing(za, zb), ops.concatenate([za, zb], axis=1)
         if form == "correlation":
-            difference = replicas.sum(ops.matmul(ops.transpose(r), z)) / n
+            difference = replicas.sum(product(ops.transpose(r), z)) / n
             return {"mixed": ops.sum(ops.square(difference)) / replicas.count}
-        gram_r, gram_z = (ops.matmul(x, ops.transpose(replicas.gather(x))) / n for x in (r, z))
+        gram_r, gram_z = (product(x, ops.transpose(replicas.gather(x))) / n for x in (r, z))
         return {"mixed": ops.sum(gram_r * gram_z)}
 
     def loss(self, terms: dict[str, Tensor]) -> Tensor:

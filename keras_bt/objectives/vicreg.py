@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_bt.fused import product
 from keras_bt.objectives.barlow_twins import check_form, choose_form
 from keras_bt.objectives.embeddings import at_least_float32, check_embeddings, number_of_images
 from keras_bt.objectives.objective import Objective
@@ -101,10 +102,11 @@ class VICReg(Objective):
 def _off_diagonal(z, variances, n, form, replicas):
     """Returns this replica's share of Σ_{i≠j} K_ij² of centered embeddings z (n_r, d)."""
     if form == "correlation":
-        covariance = replicas.sum(ops.matmul(ops.transpose(z), z)) / (n - 1)
+        covariance = replicas.sum(product(ops.transpose(z), z)) / (n - 1)
         # Row by row, where the difference is small from the start.
         rows = ops.sum(ops.square(covariance), axis=1) - ops.square(variances)
         return ops.sum(rows) / replicas.count
-    gram = ops.matmul(z, ops.transpose(replicas.gather(z))) / (n - 1)
-    rows = ops.sum(ops.square(gram), axis=1) - ops.matmul(ops.square(z), variances) / (n - 1)
+    gram = product(z, ops.transpose(replicas.gather(z))) / (n - 1)
+    own = product(ops.square(z), variances[:, None])[:, 0] / (n - 1)
+    rows = ops.sum(ops.square(gram), axis=1) - own
     return ops.sum(rows)

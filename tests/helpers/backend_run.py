@@ -111,6 +111,10 @@ def smallest():
 
     za, zb = pairs()[:, 0, :, 0, 0]
     yield "loss", np.asarray(jax.jit(keras_bt.barlow_twins_loss)(za, zb))
+    for form in FORMS:
+        loss = functools.partial(keras_bt.barlow_twins_loss, form=form)
+        lines = jax.jit(jax.grad(loss, (0, 1))).lower(za, zb).as_text().splitlines()
+        yield f"products/{form}", [line for line in lines if "dot_general" in line]
 
 
 def kinds():

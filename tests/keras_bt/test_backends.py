@@ -69,6 +69,9 @@ def test_the_model_needs_no_tensorflow(tmp_path):
     found = result(start(tmp_path / "found.npz", "smallest"), tmp_path / "found.npz")
     za, zb = backend_run.pairs()[:, 0, :, 0, 0]
     assert error(found["loss"], barlow_twins_loss(za, zb)) < 1e-5
+    for products in part(found, "products/").values():  # on a GPU too
+        assert len(products) > 6
+        assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 @pytest.mark.slow
