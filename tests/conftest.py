@@ -27,10 +27,21 @@ def pytest_sessionstart(session):
         )
 
 
+# Files whose slow tests take half a minute or more, the longest first.
+LONGEST = ("test_backends", "test_replicas", "test_placement", "test_pretrain")
+LONGEST += ("test_barlow_twins", "test_several_workers", "test_crashes")
+
+
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, above all whole runs: two processes end together."""
+    """Files with slow tests come first, above all the longest: two processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, "trainers" not in item.path.parts))
+    order = {name: place for place, name in enumerate(LONGEST)}
+
+    def place(item):
+        long = order.get(item.path.stem, len(order))
+        return item.path not in slow, long, "trainers" not in item.path.parts
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish():
