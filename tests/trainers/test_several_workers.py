@@ -45,6 +45,12 @@ def newest(workdir):
     return next((int(path.name) for path in checkpoints(workdir / "checkpoints")), 0)
 
 
+def losses_of(workdir):
+    """The steps of a run, and the loss of each."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return zip(*((m["step"], m["loss"]) for m in lines if "loss" in m), strict=True)
+
+
 def error_of(worker):
     """The one line that says what was wrong; TensorFlow adds notes of its own."""
     errors = processes.finish(worker, status=1)
@@ -56,9 +62,9 @@ def error_of(worker):
 @pytest.mark.slow
 def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path, capsys):
     workdir = tmp_path / "run"
-    flags = [*flags, f"--workdir={workdir}"]
+    shared, flags = flags, [*flags, f"--workdir={workdir}"]
 
-    first, second = start_two(flags)
+    first, second = start_two([*flags, "--augment_on=device"])
     wait_for_a_step_after(3, workdir, [first, second])
     second.kill()
     second.communicate()
@@ -68,7 +74,7 @@ def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path, caps
     kept = newest(workdir)
     assert kept > 3
 
-    first, second = start_two(flags)
+    first, second = start_two([*flags, "--augment_on=host"])
     wait_for_a_step_after(kept, workdir, [first, second])
     second.send_signal(signal.SIGTERM)  # one of them only
     outputs = [worker.communicate(timeout=300)[0] for worker in (first, second)]
@@ -82,8 +88,14 @@ def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path, caps
 
     script.call("pretrain", *flags)
     assert "Continuing after epoch" in capsys.readouterr().out
-    steps = [m["step"] for m in read_metrics(workdir / "metrics.jsonl") if "loss" in m]
-    assert steps == list(range(1, 2 * 20 + 1))
+    steps, losses = losses_of(workdir)
+    assert list(steps) == list(range(1, 2 * 20 + 1))
+
+    # Views and losses are those of a run that knew nothing of all this.
+    script.call("pretrain", *shared, f"--workdir={tmp_path / 'alone'}")
+    _, alone = losses_of(tmp_path / "alone")
+    np.testing.assert_allclose(losses[:3], alone[:3], rtol=1e-5)
+    np.testing.assert_allclose(losses, alone, rtol=1e-3)
     assert np.isfinite(json.loads((workdir / "summary.json").read_text())["loss"])
 
 
