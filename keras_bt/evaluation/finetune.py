@@ -301,7 +301,7 @@ class CrossEntropy(keras.losses.Loss):
 
     def call(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Returns this replica's share of the loss of labels (b,) and logits (b, classes)."""
-        labels = ops.reshape(ops.cast(labels, "int64"), (-1,))
+        labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
         images = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         count = ops.cast(ops.shape(logits)[0], images.dtype)
         return ops.sum(images) / current_replicas().sum(count)
@@ -321,9 +321,9 @@ def in_top_k(labels: Tensor, logits: Tensor, k: int) -> Tensor:
     Returns:
         float32 (b,), 1 or 0.
     """
-    labels = ops.reshape(ops.cast(labels, "int64"), (-1, 1))
+    labels = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
     own = ops.take_along_axis(logits, labels, axis=1)
-    lower_class = ops.arange(logits.shape[1], dtype="int64") < labels
+    lower_class = ops.arange(logits.shape[1], dtype="int32") < labels
     ahead = ops.logical_or(logits > own, ops.logical_and(logits == own, lower_class))
     rank = ops.sum(ops.cast(ahead, "int32"), axis=1)
     return ops.cast(ops.logical_and(rank < k, ops.isfinite(own[:, 0])), "float32")

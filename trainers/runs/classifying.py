@@ -5,6 +5,8 @@ import math
 import re
 import time
 
+import keras
+
 from keras_bt import augmentations, data, workdir
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.callbacks.training_progress import TrainingProgress
@@ -69,7 +71,10 @@ def carry_out(kind, settings, what, train, sources, started):
     if running.is_finished(run, identity, lambda: images):
         return
     running.make_deterministic(settings.deterministic, settings.strategy)
-    strategy = choose_strategy(settings.strategy, one_process=True)
+    strategy = settings.strategy
+    if strategy == "auto" and keras.backend.backend() == "jax":
+        strategy = "one"  # several would have to divide the short last batch, too
+    strategy = choose_strategy(strategy, one_process=True)
     job = kind(settings, what, train, strategy, run)
     job.given = given
     running.note_unrecorded_images(run)

@@ -6,6 +6,7 @@ Behind `trainers.verify --reference=A.png --image=B.png`.
 import pathlib
 import shlex
 
+import keras
 import numpy as np
 
 from keras_bt import data, messages, workdir
@@ -127,14 +128,14 @@ def _embedding(record, name, path, file, s):
     prepared = record["prepared"]
     backbone = backbones.load(file, _size(prepared), 3, prepared["normalize"])
     if name != WHITENED:
-        return lambda images: backbone(images, training=False).numpy()
+        return lambda images: keras.ops.convert_to_numpy(backbone(images, training=False))
     arrays = path.with_name(row["whitening"])
     if not arrays.is_file() or sha256(arrays) != row["whitening_sha256"]:
         what = "another" if arrays.is_file() else "none"
         raise _other(path, f"the whitening in {arrays.name}", what, s)
     with np.load(arrays) as opened:
         whitening = Whitening.from_arrays(opened)
-    return lambda images: whitening(backbone(images, training=False).numpy())
+    return lambda images: whitening(keras.ops.convert_to_numpy(backbone(images, training=False)))
 
 
 def _other(path, theirs, ours, s, *flags):

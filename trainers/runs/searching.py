@@ -2,6 +2,7 @@
 
 import os
 
+import keras
 import tensorflow as tf
 
 from keras_bt import data, messages, plots
@@ -47,7 +48,10 @@ def run(settings):
         subject.normalization,
     )
     found = collection.read(s, subject)
-    queries, features = subject.backbone(images, training=False).numpy(), found.features
+    queries, features = (
+        keras.ops.convert_to_numpy(subject.backbone(images, training=False)),
+        found.features,
+    )
     compared = "features"
     if s.whiten and found.whitening is not None:
         queries, features = found.whitening(queries), found.whitened()
