@@ -2,7 +2,8 @@
 
 A step is two forward passes, the objective, the backward pass and the LARS update, on views in
 memory. Here it is a step of `model.fit`, overhead included; in PyTorch it is a step of the
-published code (`benchmarks.torch_barlow_twins`) on one device, with the same number of threads. The
+published code (`benchmarks.torch_barlow_twins`) on one device, with the same number of threads. On
+JAX Keras compiles the step on CPUs as well. The
 contestants, which have the same number of parameters, take turns, each turn in its own process, so
 that only one is in memory. Nothing else should be running on the machine.
 
@@ -13,6 +14,8 @@ Memory is the peak of the process, Python and libraries included, as the system 
 import dataclasses
 import functools
 import importlib.util
+import itertools
+import os
 import statistics
 import sys
 import time
@@ -49,10 +52,12 @@ NETWORKS = {
     "resnet18": Network(18, "small", 32, 2048, (256,)),
 }
 PUBLISHED = "PyTorch, as published"
-# Name: framework, precision, and options of `KerasStep` or `TorchStep`.
+# Name: framework, precision, and options of `KerasStep`, `JaxStep` or `TorchStep`.
 CONTESTANTS = {
     "keras_bt": ("keras", "float32", {}),
     "keras_bt, bfloat16": ("keras", "bfloat16", {}),
+    "keras_bt, JAX": ("jax", "float32", {}),
+    "keras_bt, JAX, bfloat16": ("jax", "bfloat16", {}),
     "keras_bt, BatchNormalization of Keras": ("keras", "float32", {"fused": False}),
     "keras_bt, XLA": ("keras", "float32", {"jit_compile": True}),
     PUBLISHED: ("torch", "float32", {}),
@@ -76,13 +81,11 @@ class KerasStep:
     def __init__(
         self, network, batch_size, width, precision, threads, jit_compile="auto", fused=True
     ):
-        self.gpu = tensorflow_device.prepare(threads)
+        self.gpu = self.prepare(threads)
         import keras
-        import tensorflow as tf
 
         from keras_bt import LARS, BarlowTwins, projector, resnet
 
-        self._tf = tf
         if precision != "float32":
             keras.config.set_dtype_policy(f"mixed_{precision}")
         side = network.image_size
@@ -95,11 +98,21 @@ class KerasStep:
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
         # Keras's "auto" compiles nothing on a CPU and everything it can on a GPU.
         self.model.compile(LARS(RATE), jit_compile=jit_compile)
-        views = tuple(map(tf.constant, random_views(network, batch_size)))
+        self._batches = self.batches(random_views(network, batch_size))
+
+    def prepare(self, threads):
+        """Prepares the backend; returns the GPU's name, or None."""
+        return tensorflow_device.prepare(threads)
+
+    def batches(self, views):
+        """Returns the same batch for ever."""
+        import tensorflow as tf
+
         # With nothing to tune, the end of a data set waits seconds for the tuner's next turn.
         options = tf.data.Options()
         options.autotune.enabled = False
-        self._batches = tf.data.Dataset.from_tensors(views).repeat().with_options(options)
+        views = tuple(map(tf.constant, views))
+        return tf.data.Dataset.from_tensors(views).repeat().with_options(options)
 
     def run(self, steps):
         """Takes this many steps."""
@@ -107,7 +120,31 @@ class KerasStep:
 
     def peak_bytes(self):
         """Returns the peak memory of the GPU."""
-        return self._tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        import tensorflow as tf
+
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
+class JaxStep(KerasStep):
+    """The same on JAX, in a process that has not imported Keras."""
+
+    def prepare(self, threads):
+        """Prepares the backend; returns the GPU's name, or None."""
+        os.environ |= {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        if hasattr(os, "sched_setaffinity"):  # JAX has a thread for every core it may use
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+        import jax
+
+        self._device = jax.devices()[0]
+        return None if self._device.platform == "cpu" else self._device.device_kind
+
+    def batches(self, views):
+        """Returns the same batch for ever."""
+        return (tuple(views) for _ in itertools.count())
+
+    def peak_bytes(self):
+        """Returns the peak memory of the GPU."""
+        return self._device.memory_stats()["peak_bytes_in_use"]
 
 
 class TorchStep:
@@ -155,7 +192,7 @@ class TorchStep:
 def measure(contestant, network, batch_size, width, threads, steps):
     """Trains; returns images per second, peak GiB, number of parameters and the device."""
     framework, precision, options = CONTESTANTS[contestant]
-    step = {"keras": KerasStep, "torch": TorchStep}[framework](
+    step = {"keras": KerasStep, "jax": JaxStep, "torch": TorchStep}[framework](
         network, batch_size, width, precision, threads, **options
     )
     step.run(1)  # traces, tunes, allocates
@@ -220,9 +257,11 @@ def chosen(args):
         names = [name for name in names if not {"jit_compile", "fused"} & set(CONTESTANTS[name][2])]
     if args.float32_only:
         names = [name for name in names if CONTESTANTS[name][1] == "float32"]
-    if importlib.util.find_spec("torch") is None:
-        print("PyTorch is left out, as it is not installed: pip install torch.", file=sys.stderr)
-        names = [name for name in names if CONTESTANTS[name][0] != "torch"]
+    for package, called in {"torch": "PyTorch", "jax": "JAX"}.items():
+        if importlib.util.find_spec(package) is None:
+            missing = f"{called} is left out, as it is not installed: pip install {package}."
+            print(missing, file=sys.stderr)
+            names = [name for name in names if CONTESTANTS[name][0] != package]
     return names
 
 

@@ -1,6 +1,7 @@
 """How far a run is, how long it will take, and a few of its figures, on one line."""
 
 import sys
+import threading
 import time
 from collections.abc import Mapping
 
@@ -16,6 +17,7 @@ _SHORT_EPOCH = 5.0  # seconds; on a terminal, shorter ones are told by the bar a
 # Seconds between lines in a file: a hundredth of the run, within these limits.
 _LEAST_PAUSE, _MOST_PAUSE, _LINES = 10.0, 600.0, 100
 _ENOUGH = 5.0  # seconds of steps from which the whole is estimated
+_LONG = 10.0  # seconds of the first step after which a line says that it compiles
 
 
 class TrainingProgress(keras.callbacks.Callback):
@@ -27,6 +29,9 @@ class TrainingProgress(keras.callbacks.Callback):
     apart. Each is at most 100 characters long and holds at most six figures, those last measured.
 
         Epoch 12/100, 35 min left: 1,742 images/s, loss 112.3, excess 109.7, kNN 0.902, linear 0.898
+
+    If the first step, which compiles, takes more than ten seconds, a line says so, and another one
+    how long it took.
 
     Before the end of the first epoch, or soon after if epochs are short, a line says how long the
     training will take. It is estimated from the steps after the first, which compiles, and from the
@@ -75,6 +80,7 @@ class TrainingProgress(keras.callbacks.Callback):
         self._ended: float | None = None
         self._epoch_clock: float | None = None
         self._told = False
+        self._first: _SaysIfLong | None = None  # the first step, while it is taken
         self._began = self._line_at = time.monotonic()
         self._on_terminal = sys.stdout.isatty()
         self._bar = progress_bar(
@@ -104,8 +110,16 @@ class TrainingProgress(keras.callbacks.Callback):
         self._epoch_clock, self._epoch_clock_step = self._clock, self._step
         self._tell()
 
+    def on_train_batch_begin(self, batch: int, logs: Metrics | None = None) -> None:
+        """Waits for the first step, to say that it compiles if that takes long."""
+        if self._clock is None and self._first is None:
+            self._first = _SaysIfLong("Compiling the training step …", "The first step took {}")
+
     def on_train_batch_end(self, batch: int, logs: Metrics | None = None) -> None:
         """Moves the bar; in a file, prints a line if none has been printed for long."""
+        if self._first is not None:
+            self._first.end()
+            self._first = None
         now, step = time.monotonic(), self._epoch_start + batch + 1
         step = min(step, (self._epoch + 1) * self._steps_per_epoch)
         done, self._step = step - self._step, step
@@ -139,6 +153,8 @@ class TrainingProgress(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Removes the bar."""
+        if self._first is not None:
+            self._first.timer.cancel()
         self._bar.close()
 
     def _look(self, logs):
@@ -195,6 +211,27 @@ class TrainingProgress(keras.callbacks.Callback):
                 break
             line, separator = f"{line}{separator}{figure}", ", "
         return line
+
+
+class _SaysIfLong:
+    """Says what is being done if that takes long, and at the end how long it took."""
+
+    def __init__(self, text: str, ended: str):
+        self._text, self._ended, self._said = text, ended, False
+        self._began = time.monotonic()
+        self.timer = threading.Timer(_LONG, self._say)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def _say(self):
+        self._said = True
+        say(self._text)
+
+    def end(self):
+        """Ends it."""
+        self.timer.cancel()
+        if self._said:
+            say(self._ended.format(duration(time.monotonic() - self._began)))
 
 
 class _NewestMean:

@@ -42,6 +42,7 @@ def half_of_the_blocks():
 @pytest.mark.usefixtures("half_of_the_blocks")
 def test_measures_every_contestant_at_every_batch_size(monkeypatch):
     monkeypatch.setattr(train_step, "own_process", this_process)
+    monkeypatch.delitem(train_step.CONTESTANTS, "keras_bt, JAX")  # not in a process of TensorFlow
     flags = ["--networks=resnet18", "--rounds=1", "--float32_only"]
     result = benchmark_run.call("train_step", *TINY, *flags)
     assert re.match(r"\d{4}-\d\d-\d\d, \d+ cores? of \S+", result.stdout)

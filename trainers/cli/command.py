@@ -16,6 +16,7 @@ from dataclasses import fields
 from absl import flags, logging
 
 from trainers.cli import STOPPED
+from trainers.cli.compilation_cache import keep_compiled
 from trainers.runs.fields import SIZE, kinds_of
 
 BACKENDS = ("tensorflow", "jax")
@@ -70,6 +71,7 @@ def _run(main, settings_class, default_recipe, positional, backends):
         fail(f"Flags must have the form --name=value. Received: {' '.join(rest)}")
     _check_backend(os.environ.get("KERAS_BACKEND") or BACKENDS[0], backends)
     logging.set_verbosity(logging.WARNING)
+    keep_compiled()
     main(settings, *([rest] if positional else []))
 
 

@@ -162,3 +162,21 @@ def test_it_takes_the_place_of_keras_own(capsys):
         model.fit(x, y, batch_size=4, epochs=2, validation_data=(x, y), callbacks=[bar], verbose=0)
     (line,) = lines(capsys)
     assert re.fullmatch(r"Epoch 2/2: [\d,]+ images/s, loss [\d.e+-]+", line)
+
+
+@pytest.mark.parametrize(
+    ("patience", "expected"),
+    [(0.0, ["Compiling the training step …", "The first step took 1 s"]), (60.0, [])],
+)
+def test_says_so_if_the_first_step_takes_long(patience, expected, monkeypatch, capsys):
+    monkeypatch.setattr(training_progress, "_LONG", patience)
+    bar = TrainingProgress(NAMES, epochs=2, steps_per_epoch=2)
+    with contextlib.closing(bar):
+        bar.on_train_begin()
+        bar.on_epoch_begin(0)
+        for batch in range(2):
+            bar.on_train_batch_begin(batch)
+            if bar._first is not None and expected:
+                bar._first.timer.join()
+            bar.on_train_batch_end(batch, {"loss": 1.0})
+    assert lines(capsys) == expected
