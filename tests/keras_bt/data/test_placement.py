@@ -14,12 +14,12 @@ from places import ROOT
 from keras_bt import LARS, BarlowTwins, augmentations, preprocessing, projector
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint
-from keras_bt.data import pipeline
+from keras_bt.data import pipeline, pretraining
 from keras_bt.data.arrays import ArraySource
 from keras_bt.data.encoded import FileSource
 from keras_bt.data.pretraining import pretraining_views
 from keras_bt.strategy import choose_strategy
-from trainers.runs import pretraining
+from trainers.runs import pretraining as run
 
 LEVEL = 1 / (255 * max(preprocessing.IMAGENET_STD))  # a difference of one level, normalized
 
@@ -79,20 +79,26 @@ def losses(model, data):
 # On the host, compiled
 
 
+def one_full_view():
+    """One view with all layers at work, beside one that is nothing but a crop."""
+    _, full = augmentations.barlow_twins_views(64, blur=(0.0, 0.5), solarize=(0.0, 0.5))
+    return full, augmentations.View([augmentations.RandomResizedCrop(64)])
+
+
 @pytest.fixture(scope="module")
 def compiled(files):
     """Six batches that XLA makes: the data set, and as arrays."""
-    views = augmentations.barlow_twins_views(64)
+    views = one_full_view()
     data = pretraining_views(files, *views, 8, seed=1).take(6)
     return data, [np.stack(batch) for batch in data]
 
 
 @pytest.mark.slow
 def test_compiled_views_are_the_same_views(files, compiled):
-    views = augmentations.barlow_twins_views(64)
+    views = one_full_view()
     plain = next(iter(pretraining_views(files, *views, 8, seed=1, compile_views=False)))
     for ours, theirs in zip(plain, compiled[1][0], strict=True):
-        assert np.std(ours) > 0.3
+        assert np.std(ours) > 0.3  # normalized or 0..255
         np.testing.assert_allclose(ours, theirs, atol=0.01 * LEVEL)
 
 
@@ -108,11 +114,10 @@ def test_compiled_views_are_reproducible_to_the_bit_under_load(compiled):
 @pytest.mark.slow
 def test_what_is_compiled_by_default(files, arrays, monkeypatch):
     compiled = []
-    function = tf.function
     monkeypatch.setattr(
         pipeline.tf,
         "function",
-        lambda *args, jit_compile=None: compiled.append(jit_compile) or function(*args),
+        lambda function, jit_compile=None: compiled.append(jit_compile) or function,
     )
 
     def compiles(source, views, again=False, **kwargs):
@@ -128,8 +133,17 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
     foreign = [augmentations.View([crop, tf.abs]), augmentations.View([crop])]
     for source in (files, arrays):
         assert compiles(source, large)
-        assert not compiles(source, large, again=True)  # the same views: compiled already
-        assert not compiles(source, small)
+
+    def eager(source, views, order, finish, *_):
+        """Decides as a whole pipeline does, which takes a second to trace."""
+        crops = (tf.zeros((8, *views[0].crop.size, 3), tf.uint8),) * 2
+        finish(crops, None, tf.ones(8, tf.bool), tf.zeros((8, 2), tf.int64))
+        return tf.data.Dataset.range(1)
+
+    monkeypatch.setattr(pretraining, "view_batches", eager)
+    assert compiles(arrays, large)
+    assert not compiles(arrays, large, again=True)  # the same views: compiled already
+    assert not compiles(arrays, small)
     assert not compiles(arrays, foreign)
     assert not compiles(arrays, large, compile_views=False)
     assert not compiles(arrays, large, augment_on="device")
@@ -144,7 +158,8 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
 @pytest.mark.parametrize("kind", ["arrays", "files"])
 def test_the_device_makes_the_views_that_the_host_makes(kind, request, monkeypatch):
     source = request.getfixturevalue(kind)
-    views = augmentations.barlow_twins_views(32)
+    # All layers once: files differ up to the crop, where arrays are cropped in batches.
+    views = augmentations.barlow_twins_views(32) if kind == "arrays" else few_layers()
     monkeypatch.setattr(pipeline, "_BLOCK", 4 * 40 * 40)  # the host's blocks, of four images
     host = pretraining_views(source, *views, 12, seed=3)
     device = pretraining_views(source, *views, 12, seed=3, augment_on="device")
@@ -174,25 +189,20 @@ def test_photographs_travel_as_rounded_bytes_in_whole_batches(files, monkeypatch
 @pytest.mark.parametrize("kind", ["arrays", "files"])
 def test_crops_and_draws_are_a_function_of_seed_and_step(kind, request):
     source = request.getfixturevalue(kind)
-    views = augmentations.barlow_twins_views(32)
+    layers = [augmentations.RandomResizedCrop(32), augmentations.RandomColorJitter(brightness=0.4)]
+    views = [augmentations.View(layers)] * 2
 
-    def batches(seed=3, take=5, **kwargs):
+    def batches(take=5, seed=3, **kwargs):
         data = pretraining_views(source, *views, 8, seed, augment_on="device", **kwargs)
         return [tf.nest.map_structure(np.asarray, batch) for batch in data.take(take)]
 
-    whole, later = batches(), batches(first_step=1, take=4)
-    for expected, batch in zip(whole[1:], later, strict=True):
-        tf.nest.map_structure(np.testing.assert_array_equal, expected, batch)
-
-    shards = [batches(shard_index=shard, num_shards=2) for shard in range(2)]
-    for expected, *parts in zip(whole, *shards, strict=True):
+    whole = batches()
+    shards = [batches(4, first_step=1, shard_index=shard, num_shards=2) for shard in range(2)]
+    for expected, *parts in zip(whole[1:], *shards, strict=True):
         together = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *parts)
         tf.nest.map_structure(np.testing.assert_array_equal, expected, together)
-    every = [
-        crops["draws"]["4_gaussian_blur"]["sigma"]
-        for run in (whole, batches(seed=4))
-        for crops, _ in run
-    ]
+    runs = (whole, batches(seed=4)) if kind == "arrays" else (whole,)
+    every = [crops["draws"]["1_color_jitter"]["brightness"] for run in runs for crops, _ in run]
     assert len(np.unique(every)) == np.size(every)
 
 
@@ -223,20 +233,19 @@ def test_replicas_make_the_views_of_the_whole_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_views_keep_their_precision(files, policy):
+def test_views_keep_their_precision(files):
     views = few_layers()
     data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
     batch = next(iter(data))
     expected = small_model(views).two_views(batch)
-    keras.config.set_dtype_policy(policy)
     try:
-        views = few_layers()
-        model = small_model(views)
+        for policy in ("mixed_bfloat16", "mixed_float16"):
+            keras.config.set_dtype_policy(policy)
+            model = small_model(few_layers())
+            for ours, theirs in zip(model.two_views(batch), expected, strict=True):
+                assert ours.dtype == tf.float32
+                np.testing.assert_array_equal(ours, theirs)
         assert np.isfinite(losses(model, data)).all()
-        for ours, theirs in zip(model.two_views(batch), expected, strict=True):
-            assert ours.dtype == tf.float32
-            np.testing.assert_array_equal(ours, theirs)
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -259,28 +268,27 @@ def test_training_and_evaluation_make_the_views_and_plain_pairs_stay_as_they_are
 def test_saving_and_checkpoints_leave_the_views_out(files, tmp_path):
     views = few_layers()
     data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
-    model = small_model(views)
-    losses(model, data)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"must know the rest of the views.*views=None"):
-        loaded.fit(data, steps_per_epoch=1, shuffle=False, verbose=0)
-    loaded.views = model.views
-    fit = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
-    np.testing.assert_allclose(
-        loaded.fit(data, **fit).history["loss"], model.fit(data, **fit).history["loss"], rtol=1e-5
-    )
-
     models = small_model(views), small_model(views)
     for model in models:
         model.compile(LARS(0.2))
     checkpoints = [
         RunCheckpoint(tmp_path / "checkpoints", model, steps_per_epoch=2) for model in models
     ]
-    models[0].fit(data, callbacks=checkpoints[:1], **fit)
+    fit = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
+    model, restored = models
+    model.fit(data, callbacks=checkpoints[:1], **fit)
     assert checkpoints[1].restore() == 2
-    for ours, theirs in zip(*(model.weights for model in models), strict=True):
+    for ours, theirs in zip(model.weights, restored.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"must know the rest of the views.*views=None"):
+        loaded.fit(data, steps_per_epoch=1, shuffle=False, verbose=0)
+    loaded.views = model.views
+    np.testing.assert_allclose(
+        loaded.fit(data, **fit).history["loss"], model.fit(data, **fit).history["loss"], rtol=1e-5
+    )
 
 
 def test_impossible_placements_are_refused(arrays):
@@ -298,15 +306,16 @@ def test_impossible_placements_are_refused(arrays):
 
 @pytest.mark.slow
 def test_the_command_trains_on_the_device(tmp_path, monkeypatch):
-    places, views = [], pretraining.data.pretraining_views
+    places, views = [], run.data.pretraining_views
 
     def spy(*arguments, **options):
         places.append(options["augment_on"])
         return views(*arguments, **options)
 
-    monkeypatch.setattr(pretraining.data, "pretraining_views", spy)
+    monkeypatch.setattr(run.data, "pretraining_views", spy)
     flags = ["--augment_on=device", "--noevaluate", f"--workdir={tmp_path / 'run'}"]
     flags += ["--epochs=1", "--projector=16-16", "--batch_size=256", "--nodeterministic"]
+    flags += ["--monitor_every=0", *small_network.PLAIN_VIEWS]
     script.call("pretrain", *flags, small_network.save(tmp_path / "small.keras"))
     assert set(places) == {"device"}
     assert np.isfinite([m["loss"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")]).all()
