@@ -9,6 +9,6 @@ import stress_resume
 def test_killed_runs_resume_bit_for_bit(tmp_path):
     backbone = small_network.save(tmp_path / "small.keras")
     flags = [backbone, *small_network.PLAIN_VIEWS, "--monitor_every=0"]
-    found = stress_resume.stress(tmp_path, kills=2, epochs=2, flags=flags)
-    assert found["kills"] == 2
-    assert found["within an epoch"] >= 1
+    found = stress_resume.stress(tmp_path, kills=1, epochs=2, flags=flags)
+    assert found["kills"] == 1
+    assert found["within an epoch"] == 1
