@@ -17,8 +17,7 @@ from trainers.runs.running import NoteSkippedSteps, StopOnNonFinite
 
 PRECISIONS = [
     pytest.param("float32", marks=pytest.mark.slow),
-    pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
-    "mixed_float16",
+    "mixed_float16",  # whose optimizer has a scale; bfloat16 is float32 to all that is tested here
 ]
 BATCH = 16
 
@@ -148,8 +147,16 @@ def test_stop_reports_a_bad_loss(value):
     assert math.isnan(fit(model, tf.data.Dataset.from_tensors(tuple(views)))["loss"][0])
 
 
-@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("policy", PRECISIONS)
+@pytest.mark.parametrize(
+    ("policy", "strategy"),
+    [
+        ("mixed_float16", "one"),
+        pytest.param("float32", "one", marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", "one", marks=pytest.mark.slow),
+        pytest.param("float32", "mirrored", marks=pytest.mark.slow),
+        pytest.param("mixed_float16", "mirrored", marks=pytest.mark.slow),
+    ],
+)
 def test_skip_leaves_everything_as_it_was(policy, strategy):
     model = build("skip", policy, strategy)
     steps = EachStep()
