@@ -194,7 +194,7 @@ def write_images(folder, count, size=16):
         (["--workdir={tmp}/a", "--measure=pixels", "--data=folder:{tmp}/none"], ["none"]),
         (["--workdir={tmp}/flat/0.png", "--measure=pixels"], ["0.png"]),
         (["--workdir={tmp}/a", "--measure=all"], ["measure", "pixels"]),
-        (["--workdir={tmp}/a", "--variant=best"], ["variant", "unnormalised"]),
+        (["--workdir={tmp}/a", "--variant=best"], ["variant", "unnormalized"]),
         (["--workdir={tmp}/a", "--few_labels=0"], ["few_labels"]),
         (["--workdir={tmp}/a", "--measure=untrained", "--projector=none"], ["projector"]),
     ],
