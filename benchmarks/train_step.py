@@ -189,12 +189,15 @@ class TorchStep:
         return self._torch.cuda.max_memory_allocated()
 
 
-def measure(contestant, network, batch_size, width, threads, steps):
-    """Trains; returns images per second, peak GiB, number of parameters and the device."""
+def new_step(contestant, network, batch_size, width, threads):
+    """Builds a contestant, in a process of its own."""
     framework, precision, options = CONTESTANTS[contestant]
-    step = {"keras": KerasStep, "jax": JaxStep, "torch": TorchStep}[framework](
-        network, batch_size, width, precision, threads, **options
-    )
+    kind = {"keras": KerasStep, "jax": JaxStep, "torch": TorchStep}[framework]
+    return kind(network, batch_size, width, precision, threads, **options)
+
+
+def timed(step, batch_size, steps):
+    """Trains; returns images per second, peak GiB, number of parameters and the device."""
     step.run(1)  # traces, tunes, allocates
     started = time.perf_counter()
     step.run(steps)
@@ -205,6 +208,11 @@ def measure(contestant, network, batch_size, width, threads, steps):
         "parameters": step.parameters,
         "device": step.gpu or "CPU",
     }
+
+
+def measure(contestant, network, batch_size, width, threads, steps):
+    """Builds a contestant and trains; returns what `timed` does."""
+    return timed(new_step(contestant, network, batch_size, width, threads), batch_size, steps)
 
 
 def network_of(args, name):
