@@ -36,7 +36,6 @@ from PIL import Image
 
 from benchmarks import tensorflow_device, train_step
 from benchmarks.report import PACKAGES, available_cores, machine
-from keras_bt.files import whole
 from trainers.cli import command
 from trainers.runs.fields import Settings, setting
 
@@ -96,6 +95,11 @@ class GpuSettings(Settings):
                 f"--parts must be among {', '.join(PARTS)}. "
                 f"Received: --parts={','.join(self.parts)}"
             )
+        if self.alone and len(self.parts) != 1:
+            raise ValueError(
+                "--alone measures one part, given by --parts. "
+                f"Received: --parts={','.join(self.parts)}"
+            )
 
 
 # What a process measures by itself, in lines of JSON.
@@ -111,26 +115,18 @@ def print_step(name, size, out):
     step.run(1)
     print_line({"seconds of the first step": time.perf_counter() - started})
     print_line(train_step.timed(step, size.batch_size, size.steps))
-    if precision == "bfloat16" and framework != "torch":
-        folder = out / "profiles" / name
-        with profiled(framework, folder):
-            step.run(_PROFILED)
-        print_line({"ms per step": busiest(folder)})
-
-
-@contextlib.contextmanager
-def profiled(framework, folder):
-    """Writes a profile of what runs within to a folder."""
+    if precision != "bfloat16" or framework == "torch":
+        return
     if framework == "jax":
-        import jax
-
-        with jax.profiler.trace(str(folder)):
-            yield
+        from jax.profiler import trace as profile
     else:
         import tensorflow as tf
 
-        with tf.profiler.experimental.Profile(str(folder)):
-            yield
+        profile = tf.profiler.experimental.Profile
+    folder = out / "profiles" / name
+    with profile(str(folder)):
+        step.run(_PROFILED)
+    print_line({"ms per step": busiest(folder)})
 
 
 def busiest(folder, most=15):
@@ -151,8 +147,8 @@ def busiest(folder, most=15):
 
 def print_views(name, size, out):
     """Measures the part of the views that the device makes of crops, compiled."""
-    on_jax = name == "views_jax"
-    tensorflow_device.prepare(available_cores())  # for JAX it only draws
+    tensorflow_device.prepare(available_cores())  # on JAX it only draws
+    import keras
     import tensorflow as tf
 
     from keras_bt import augmentations
@@ -161,31 +157,28 @@ def print_views(name, size, out):
     views = [view.rest for view in augmentations.barlow_twins_views(side)]
     random = np.random.default_rng(0)
     seeds = random.integers(0, 2**31, (n, 2))
-    with tf.device("CPU"):
-        crops = [random.integers(0, 256, (n, side, side, 3), np.uint8) for _ in views]
-        draws = [tf.nest.map_structure(np.array, view.draw(seeds)) for view in views]
+    crops = [random.integers(0, 256, (n, side, side, 3), np.uint8) for _ in views]
+    draws = [keras.tree.map_structure(np.array, view.draw(seeds)) for view in views]
+    crops, draws = keras.tree.map_structure(keras.ops.convert_to_tensor, (crops, draws))
 
     def apply(crops, draws):
         return [view.apply(*batch) for view, *batch in zip(views, crops, draws, strict=True)]
 
-    if on_jax:
+    if name == "views_jax":
         import jax
 
-        compiled, crops, draws = jax.jit(apply), jax.device_put(crops), jax.device_put(draws)
-        wait = jax.block_until_ready
+        compiled = jax.jit(apply)
     else:
         compiled = tf.function(apply, jit_compile=True)
-        crops, draws = tf.nest.map_structure(tf.constant, (crops, draws))
 
-        def wait(made):
-            return [view[0, 0, 0].numpy() for view in made]
-
-    wait(compiled(crops, draws))  # compiles
-    times = []
-    for _ in range(size.steps):
+    def seconds():
         started = time.perf_counter()
-        wait(compiled(crops, draws))
-        times.append(1000 * (time.perf_counter() - started))
+        for view in compiled(crops, draws):
+            np.asarray(view[0, 0, 0])  # waits
+        return time.perf_counter() - started
+
+    seconds()  # compiles
+    times = [1000 * seconds() for _ in range(size.steps)]
     print_line({"ms": statistics.median(times), "views": 2 * n})
 
 
@@ -195,17 +188,15 @@ def print_tests(name, size, out):
     import backend_run
 
     errors = collections.defaultdict(float)
-    for fixture, found in (
-        ("loss", backend_run.loss_of_fixture()),
-        ("lars", backend_run.lars_of_fixture()),
-    ):
+    for fixture in ("loss", "lars"):
         with np.load(ROOT / "tests" / "fixtures" / f"{fixture}.npz") as arrays:
-            for key, value in found:
+            for key, value in getattr(backend_run, f"{fixture}_of_fixture")():
                 _, case, *_, what = key.split("/")
-                expected = arrays[f"{case}/{what}"] if fixture == "loss" else arrays[key[5:]]
-                norm = max(np.linalg.norm(expected), 1e-30)
-                kind = "LARS" if fixture == "lars" else what
-                errors[kind] = max(errors[kind], np.linalg.norm(value - expected) / norm)
+                lars = fixture == "lars"
+                expected = arrays[key.removeprefix("lars/") if lars else f"{case}/{what}"]
+                error = np.linalg.norm(value - expected) / max(np.linalg.norm(expected), 1e-30)
+                kind = "LARS" if lars else what
+                errors[kind] = max(errors[kind], error)
     print_line({f"error of {kind}": float(value) for kind, value in errors.items()})
 
 
@@ -270,112 +261,110 @@ def of_metrics(lines, batch_size, started):
     return found | ({"images/s": statistics.median(rates)} if rates else {})
 
 
-def measured(name, args, size, out, shared):
-    """Measures a part in a process of its own; returns what it found, an "error" included."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
-    environment["KERAS_BACKEND"] = "jax" if "jax" in name else "tensorflow"
-    workdir, last = shared / name, 0
+def command_of(name, args, size, shared):
+    """Returns the command that measures a part, and what its environment needs."""
+    backend = {"KERAS_BACKEND": "jax" if "jax" in name else "tensorflow"}
     if name in PRETRAIN:
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(shared / "cache")
-        argv = pretrain_command(size, shared / "photographs", workdir)
-        last = 1 if "again" in name else size.epochs * (size.images // size.batch_size)
-    elif name == "tests_tensorflow":
-        argv = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *TESTED]
-    else:
-        argv = [sys.executable, "-m", "benchmarks.gpu", "--alone", f"--parts={name}"]
-        argv += [f"--out={out}", *["--tiny"] * args.tiny]
-        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-        # JAX must not find what a `pretrain` has compiled, nor PyTorch TensorFlow's libraries.
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-        if "torch" in name:
-            environment.pop("LD_LIBRARY_PATH", None)
-    log = out / "logs" / f"{name}.txt"
+        argv = pretrain_command(size, shared / "photographs", shared / name)
+        return argv, {**backend, "JAX_COMPILATION_CACHE_DIR": str(shared / "cache")}
+    if name == "tests_tensorflow":
+        return [sys.executable, "-m", "pytest", "-q", "-n0", *TESTED], backend
+    argv = [sys.executable, "-m", "benchmarks.gpu", "--alone", f"--parts={name}"]
+    argv += [f"--out={args.out}", *["--tiny"] * args.tiny]
+    environment = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+    return argv, {**backend, **environment}
+
+
+def measured(name, args, size, shared):
+    """Measures a part in a process of its own; returns what it found, an "error" included."""
+    argv, environment = command_of(name, args, size, shared)
+    environment = {**os.environ, **environment}
+    if "torch" in name:
+        environment.pop("LD_LIBRARY_PATH", None)  # may lead to TensorFlow's libraries
+    last = 1 if name == "pretrain_jax_again" else size.epochs * (size.images // size.batch_size)
+    log = pathlib.Path(args.out) / "logs" / f"{name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     started, lines = time.time(), []
     with log.open("w") as file:
         process = subprocess.Popen(
-            argv, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+            argv, env=environment, stdout=file, stderr=file, start_new_session=True
         )
         try:
             while process.poll() is None and time.time() < started + args.limit:
-                lines = metrics_of(workdir) if last else []
+                lines = metrics_of(shared / name)
                 if lines and lines[-1]["step"] >= last:
                     break  # what follows, exports and pictures, is not measured
                 time.sleep(0.2)
-            ended = process.poll()
+            status = process.poll()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    text, found = log.read_text(errors="replace"), {}
+    text = log.read_text(errors="replace")
+    found = of_metrics(lines, size.batch_size, started) if lines else {}
     for line in re.findall(r"^\{.*\}$", text, re.MULTILINE):
         found |= json.loads(line)
-    if last:
-        lines = metrics_of(workdir)
-        found |= of_metrics(lines, size.batch_size, started) if lines else {}
-    if name == "tests_tensorflow":
-        counts = re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", text.rpartition("\n=")[2])
-        found |= {what: int(number) for number, what in counts}
-    complete = (
-        bool(lines and lines[-1]["step"] >= last) if last else ended == 0 or "failed" in found
-    )
-    if not complete:
-        told = text.strip().splitlines()[-1:] or ["nothing"]
-        why = f"not done in {args.limit:g} s" if ended is None else f"exit status {ended}"
-        found["error"] = f"{why}; its last line: {told[0][:200]}"
+    if name == "tests_tensorflow":  # such as: 21 failed, 33 passed in 41.70s
+        summary = re.findall(r"^.* in [\d.]+s.*$", text, re.MULTILINE)[-1:]
+        found |= {what: int(n) for n, what in re.findall(r"(\d+) ([a-z]+)", "".join(summary))}
+    if not (status == 0 or "failed" in found or (lines and lines[-1]["step"] >= last)):
+        why = f"not done in {args.limit:g} s" if status is None else f"exit status {status}"
+        told = "".join(text.strip().splitlines()[-1:])
+        found["error"] = f"{why}; its last line: {told[:200]}"
     return found | {"seconds in all": time.time() - started}
 
 
 def readable(results):
-    """Formats the results: a row for each part, then the busiest kernels of the profiles."""
-    rows, kernels = [], []
+    """Formats the results: a line for each part, then the busiest kernels of the profiles."""
+    lines, kernels = [], []
     for name, found in results.items():
-        figures = []
+        figures = [
+            f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in found.items()
+            if not isinstance(value, dict)
+        ]
+        lines.append(f"{name:{max(map(len, PARTS))}}  {'; '.join(figures)}")
         for key, value in found.items():
             if isinstance(value, dict):
-                kernels += [f"\n{name}, {key}:\n"]
+                kernels.append(f"\n{name}, {key}:")
                 kernels += [f"{number:10.3f}  {kernel}" for kernel, number in value.items()]
-            else:
-                figures.append(
-                    f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                )
-        rows.append([name, "; ".join(figures)])
-    width = max(map(len, results))
-    return "\n".join([*(f"{name:{width}}  {text}" for name, text in rows), *kernels, ""])
+    return "\n".join([*lines, *kernels, ""])
 
 
 def measure_all(args):
     """Measures the parts that are missing, and writes all after each."""
-    size, out = TINY if args.tiny else FULL, pathlib.Path(args.out).absolute()
+    size, out = TINY if args.tiny else FULL, pathlib.Path(args.out)
     if args.alone:
         (name,) = args.parts
-        kind = {"step": print_step, "view": print_views, "test": print_tests}[name[:4]]
-        return kind(name, size, out)
-    path = out / "results.json"
-    with command.mistakes:
-        results = json.loads(path.read_text()) if path.exists() else {}
-        out.mkdir(parents=True, exist_ok=True)
-    began = time.time()
-    print(heading := machine(packages=(*PACKAGES, "jax")), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+        kinds = {"step": print_step, "views": print_views, "tests": print_tests}
+        kinds[name.partition("_")[0]](name, size, out)
+        return
+    began, path = time.time(), out / "results.json"
+    with command.mistakes, tempfile.TemporaryDirectory() as folder:
         shared = pathlib.Path(folder)
-        (shared / "photographs").mkdir()
-        wanted = [
-            name for name in args.parts or PARTS if "error" in results.get(name, {"error": 0})
-        ]
-        if set(PRETRAIN) & set(wanted):
+        results = json.loads(path.read_text()) if path.exists() else {}
+        missing = [name for name in args.parts or PARTS if "error" in results.get(name, ["error"])]
+        if "pretrain_jax_again" in missing:  # only after a first start
+            missing = list(dict.fromkeys(["pretrain_jax", *missing]))
+        if set(PRETRAIN).intersection(missing):
+            (shared / "photographs").mkdir()
             write_jpegs(size.images, shared / "photographs")
-        for name in wanted:
+        with command.quiet_start():  # after the processes that write
+            from keras_bt.files import whole
+        print(heading := machine(packages=(*PACKAGES, "jax")), flush=True)
+        for name in missing:
             if time.time() > began + 60 * args.minutes:
                 print(f"{name} and what follows is left out: --minutes={args.minutes:g} are over")
                 break
-            results[name] = measured(name, args, size, out, shared)
+            results[name] = measured(name, args, size, shared)
             with whole(path) as partial:
                 partial.write_text(json.dumps(results, indent=1))
             with whole(out / "results.txt") as partial:
                 partial.write_text(f"{heading}\n\n{readable(results)}")
             print(readable({name: results[name]}), end="", flush=True)
-    return None
 
 
 def main():
