@@ -287,13 +287,13 @@ def measured(name, args, size, shared):
     last = 1 if name == "pretrain_jax_again" else size.epochs * (size.images // size.batch_size)
     log = pathlib.Path(args.out) / "logs" / f"{name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    started, lines = time.time(), []
+    began, started, lines = time.monotonic(), time.time(), []  # lines say the time of day
     with log.open("w") as file:
         process = subprocess.Popen(
             argv, env=environment, stdout=file, stderr=file, start_new_session=True
         )
         try:
-            while process.poll() is None and time.time() < started + args.limit:
+            while process.poll() is None and time.monotonic() < began + args.limit:
                 lines = metrics_of(shared / name)
                 if lines and lines[-1]["step"] >= last:
                     break  # what follows, exports and pictures, is not measured
@@ -314,7 +314,7 @@ def measured(name, args, size, shared):
         why = f"not done in {args.limit:g} s" if status is None else f"exit status {status}"
         told = "".join(text.strip().splitlines()[-1:])
         found["error"] = f"{why}; its last line: {told[:200]}"
-    return found | {"seconds in all": time.time() - started}
+    return found | {"seconds in all": time.monotonic() - began}
 
 
 def readable(results):
@@ -342,7 +342,7 @@ def measure_all(args):
         kinds = {"step": print_step, "views": print_views, "tests": print_tests}
         kinds[name.partition("_")[0]](name, size, out)
         return
-    began, path = time.time(), out / "results.json"
+    began, path = time.monotonic(), out / "results.json"
     with command.mistakes, tempfile.TemporaryDirectory() as folder:
         shared = pathlib.Path(folder)
         results = json.loads(path.read_text()) if path.exists() else {}
@@ -356,7 +356,7 @@ def measure_all(args):
             from keras_bt.files import whole
         print(heading := machine(packages=(*PACKAGES, "jax")), flush=True)
         for name in missing:
-            if time.time() > began + 60 * args.minutes:
+            if time.monotonic() > began + 60 * args.minutes:
                 print(f"{name} and what follows is left out: --minutes={args.minutes:g} are over")
                 break
             results[name] = measured(name, args, size, shared)
