@@ -48,10 +48,8 @@ def run(settings):
         subject.normalization,
     )
     found = collection.read(s, subject)
-    queries, features = (
-        keras.ops.convert_to_numpy(subject.backbone(images, training=False)),
-        found.features,
-    )
+    queries = keras.ops.convert_to_numpy(subject.backbone(images, training=False))
+    features = found.features
     compared = "features"
     if s.whiten and found.whitening is not None:
         queries, features = found.whitening(queries), found.whitened()
