@@ -7,6 +7,7 @@
       "flags": {"flagfile": "RECIPE", ...},     flags of trainers.pretrain, for all runs
       "seeds": [0, 1, 2],
       "references": ["untrained", "pixels"],    baselines, drawn as lines
+      "prefix": "small",                        optional: what the folders' names begin with
       "runs": [
         {"at": 32, "flags": {"batch_size": 32, "rate": 1.1}},
         {"at": 64, "flags": {...}, "series": "name of the curve", "seeds": [0]}
@@ -19,8 +20,8 @@ are filled in in the values of its flags, so that it can use a backbone that ano
 
 A run's folder is named after the recipe, or the sweep if there is none, and the run's own flags:
 digits,batch_size=32,rate=1.1-seed0, say. Sweeps of the same recipe therefore share runs, such as
-the one that changes nothing. The flags that made a folder are recorded beside it, and a run with
-other flags is refused.
+the one that changes nothing; those that set other flags for all runs need a "prefix". The flags
+that made a folder are recorded beside it, and a run with other flags is refused.
 """
 
 import dataclasses
@@ -159,6 +160,7 @@ class Sweep:
     runs: tuple
     references: tuple = ()
     finding: str = ""
+    prefix: str = ""
     log: bool = False
     flags: dict = dataclasses.field(default_factory=dict)
     seeds: tuple = (0,)
@@ -209,6 +211,7 @@ def _check(sweep):
         ("title", [sweep.title], str),
         ("x", [sweep.x], str),
         ("finding", [sweep.finding], str),
+        ("prefix", [sweep.prefix], str),
         ("series", series, str),
         ("log", [sweep.log], bool),
         ("at", [entry["at"] for entry in entries], (int, float, str)),
@@ -235,7 +238,7 @@ def _with_runs(sweep, places):
 
     def runs(at, flags=(), series="", seeds=sweep.seeds, script="pretrain"):
         own = dict(flags)
-        parts = [sweep.flags.get("flagfile", sweep.name)]
+        parts = [sweep.prefix or sweep.flags.get("flagfile", sweep.name)]
         parts += [script] if script != "pretrain" else []
         # Without the backbone of another run, which the seed implies.
         parts += [f"{k}={v}" for k, v in sorted(own.items()) if not str(v).startswith("{runs}")]
