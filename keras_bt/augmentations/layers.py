@@ -23,11 +23,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras_cv.layers import VectorizedBaseImageAugmentationLayer
 
 from keras_bt import preprocessing
 from keras_bt.augmentations import pixels, resampling
 from keras_bt.augmentations.arrays import cast, choose, namespace, when
+from keras_bt.augmentations.keras_cv_base import VectorizedBaseImageAugmentationLayer
 from keras_bt.preprocessing import height_and_width
 from keras_bt.randomness import between, fold_in_each, uniform_each
 from keras_bt.typing import Size, Tensor
