@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def _fixed_seeds():
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_same_precision_everywhere():
+    """Runs that leave it open compute in float32 on all CPUs, also those with bfloat16."""
+    from keras_bt.strategy import tensorflow as strategy
+
+    with mock.patch.object(strategy, "cpu_has_bfloat16", return_value=False):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

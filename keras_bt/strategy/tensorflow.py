@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_bt.messages import first_line
 from keras_bt.objectives import OneReplica
+from keras_bt.strategy.processors import cpu_has_bfloat16, gpu_has_bfloat16
 from keras_bt.strategy.workers import SLURM_PORT, description, several_workers
 from keras_bt.typing import Collectives, Tensor
 
@@ -140,6 +141,17 @@ def one_device() -> tf.distribute.Strategy:
 def on_accelerator() -> bool:
     """Returns whether TensorFlow has a device that is no CPU."""
     return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
+def has_bfloat16(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process' devices multiply in bfloat16, rather than only store it."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return True
+    gpus = tf.config.list_physical_devices("GPU")
+    details = map(tf.config.experimental.get_device_details, gpus)
+    return all(gpu_has_bfloat16(each.get("compute_capability")) for each in details) and (
+        bool(gpus) or cpu_has_bfloat16()
+    )
 
 
 def worker_count(strategy: tf.distribute.Strategy) -> int:

@@ -1,11 +1,12 @@
 import importlib
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import tensorflow as tf
 
 from keras_bt.objectives import OneReplica
-from keras_bt.strategy import choose_strategy, current_replicas, several_workers
+from keras_bt.strategy import choose_strategy, current_replicas, processors, several_workers
 from keras_bt.strategy import tensorflow as strategy
 
 
@@ -41,6 +42,50 @@ def test_collectives_sum_and_gather_over_replicas():
         assert (copy.numpy() == 1).all()
     for copy in mirrored.experimental_local_results(gathered):
         assert copy.numpy()[:, 0].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "expected"),
+    [
+        ("fpu avx512f avx512_bf16 amx_tile", "x86_64", True),
+        ("fpu amx_bf16", "x86_64", True),
+        ("fpu avx512f avx512bw amx_tile", "x86_64", False),
+        ("fpu avx512_bf16", "aarch64", False),  # on which nothing was measured
+        (None, "x86_64", False),
+    ],
+)
+def test_cpus_with_bfloat16(flags, machine, expected, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    if flags is not None:
+        file.write_text(
+            f"processor\t: 0\nmodel name\t: avx512_bf16\nflags\t\t: {flags}\nbugs\t: none\n"
+        )
+    monkeypatch.setattr(processors.platform, "machine", lambda: machine)
+    assert processors.cpu_has_bfloat16(file) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((8, 0), True), ("12.0", True), ((7, 5), False), ("7.5", False), ("gfx942", False)],
+)
+def test_gpus_with_bfloat16(capability, expected, monkeypatch):
+    assert processors.gpu_has_bfloat16(capability) == expected
+    # The first has it. What the CPU can do does not matter then.
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second"])
+    details = {
+        "first": {"compute_capability": (9, 0)},
+        "second": {"compute_capability": capability},
+    }
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.get)
+    for of_the_cpu in (True, False):
+        with mock.patch.object(strategy, "cpu_has_bfloat16", return_value=of_the_cpu):
+            assert strategy.has_bfloat16(choose_strategy("one")) == expected
+
+
+@pytest.mark.parametrize("of_the_cpu", [True, False])
+def test_without_a_gpu_the_cpu_decides(of_the_cpu, monkeypatch):
+    monkeypatch.setattr(strategy, "cpu_has_bfloat16", lambda: of_the_cpu)
+    assert strategy.has_bfloat16(choose_strategy("one")) == of_the_cpu
 
 
 TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
@@ -116,6 +161,23 @@ def test_wrong_devices_of_jax(environment, arguments, message, jax_devices, monk
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         jax_devices.choose_strategy(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("backend", "capabilities", "expected"),
+    [
+        ("tpu", [None], True),
+        ("cpu", [None], False),
+        ("gpu", ["9.0", "8.0"], True),
+        ("gpu", ["9.0", "7.0"], False),
+        ("gpu", ["gfx942"], False),
+    ],
+)
+def test_bfloat16_on_jax(backend, capabilities, expected, jax_devices, monkeypatch):
+    devices = [SimpleNamespace(compute_capability=c) for c in capabilities]
+    monkeypatch.setattr(jax_devices.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax_devices.jax, "local_devices", lambda: devices)
+    assert jax_devices.has_bfloat16(jax_devices.one_device()) == expected
 
 
 def test_devices_of_jax_must_divide_the_batch(jax_devices):

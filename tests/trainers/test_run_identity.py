@@ -12,8 +12,10 @@ from PIL import Image
 
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
+from keras_bt.strategy import choose_strategy
+from keras_bt.strategy import tensorflow as strategy
 from keras_bt.workdir import Workdir, write_json
-from trainers.runs import running
+from trainers.runs import pretraining, pretraining_report, running
 from trainers.runs.settings import PretrainingSettings
 
 SETTINGS = {"epochs": 1, "batch_size": 8, "projector": "8", "image_size": 8}
@@ -38,7 +40,8 @@ def folder(tmp_path, monkeypatch):
     draw(tmp_path / "images")
     train, _ = data.open_source(SETTINGS["data"])
     run = Workdir("run")
-    with run.claimed(PretrainingSettings(**SETTINGS).identity(), running.images(training=train)):
+    settings = PretrainingSettings(**SETTINGS, precision="bfloat16")
+    with run.claimed(settings.identity(), running.images(training=train)):
         run.write_summary({"seconds_of_last_call": 1.5})
     return tmp_path
 
@@ -80,6 +83,31 @@ def test_a_finished_run_whose_images_are_gone(capsys):
     out = capsys.readouterr().out
     assert "run holds a finished run" in out
     assert "Its data could not be opened: " in out
+
+
+def test_a_run_keeps_its_precision(capsys):
+    script.call("pretrain", *PRETRAIN, "--precision=auto")
+    assert "run holds a finished run" in capsys.readouterr().out
+    line = script.mistake(capsys, "pretrain", *PRETRAIN, "--precision=float32")
+    assert "run holds a run with precision=bfloat16. Received: precision=float32." in line
+
+
+def test_a_new_run_records_the_precision_that_it_finds(capsys, monkeypatch):
+    small_network.save("small.keras")
+    monkeypatch.setattr(pretraining.Pretraining, "fit", lambda *_: None)
+    monkeypatch.setattr(pretraining_report, "finish", lambda *_: "")
+    for found in ("bfloat16", "float32"):
+        monkeypatch.setattr(strategy, "cpu_has_bfloat16", lambda found=found: found == "bfloat16")
+        script.call("pretrain", *PRETRAIN, f"--workdir={found}")
+        assert f"on one device (CPU) in {found}" in capsys.readouterr().out
+        assert Workdir(found).read_settings()["precision"] == found
+
+
+def test_all_workers_compute_in_one_precision(monkeypatch):
+    monkeypatch.setattr(pretraining, "worker_count", lambda _: 3)
+    for having_it, expected in ((3, "bfloat16"), (2, "float32"), (0, "float32")):
+        monkeypatch.setattr(pretraining, "sum_over_workers", lambda *_, n=having_it: n)
+        assert pretraining.best_precision(choose_strategy("one")) == expected
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Pretraining runs, behind `trainers.pretrain` and for use from Python."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -19,6 +20,7 @@ from keras_bt.strategy import (
     choose_strategy,
     describe,
     distribute_batches,
+    has_bfloat16,
     lost_workers_reported,
     on_accelerator,
     sum_over_workers,
@@ -69,7 +71,8 @@ def pretrain(settings, objective=None, projector=projector):
         OSError: if something cannot be read or written.
     """
     started = time.monotonic()
-    s, run = settings, workdir.Workdir(settings.workdir, objectives.UNRECORDED)
+    run = workdir.Workdir(settings.workdir, objectives.UNRECORDED)
+    s = _with_recorded_precision(settings, run)
     identity = s.identity()
     if objective is not None and s.objective != "barlow_twins":
         raise ValueError(
@@ -86,6 +89,9 @@ def pretrain(settings, objective=None, projector=projector):
         held.enter_context(running.interruptions_explained(run))
         strategy = choose_strategy(s.strategy)
         held.enter_context(lost_workers_reported(strategy))
+        if s.precision == "auto":
+            s = dataclasses.replace(s, precision=best_precision(strategy))
+            identity["precision"] = s.precision
         train, test = opening.open_data(s.data, s)
         held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         keras.config.set_dtype_policy(s.policy)
@@ -108,6 +114,20 @@ def pretrain(settings, objective=None, projector=projector):
                 print(pretraining_report.finish(job, started))
         job.wait_for_the_others()
     return run
+
+
+def _with_recorded_precision(settings, run):
+    """Returns the settings, with the precision that the run has so far where they leave it open."""
+    if settings.precision != "auto" or not run.config.exists():
+        return settings
+    recorded = run.read_settings().get("precision", settings.precision)
+    return dataclasses.replace(settings, precision=recorded)
+
+
+def best_precision(strategy):
+    """Returns "bfloat16" if the devices of all workers multiply in it, otherwise "float32"."""
+    workers = sum_over_workers(strategy, int(has_bfloat16(strategy)))
+    return "bfloat16" if workers == worker_count(strategy) else "float32"
 
 
 def images_of(train):

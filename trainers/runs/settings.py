@@ -245,13 +245,16 @@ class PretrainingSettings(TrainingSettings):
     strategy: str = free(
         "auto",
         "Devices to train on: one, all of this machine (mirrored), those of every worker that "
-        "TF_CONFIG or SLURM names (multiworker), a TPU, or what is available (auto).",
+        "TF_CONFIG or SLURM names (multiworker), a TPU, or what is available (auto). On JAX one, "
+        "or all devices of all processes (auto).",
         choices=("auto", "one", "mirrored", "multiworker", "tpu"),
     )
     precision: str = setting(
         "float32",
-        "Data type that the network computes in; the weights stay in float32.",
-        choices=("float32", "bfloat16", "float16"),
+        "Data type that the network computes in; the weights stay in float32. auto: bfloat16 on "
+        "devices that multiply in it, otherwise float32; a run goes on with what it began with. On "
+        "CPUs bfloat16 gains little at a --width that is no multiple of 16.",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     remat: bool = free(
         False,
@@ -337,7 +340,7 @@ class PretrainingSettings(TrainingSettings):
 
     @property
     def policy(self) -> str:
-        """The name of Keras' dtype policy."""
+        """The name of Keras' dtype policy; for a precision that is not `auto`."""
         return "float32" if self.precision == "float32" else f"mixed_{self.precision}"
 
 
@@ -409,7 +412,7 @@ class ClassifierSettings(SubjectSettings, TrainingSettings):
     strategy: str = free(
         "auto",
         "Devices to train on: one, all of this machine (mirrored), a TPU, or what is available "
-        "(auto).",
+        "(auto). On JAX one.",
         choices=("auto", "one", "mirrored", "tpu"),
     )
 
