@@ -1,8 +1,10 @@
 """Devices on JAX: `keras.distribution.DataParallel` over all of them, in all processes."""
 
+import atexit
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,8 @@ from keras_bt.strategy.processors import gpu_has_bfloat16
 from keras_bt.typing import Collectives
 
 STRATEGIES = ("auto", "one")
+# What errors of operations that several processes do together speak of.
+_TOGETHER = "(?i)gloo|nccl|all-?(reduce|gather)|collective|coordination|heartbeat"
 
 
 class Devices:
@@ -180,17 +184,39 @@ def sum_over_workers(strategy: Devices, number: int) -> int:
         return number
     from jax.experimental import multihost_utils
 
-    return int(multihost_utils.process_allgather(np.asarray(number)).sum())
+    halves = np.asarray([number], np.int64).view(np.uint32)  # of 64 bits JAX would keep 32
+    found = np.asarray(multihost_utils.process_allgather(halves))
+    return int(found.view(np.int64).sum())
 
 
 @contextlib.contextmanager
 def lost_workers_reported(strategy: Devices) -> Iterator[None]:
-    """Does nothing: JAX notices a lost process itself, and ends the others.
+    """Reports in one line that a process is gone, if what they do together fails for that.
 
     Args:
         strategy: the strategy that the workers share.
+
+    Raises:
+        OSError: if another process has left or cannot be reached. JAX cannot continue without it;
+            all processes have to be started again.
     """
-    yield
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if worker_count(strategy) == 1 or not re.search(_TOGETHER, str(error)):
+            raise
+        atexit.register(_leave)
+        raise OSError(
+            f"Another worker has left or cannot be reached ({first_line(error)}). Start all "
+            "workers again with the same commands: they go on from the newest checkpoint."
+        ) from error
+
+
+def _leave():
+    """Ends this process before JAX waits for the lost one, and aborts with pages of text."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def distribute_batches(

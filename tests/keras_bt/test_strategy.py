@@ -164,6 +164,28 @@ def test_wrong_devices_of_jax(environment, arguments, message, jax_devices, monk
 
 
 @pytest.mark.parametrize(
+    ("workers", "message", "reported"),
+    [
+        (2, "UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nand more", True),
+        (1, "UNKNOWN: Gloo all-reduce failed", False),
+        (2, "RESOURCE_EXHAUSTED: Out of memory", False),
+    ],
+)
+def test_a_lost_process_of_jax(workers, message, reported, jax_devices, monkeypatch):
+    errors = jax_devices.jax.errors
+    monkeypatch.setattr(jax_devices, "worker_count", lambda _: workers)
+    monkeypatch.setattr(jax_devices.atexit, "register", registered := mock.Mock())
+    expected = OSError if reported else errors.JaxRuntimeError
+    with pytest.raises(expected) as raised, jax_devices.lost_workers_reported(None):
+        raise errors.JaxRuntimeError(message)
+    assert registered.called == reported  # JAX's own end would wait for the lost one
+    if reported:
+        line = "Another worker has left or cannot be reached (UNKNOWN: Gloo all-reduce failed: "
+        assert str(raised.value).startswith(line)
+        assert "and more" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("backend", "capabilities", "expected"),
     [
         ("tpu", [None], True),

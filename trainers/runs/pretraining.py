@@ -23,6 +23,7 @@ from keras_bt.strategy import (
     has_bfloat16,
     lost_workers_reported,
     on_accelerator,
+    one_device,
     sum_over_workers,
     worker_count,
     worker_number,
@@ -110,7 +111,9 @@ def pretrain(settings, objective=None, projector=projector):
             job.fit(steps, watching)
         job.wait_for_the_others()
         if job.leads:
-            with skipped_images.noted(run.path, *job.sources):
+            # What is built from here on is this worker's own: on JAX all of them place a shared
+            # variable together.
+            with one_device().scope(), skipped_images.noted(run.path, *job.sources):
                 print(pretraining_report.finish(job, started))
         job.wait_for_the_others()
     return run
