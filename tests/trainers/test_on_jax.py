@@ -1,5 +1,7 @@
 """Commands on JAX, and runs that go on with the other backend and on other numbers of devices."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 import processes
@@ -12,6 +14,7 @@ from jax_runs import STEPS, stop
 from places import HELPERS
 
 from keras_bt.workdir import Workdir, read_record
+from trainers.runs import exporting
 
 pytest.importorskip("jax", reason="JAX is not installed: pip install 'keras_bt[jax]'")
 
@@ -30,7 +33,8 @@ def runs(tmp_path_factory):
     """A folder of runs, some of which one backend has begun and the other ended."""
     folder = tmp_path_factory.mktemp("runs")
     flags = [*FLAGS, small_network.save(folder / "small.keras")]
-    script.call("pretrain", *flags, f"--workdir={folder / 'on tensorflow'}")
+    with mock.patch.object(exporting, "export"):
+        script.call("pretrain", *flags, f"--workdir={folder / 'on tensorflow'}")
     stop(STEPS + 7, *flags, f"--workdir={folder / 'begun'}")
     command = ["-m", "trainers.pretrain", *flags, f"--workdir={folder / 'begun'}"]
     workers = [processes.start(command, on_jax(2) | each) for each in processes.tf_configs(2)]
@@ -38,7 +42,8 @@ def runs(tmp_path_factory):
         processes.finish(worker, timeout=900)
     program = processes.start([HELPERS / "jax_runs.py", folder, *flags], on_jax(4))
     processes.finish(program, timeout=900)
-    script.call("pretrain", *flags, f"--workdir={folder / 'left'}")
+    with mock.patch.object(exporting, "export"):
+        script.call("pretrain", *flags, f"--workdir={folder / 'left'}")
     return folder
 
 
