@@ -250,7 +250,7 @@ class PretrainingSettings(TrainingSettings):
         choices=("auto", "one", "mirrored", "multiworker", "tpu"),
     )
     precision: str = setting(
-        "float32",
+        "auto",
         "Data type that the network computes in; the weights stay in float32. auto: bfloat16 on "
         "devices that multiply in it, otherwise float32; a run goes on with what it began with. On "
         "CPUs bfloat16 gains little at a --width that is no multiple of 16.",
