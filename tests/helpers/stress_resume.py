@@ -39,6 +39,7 @@ TIMES = {"images_per_second", "seconds_of_last_call"}  # of a summary; another c
 LOGGED = {"loss", "excess"}
 EXPORTED = "saved_model/1/variables/variables"
 FLAGS = ["--width=4", "--projector=16-16", "--batch_size=16", "--noevaluate", "--log_every=1"]
+FLAGS += ["--precision=float32"]
 
 
 def start(workdir, epochs, *flags):

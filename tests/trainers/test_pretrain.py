@@ -28,6 +28,7 @@ from trainers.runs import pretraining, results
 from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--projector=16-16", "--batch_size=128", "--log_every=1"]
+TINY += ["--precision=float32"]  # also in a process of its own
 STEPS = 1297 // 128  # per epoch of the digits
 
 

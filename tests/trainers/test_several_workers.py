@@ -17,6 +17,7 @@ from trainers.runs import pretraining
 
 TINY = ["--projector=16-16", "--batch_size=64", "--log_every=1", "--epochs=2", "--noevaluate"]
 TINY += ["--checkpoint_minutes=0", "--monitor_every=2", "--monitor_images=100"]
+TINY += ["--precision=float32"]  # also in processes of their own
 
 
 @pytest.fixture(scope="module")
