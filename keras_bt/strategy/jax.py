@@ -206,10 +206,7 @@ def lost_workers_reported(strategy: Devices) -> Iterator[None]:
         if worker_count(strategy) == 1 or not re.search(_TOGETHER, str(error)):
             raise
         atexit.register(_leave)
-        raise OSError(
-            f"Another worker has left or cannot be reached ({first_line(error)}). Start all "
-            "workers again with the same commands: they go on from the newest checkpoint."
-        ) from error
+        raise workers.lost_worker(first_line(error)) from error
 
 
 def _leave():

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_bt.messages import first_line
 from keras_bt.objectives import OneReplica
 from keras_bt.strategy.processors import cpu_has_bfloat16, gpu_has_bfloat16
-from keras_bt.strategy.workers import SLURM_PORT, description, several_workers
+from keras_bt.strategy.workers import SLURM_PORT, description, lost_worker, several_workers
 from keras_bt.typing import Collectives, Tensor
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
@@ -148,10 +148,10 @@ def has_bfloat16(strategy: tf.distribute.Strategy) -> bool:
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return True
     gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return cpu_has_bfloat16()
     details = map(tf.config.experimental.get_device_details, gpus)
-    return all(gpu_has_bfloat16(each.get("compute_capability")) for each in details) and (
-        bool(gpus) or cpu_has_bfloat16()
-    )
+    return all(gpu_has_bfloat16(each.get("compute_capability")) for each in details)
 
 
 def worker_count(strategy: tf.distribute.Strategy) -> int:
@@ -219,12 +219,7 @@ def lost_workers_reported(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         found = re.findall(r"ollective ops is aborted by: (.*)|task:(\d+)", str(error))
         reason = "; ".join(dict.fromkeys(r or f"worker {task}" for r, task in found))
-        raise OSError(
-            "Another worker has left or cannot be reached"
-            + (f" ({reason})" if reason else "")
-            + ". Start all workers again with the same commands: they go on from the newest "
-            "checkpoint."
-        ) from error
+        raise lost_worker(reason) from error
 
 
 def distribute_batches(

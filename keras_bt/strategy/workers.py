@@ -63,3 +63,16 @@ def description(replicas: int, workers: int, kind: str) -> str:
         return f"{replicas} replicas ({kind}s of this machine)"
     each = replicas // workers
     return f"{replicas} replicas ({workers} workers with {each} {kind}{'s'[: each > 1]} each)"
+
+
+def lost_worker(reason: str) -> OSError:
+    """Returns the error of a process that has lost another.
+
+    Args:
+        reason: what the library that noticed says of it, or "".
+    """
+    return OSError(
+        "Another worker has left or cannot be reached"
+        + (f" ({reason})" if reason else "")
+        + ". Start all workers again with the same commands: they go on from the newest checkpoint."
+    )
