@@ -5,6 +5,8 @@
 FOLDER/begun holds a finished run. The flags are those of all runs.
 """
 
+import contextlib
+import io
 import pathlib
 import shutil
 import sys
@@ -37,9 +39,25 @@ def stop(step, *arguments):
     assert ended.value.code == 130
 
 
+def refuse(folder):
+    """Mistakes that only this backend, or several devices, make one; each ends in one line."""
+    for flag, words in (("--strategy=mirrored", "auto, one"), ("--batch_size=30", "evenly")):
+        with (
+            contextlib.redirect_stderr(io.StringIO()) as errors,
+            pytest.raises(SystemExit) as ended,
+        ):
+            script.call("pretrain", flag, f"--workdir={folder}")
+        assert ended.value.code == 1
+        (line,) = errors.getvalue().strip().splitlines()
+        assert line.startswith("error: ")
+        assert words in line
+        assert not folder.exists()
+
+
 def main(folder, *flags):
     from trainers.runs import exporting
 
+    refuse(folder / "wrong")
     script.call("knn", f"--backbone={folder / 'begun'}", "--k=1")
     with mock.patch.object(exporting, "export"):  # once is enough
         script.call("pretrain", *flags, f"--workdir={folder / 'whole'}")
