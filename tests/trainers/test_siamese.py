@@ -58,7 +58,10 @@ def test_the_summary_tells_what_the_saved_network_does(runs):
     assert summary["test_pairs"] == 500
     assert summary["steps"] == 6
     assert "classes that were not trained on: 7, 8, 9" in output
-    assert f"AUC {found['auc']:.4f}" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert f"AUC {found['auc']:.4f}" in page
+    assert "siamese.keras" in page
+    assert "the pictures, in full size" not in page  # of which it draws none
     assert f"AUC {found['auc']:.4f}" in output
     lines = read_metrics(run / "metrics.jsonl")
     assert {line["step"] for line in lines} == set(range(1, 7))

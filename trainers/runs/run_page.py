@@ -304,7 +304,7 @@ def write(path, run, metrics, folder, **parts):
         key=lambda file: (file.stem not in captions and 99) or captions.index(file.stem),
     )
     versions = read_record(run.config).get("versions", {})
-    files = [(name, what) for name, what in _FILES.items() if (run.path / name).exists()]
+    files = [(name, what) for name, what in _FILES.items() if _holds_anything(run.path / name)]
     report.write(
         path,
         report.Report(
@@ -318,3 +318,8 @@ def write(path, run, metrics, folder, **parts):
             **parts,
         ),
     )
+
+
+def _holds_anything(path):
+    """Tells whether there is a file, or a folder that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
