@@ -115,17 +115,12 @@ def fit_keras(model, views):
 def torch_model(training, seed):
     """Builds the published model of a seed, initialized as in the official code."""
     import torch
-    from torch import nn
 
     from benchmarks import torch_barlow_twins as published
 
     torch.manual_seed(seed)
     backbone = published.resnet(*published.DEPTHS[DEPTH], STEM, training.width)
-    for module in backbone.modules():  # torchvision's resnet18(zero_init_residual=True)
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, published.Block):
-            nn.init.zeros_(module.bn2.weight)
+    published.initialize(backbone)
     return published.BarlowTwins(backbone, training.widths)
 
 

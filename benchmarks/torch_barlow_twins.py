@@ -5,6 +5,7 @@ matrix, its view of the off-diagonal elements and its LARS; on one device, so wi
 """
 
 import collections
+import math
 
 import torch
 from torch import nn
@@ -60,6 +61,14 @@ class LARS(torch.optim.Optimizer):
                 w.add_(state["momentum"], alpha=-group["lr"])
 
 
+def rate_at(step, steps, warmup_steps, peak):
+    """Returns the learning rate at a step, see `adjust_learning_rate` of the published code."""
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    q = 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))
+    return peak * q + 0.001 * peak * (1 - q)
+
+
 class Block(nn.Module):
     """A residual block of ResNet v1.5, basic or bottleneck, with torchvision's names."""
 
@@ -113,6 +122,15 @@ def resnet(blocks, bottleneck, stem, width=64):
         layers[f"layer{stage + 1}"] = nn.Sequential(*stage_blocks)
     layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     return nn.Sequential(collections.OrderedDict(layers))
+
+
+def initialize(backbone):
+    """Draws weights as the published code does: torchvision's, `zero_init_residual=True`."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, Block):
+            nn.init.zeros_(getattr(module, f"bn{module.count}").weight)
 
 
 def resnet_of(state):

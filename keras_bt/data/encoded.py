@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bt.data.arrays import ArraySource, DecodedSource
+from keras_bt.data.as_written import as_written
 from keras_bt.data.decoding import printable
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.sources import Integers, MapSource, Source
@@ -192,7 +193,7 @@ def _decode_all(source: EncodedSource) -> MapSource | None:
     decoded = (
         tf.data.Dataset.range(source.num_examples)
         .map(
-            lambda index: source.image(index, stop=False, look=True),
+            as_written(lambda index: source.image(index, stop=False, look=True)),
             tf.data.AUTOTUNE,
             deterministic=True,
         )

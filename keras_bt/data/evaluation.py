@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_bt.data.as_written import as_written
 from keras_bt.data.decoding import DataError
 from keras_bt.data.looking import sizes
 from keras_bt.data.sources import Source
@@ -99,8 +100,10 @@ def evaluation_batches(
     if source.is_small:
         numbers = source.in_order().skip(start or 0).batch(batch_size)
         batches = numbers.map(
-            lambda numbers: parts(
-                prepared(source.batch(numbers)), source.label(numbers), numbers, numbers
+            as_written(
+                lambda numbers: parts(
+                    prepared(source.batch(numbers)), source.label(numbers), numbers, numbers
+                )
             ),
             tf.data.AUTOTUNE,
             deterministic=True,
@@ -113,9 +116,9 @@ def evaluation_batches(
             return readable, *parts(prepared(image), label, source.key(*reference), number)
 
         numbered = source.in_order().enumerate().skip(start or 0)
-        examples = numbered.map(example, tf.data.AUTOTUNE, deterministic=True)
-        readable = examples.filter(lambda readable, *parts: readable)
-        batches = readable.map(lambda readable, *parts: parts).batch(batch_size)
+        examples = numbered.map(as_written(example), tf.data.AUTOTUNE, deterministic=True)
+        readable = examples.filter(as_written(lambda readable, *parts: readable))
+        batches = readable.map(as_written(lambda readable, *parts: parts)).batch(batch_size)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from keras_bt.data.as_written import as_written
 from keras_bt.data.decoding import DataError
 from keras_bt.data.pipeline import SplitView, rest_of_views, view_batches
 from keras_bt.data.sampler import Order
@@ -62,8 +63,9 @@ def labelled_views(
     def finish(crops, labels, there, seeds):
         return *rest(crops, seeds), labels, there
 
-    batches = view_batches(source, (view,), order, finish, image_size).map(_only_those_there)
-    return batches.filter(lambda images, labels: tf.size(labels) > 0).prefetch(2)
+    batches = view_batches(source, (view,), order, finish, image_size)
+    there = batches.map(as_written(_only_those_there))
+    return there.filter(as_written(lambda images, labels: tf.size(labels) > 0)).prefetch(2)
 
 
 def check_labelled(source: Source) -> None:
@@ -121,7 +123,9 @@ def labelled_features(
         )
         return tf.ensure_shape(batch[0], [None, d]), tf.ensure_shape(batch[1], [None])
 
-    return order.numbers(batch_size).map(gathered, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+    numbers = order.numbers(batch_size)
+    batches = numbers.map(as_written(gathered), tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(2)
 
 
 def _order(num_examples, batch_size, seed, first_epoch):

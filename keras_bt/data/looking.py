@@ -4,6 +4,7 @@ import time
 
 import tensorflow as tf
 
+from keras_bt.data.as_written import as_written
 from keras_bt.data.image_files import Oddities
 from keras_bt.data.sources import Source
 from keras_bt.messages import progress_bar
@@ -84,9 +85,8 @@ def look(source: Source) -> list[Oddities]:
     # Small images in memory never were files.
     if not source.is_small and not len(source.decoder.noticed) and source.cached() is source:
         part = source.sample(SAMPLE, 0)
-        examples = part.in_order().map(
-            lambda *reference: part.decode(*reference, stop=False, look=True), tf.data.AUTOTUNE
-        )
+        decode = as_written(lambda *image: part.decode(*image, stop=False, look=True))
+        examples = part.in_order().map(decode, tf.data.AUTOTUNE)
         end = time.monotonic() + _SECONDS
         for _ in progress_bar(examples, desc="Looking at images", delay=2, leave=False):
             if time.monotonic() > end:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from keras_bt.data.as_written import as_written
 from keras_bt.data.decoding import DataError
 from keras_bt.data.pairs import Pairs, draw_pairs
 from keras_bt.data.pipeline import SplitView, rest_of_views, view_batches
@@ -107,8 +108,8 @@ def paired_views(
         return tf.ensure_shape(a, shape), tf.ensure_shape(b, shape), same
 
     images = view_batches(source, (view,), order, finish, image_size)
-    batches = tf.data.Dataset.zip(images, order.answers()).map(divided)
-    return batches.filter(lambda a, b, same: tf.size(same) > 0).prefetch(2)
+    batches = tf.data.Dataset.zip(images, order.answers()).map(as_written(divided))
+    return batches.filter(as_written(lambda a, b, same: tf.size(same) > 0)).prefetch(2)
 
 
 def check_paired(source: Source, pairs: Pairs | None) -> None:
@@ -168,7 +169,7 @@ class PairedOrder(Order):
             blocks = (tf.reshape(x[done:], [-1, block]) for x in (places, numbers))
             return tf.data.Dataset.from_tensor_slices(tuple(blocks))
 
-        return self._pairs().flat_map(one_epoch)
+        return self._pairs().flat_map(as_written(one_epoch))
 
     def answers(self) -> tf.data.Dataset:
         """Returns a data set of whether the pairs of each batch are of the same thing, 1 or 0."""
@@ -177,7 +178,7 @@ class PairedOrder(Order):
             batches = tf.reshape(tf.cast(same, tf.float32), [self.steps_per_epoch, -1])
             return tf.data.Dataset.from_tensor_slices(batches[self._done(epoch) :])
 
-        return self._pairs().flat_map(one_epoch)
+        return self._pairs().flat_map(as_written(one_epoch))
 
     def _pairs(self):
         def drawn(epoch):
@@ -189,4 +190,4 @@ class PairedOrder(Order):
             parts = tf.numpy_function(drawn, [epoch], kinds, stateful=False)
             return epoch, *(tf.ensure_shape(part, [self.pairs_per_epoch]) for part in parts)
 
-        return self._epochs().map(of_epoch)
+        return self._epochs().map(as_written(of_epoch))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_bt.data.as_written import as_written
 from keras_bt.data.decoding import DataError
 from keras_bt.randomness import fold_in_each
 from keras_bt.typing import Tensor
@@ -104,7 +105,7 @@ class Order:
             epochs = tf.fill(tf.shape(blocks), epoch)
             return tf.data.Dataset.from_tensor_slices((epochs, tf.cast(blocks, tf.int64)))
 
-        return self._epochs().flat_map(one_epoch)
+        return self._epochs().flat_map(as_written(one_epoch))
 
     def records(self, shuffled: Callable[[Tensor, int, int], tf.data.Dataset]) -> tf.data.Dataset:
         """Returns a data set of (epoch, number in the epoch, *record) of records without numbers.
@@ -127,7 +128,7 @@ class Order:
                 lambda place, record: (epoch, place * self.num_shards + self.shard_index, *record)
             )
 
-        return self._epochs().flat_map(one_epoch)
+        return self._epochs().flat_map(as_written(one_epoch))
 
     def _epochs(self):
         return tf.data.Dataset.range(self.first_step // self.steps_per_epoch, _ENDLESS)

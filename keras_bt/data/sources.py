@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from keras_bt.data.as_written import as_written
 from keras_bt.data.decoding import DataError, Decoder, Unreadable
 from keras_bt.data.fingerprint import fingerprint
 from keras_bt.data.pairs import Pairs
@@ -240,7 +241,7 @@ class MapSource(Source):
     def in_run(self, order: Order) -> tf.data.Dataset:
         """See `Source.in_run`; every epoch is a permutation of all images."""
         batches = order.numbers(order.local_batch_size)
-        return batches.map(lambda epochs, numbers: (epochs, numbers, numbers)).unbatch()
+        return batches.map(as_written(lambda epochs, numbers: (epochs, numbers, numbers))).unbatch()
 
     def decode(
         self, *reference: Tensor, stop: bool = True, look: bool = False

@@ -33,7 +33,7 @@ def inference_function(backbone: keras.Model) -> InferenceFunction:
 
     # reduce_retracing is not enough: it would trace a full batch and then the short last one.
     # `extract_features` fixes the signature to "any number of images" before the first call.
-    @tf.function
+    @tf.function(autograph=False)
     def forward(images):
         return tf.cast(backbone(images, training=False), tf.float32)
 

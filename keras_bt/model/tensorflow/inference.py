@@ -20,4 +20,4 @@ def compiled(
         like: some images, of the size and type that it will be given.
     """
     signature = [tf.TensorSpec([None, *like.shape[1:]], like.dtype)]
-    return tf.function(function, input_signature=signature)
+    return tf.function(function, input_signature=signature, autograph=False)
