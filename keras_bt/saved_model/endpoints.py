@@ -15,6 +15,7 @@ RGB, have it.
 `train` normalizes with the batch statistics and updates the moving ones.
 """
 
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -65,6 +66,8 @@ def with_endpoints(
     def preprocess(images):
         return {"images": cropped(_not_empty(images))}
 
+    # Compiled by itself, so that the three that infer share the backbone's graph.
+    @functools.partial(tf.function, autograph=False)
     def infer(images):
         return features(images, training=False)
 
@@ -93,22 +96,23 @@ def with_endpoints(
     exported, functions = tf.train.Checkpoint(), {}
     for name in ("variables", "trainable_variables", "non_trainable_variables"):
         setattr(exported, name, [variable.value for variable in getattr(backbone, name)])
-    specs = [(serve, pixels), (preprocess, pixels), (infer, floats), (train, floats)]
+    specs = [(infer, floats), (serve, pixels), (preprocess, pixels), (train, floats)]
     if channels == 3:
         specs.append((serve_jpeg, tf.TensorSpec([None], tf.string, "encoded")))
     for function, spec in specs:
         # Not `input_signature=[spec]`: with it, a loaded function silently casts NumPy floats to
         # uint8, which turns images in 0..1 into zeros. Without it, they are refused.
-        traced = tf.function(function, autograph=False)
+        name = function.__name__
+        traced = function if function is infer else tf.function(function, autograph=False)
         try:
-            functions[function.__name__] = traced.get_concrete_function(spec)
+            functions[name] = traced.get_concrete_function(spec)
         except Exception as error:  # whatever the backbone's layers raise
             raise ValueError(
                 f"backbone must take images of {'×'.join(map(str, shape))}. "
                 f"Received: {backbone.name}, which takes "
                 f"{getattr(backbone, 'input_shape', 'others')} ({error})"
             ) from error
-        setattr(exported, function.__name__, traced)
+        setattr(exported, name, traced)
     returned = functions["serve"].structured_outputs["features"].shape
     if returned.rank != 2:
         raise ValueError(

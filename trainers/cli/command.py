@@ -237,11 +237,12 @@ def quiet_start():
 
 @contextlib.contextmanager
 def collector_paused():
-    """Keeps Python from looking for cycles among the many objects of an import: a second less."""
+    """Keeps Python from looking for cycles among the many objects of an import, then or later."""
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()
 
 

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from numbered_images import BOTH_WAYS, Look, N, numbers, values
 
+from keras_bt.augmentations import RandomResizedCrop, View
 from keras_bt.data import pipeline, pretraining
 from keras_bt.data.decoding import DataError
 from keras_bt.data.pretraining import pretraining_views
@@ -48,6 +49,18 @@ def test_two_views_of_the_same_layers_draw_differently(make_source, kind):
     ).swapaxes(0, 1)
     assert (numbers(a) == numbers(b)).all()
     assert (np.abs(a - b) > 1e-3).mean() > 0.9
+
+
+def test_a_function_in_a_view_may_branch_on_tensors(make_source):
+    def capped(images):
+        if tf.reduce_max(images) > 100:
+            return tf.minimum(images, 100.0)
+        return images
+
+    view = View([RandomResizedCrop(4), capped])
+    batches = pretraining_views(make_source("arrays"), view, view, batch_size=8, seed=1)
+    pairs = np.array(list(batches.take(N // 8).as_numpy_iterator()))
+    assert pairs.max() == 100
 
 
 @pytest.mark.slow
