@@ -30,7 +30,7 @@ from trainers.cli import command
 from trainers.runs.fields import Settings, setting
 
 RECIPE = pathlib.Path(__file__).parent.parent / "trainers" / "recipes" / "fashion_mnist_gpu.flags"
-TINY = ["--width=4", "--image_size=8", "--projector=32-32", "--epochs=2", "--batch_size=64"]
+TINY = ["--width=8", "--image_size=8", "--projector=32-32", "--epochs=2", "--batch_size=64"]
 TIMED = 50  # steps from which PyTorch's speed is known
 ROWS = {
     "keras_bt": "keras_bt",
@@ -125,7 +125,7 @@ def train_published(settings, batches, steps_per_epoch, seconds):
     def step(pair, rate):
         for group, ratio in zip(optimizer.param_groups, (1, settings.bias_rate_ratio), strict=True):
             group["lr"] = ratio * rate
-        pair = [torch.from_numpy(x).permute(0, 3, 1, 2).to(device, non_blocking=True) for x in pair]
+        pair = [torch.tensor(x).permute(0, 3, 1, 2).to(device, non_blocking=True) for x in pair]
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             loss = model(*pair)
@@ -138,7 +138,7 @@ def train_published(settings, batches, steps_per_epoch, seconds):
         started = time.perf_counter()
         for rate, pair in zip(rates, pairs, strict=False):
             loss = step(pair, rate)
-        print(f"{len(rates)} steps, loss {float(loss):.4g}", flush=True)  # waits for the device
+        print(f"{len(rates)} steps, loss {loss.item():.4g}", flush=True)  # waits for the device
         return time.perf_counter() - started
 
     warm = batches.as_numpy_iterator()
