@@ -168,8 +168,11 @@ class PretrainingSettings(TrainingSettings):
 
     epochs: int = setting(100, "Total number of training epochs.", least=1, most=MOST_EPOCHS)
     batch_size: int = setting(
-        256, "Images per step, over all replicas together.", least=2, most=MOST_IN_A_BATCH
+        128, "Images per step, over all replicas together.", least=2, most=MOST_IN_A_BATCH
     )
+    # Milder than the paper's 0.08, and a higher rate than its 0.2, as small data sets have few
+    # steps: docs/experiments.md.
+    min_area: float = fraction(0.3, "Smallest fraction of an image's area that a crop takes.")
     objective: str = setting(
         "barlow_twins",
         "What is minimized: Barlow Twins, the same with mixed views, SimCLR's InfoNCE, its "
@@ -192,7 +195,7 @@ class PretrainingSettings(TrainingSettings):
     vicreg_weights: tuple[float, ...] = setting(
         (25.0, 25.0, 1.0), "Weights of vicreg's invariance, variance and covariance.", least=0
     )
-    rate: float = setting(0.2, "Peak learning rate of kernels per 256 images of a batch.", above=0)
+    rate: float = setting(2.0, "Peak learning rate of kernels per 256 images of a batch.", above=0)
     bias_rate_ratio: float = setting(
         0.024,
         "Learning rate of biases and BatchNormalization's vectors relative to that of kernels.",
