@@ -117,9 +117,12 @@ class TensorFlow(Framework):
     def memory(self, reset):
         """Returns the bytes in use now, and at the peak since the last reset."""
         device = "GPU:0" if self.gpu else "CPU:0"
-        if reset:
-            self._tf.config.experimental.reset_memory_stats(device)
-        memory = self._tf.config.experimental.get_memory_info(device)
+        try:
+            if reset:
+                self._tf.config.experimental.reset_memory_stats(device)
+            memory = self._tf.config.experimental.get_memory_info(device)
+        except ValueError:  # only oneDNN's allocator counts, which is not used without AVX-512
+            return process_memory(reset)
         return memory["current"], memory["peak"]
 
 

@@ -35,17 +35,18 @@ def runs(tmp_path_factory):
     """A folder of runs, some of which one backend has begun and the other ended."""
     folder = tmp_path_factory.mktemp("runs")
     flags = [*FLAGS, small_network.save(folder / "small.keras")]
+    unwatched = [*flags, "--monitor_every=0"]
     with mock.patch.object(exporting, "export"):
-        script.call("pretrain", *flags, f"--workdir={folder / 'on tensorflow'}")
+        script.call("pretrain", *unwatched, f"--workdir={folder / 'on tensorflow'}")
     stop(STEPS + 7, *flags, f"--workdir={folder / 'begun'}")
     command = ["-m", "trainers.pretrain", *flags, f"--workdir={folder / 'begun'}"]
     workers = [processes.start(command, on_jax(2) | each) for each in processes.tf_configs(2)]
     for worker in workers:
         processes.finish(worker, timeout=900)
-    program = processes.start([HELPERS / "jax_runs.py", folder, *flags], on_jax(4))
+    program = processes.start([HELPERS / "jax_runs.py", folder, *unwatched], on_jax(4))
     processes.finish(program, timeout=900)
     with mock.patch.object(exporting, "export"):
-        script.call("pretrain", *flags, f"--workdir={folder / 'left'}")
+        script.call("pretrain", *unwatched, f"--workdir={folder / 'left'}")
     return folder
 
 

@@ -117,7 +117,7 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
     monkeypatch.setattr(
         pipeline.tf,
         "function",
-        lambda function, jit_compile=None: compiled.append(jit_compile) or function,
+        lambda function, jit_compile=None, **_: compiled.append(jit_compile) or function,
     )
 
     def compiles(source, views, again=False, **kwargs):
