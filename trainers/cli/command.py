@@ -227,11 +227,7 @@ def quiet_start():
 
     No setting silences its first lines, and it looks for GPUs only when asked to. If
     TF_CPP_MIN_LOG_LEVEL is set in the environment, everything is shown.
-
-    Unless the environment says otherwise, oneDNN computes on all x86 processors.
     """
-    # Only read on x86. TensorFlow's own choice is to do without where there is no AVX-512.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with collector_paused():
         yield from _hidden()
     if os.environ.get("KERAS_BACKEND") == "jax" and "tensorflow" in sys.modules:
