@@ -49,7 +49,6 @@ def pytest_collection_finish():
     """All is imported: a million objects that no collection of garbage need look at again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # graphs are made of many objects, and modules end with one
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import wrong_commands
 
 
 def test_wrong_command_lines_end_in_one_line_and_change_nothing(tmp_path):
-    given, wrong = wrong_commands.attempt(240, tmp_path, seed=1)
+    given, wrong = wrong_commands.attempt(250, tmp_path, seed=1)
     assert not wrong
-    assert len(given) == 24
+    assert len(given) == 25
     assert min(given.values()) == 10
