@@ -194,7 +194,7 @@ def make(part, args, log):
         )
     if status:
         last = "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
-        raise ValueError(f"{ROWS[part]} failed, {last}; see {log}")
+        raise ValueError(f"{ROWS[part]} failed, {last.removeprefix('error: ')}; see {log}")
 
 
 def percent(share):
