@@ -92,7 +92,7 @@ def view_batches(
             return examples
 
     # AutoGraph is for functions of the user's in a view, which may branch on tensors.
-    traced = as_written if all(view.rest.drawn for view in views) else lambda function: function
+    traced = as_written if _drawn(views) else lambda function: function
     blocks = examples.map(traced(lambda *examples: finish(*crop(*examples))), _PARALLEL)
     options = tf.data.Options()
     options.deterministic = True
@@ -216,13 +216,18 @@ def rest_of_views(
 
     def chosen(all_crops, seeds):
         height, width = all_crops[0].shape[1:3]
-        worth_it = height * width >= _WORTH_COMPILING and all(view.rest.drawn for view in views)
+        worth_it = height * width >= _WORTH_COMPILING and _drawn(views)
         compiled = worth_it if compile_views is None else compile_views
         rest = _compiled_rest(tuple(views)) if compiled else functools.partial(_rest, views)
         # The draws are made outside: they are the same bit for bit however the pixels are made.
         return rest(all_crops, draws_of_views(views, seeds))
 
     return chosen
+
+
+def _drawn(views):
+    """Tells whether all layers of the views after their crops are this package's."""
+    return all(view.rest.drawn for view in views)
 
 
 def _rest(views, all_crops, all_draws):
@@ -235,7 +240,8 @@ def _rest(views, all_crops, all_draws):
 @functools.lru_cache(maxsize=1)  # a run that is continued opens its batches twice
 def _compiled_rest(views):
     """Compiles all views in one function, which is faster than one function for each."""
-    return tf.function(functools.partial(_rest, views), jit_compile=True, autograph=False)
+    rest = functools.partial(_rest, views)
+    return tf.function(rest, jit_compile=True, autograph=not _drawn(views))
 
 
 def seeds_of_views(seeds: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -51,14 +51,16 @@ def test_two_views_of_the_same_layers_draw_differently(make_source, kind):
     assert (np.abs(a - b) > 1e-3).mean() > 0.9
 
 
-def test_a_function_in_a_view_may_branch_on_tensors(make_source):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_function_in_a_view_may_branch_on_tensors(make_source, compiled):
     def capped(images):
         if tf.reduce_max(images) > 100:
             return tf.minimum(images, 100.0)
         return images
 
     view = View([RandomResizedCrop(4), capped])
-    batches = pretraining_views(make_source("arrays"), view, view, batch_size=8, seed=1)
+    source = make_source("arrays")
+    batches = pretraining_views(source, view, view, 8, seed=1, compile_views=compiled)
     pairs = np.array(list(batches.take(N // 8).as_numpy_iterator()))
     assert pairs.max() == 100
 
