@@ -57,27 +57,33 @@ def with_endpoints(
     channels = len(mean)
     shape = (*height_and_width(image_size), channels)  # what the backbone sees
 
+    # Each is a graph of its own, so that the three that infer share the backbone's.
+    endpoint = functools.partial(tf.function, autograph=False)
+
     def cropped(images):
         return normalize(center_crop(images, image_size, resize), mean, std)
 
     def features(images, training):
         return {"features": tf.cast(backbone(images, training=training), tf.float32)}
 
+    @endpoint
     def preprocess(images):
         return {"images": cropped(_not_empty(images))}
 
-    # Compiled by itself, so that the three that infer share the backbone's graph.
-    @functools.partial(tf.function, autograph=False)
+    @endpoint
     def infer(images):
         return features(images, training=False)
 
+    @endpoint
     def train(images):
         # The statistics of an empty batch are NaN, and would make the moving ones NaN too.
         return features(_not_empty(images), training=True)
 
+    @endpoint
     def serve(images):
         return infer(preprocess(images)["images"])
 
+    @endpoint
     def serve_jpeg(encoded):
         seen = tf.TensorSpec(shape, tf.float32)
         files = (tf.range(tf.size(encoded)), _not_empty(encoded))
@@ -102,17 +108,15 @@ def with_endpoints(
     for function, spec in specs:
         # Not `input_signature=[spec]`: with it, a loaded function silently casts NumPy floats to
         # uint8, which turns images in 0..1 into zeros. Without it, they are refused.
-        name = function.__name__
-        traced = function if function is infer else tf.function(function, autograph=False)
         try:
-            functions[name] = traced.get_concrete_function(spec)
+            functions[function.__name__] = function.get_concrete_function(spec)
         except Exception as error:  # whatever the backbone's layers raise
             raise ValueError(
                 f"backbone must take images of {'×'.join(map(str, shape))}. "
                 f"Received: {backbone.name}, which takes "
                 f"{getattr(backbone, 'input_shape', 'others')} ({error})"
             ) from error
-        setattr(exported, name, traced)
+        setattr(exported, function.__name__, function)
     returned = functions["serve"].structured_outputs["features"].shape
     if returned.rank != 2:
         raise ValueError(
