@@ -9,7 +9,7 @@ probes with all labels and with --few_labels, the mean of ten draws.
 
 Each training is a process of its own. KERAS_BACKEND says what keras_bt runs on; the views for
 PyTorch are made by TensorFlow on the host. The same command again makes what is missing in DIR.
-Give --data=heldout:… while you still choose anything. --tiny shows in a minute that it works, on
+Give --data=heldout:… while you still choose anything. --tiny shows in minutes that it works, on
 CPUs too.
 """
 
@@ -23,8 +23,8 @@ import sys
 import time
 
 from benchmarks import tensorflow_device
+from benchmarks.gpu import metrics_of, of_metrics
 from benchmarks.report import aligned, available_cores, machine
-from keras_bt.callbacks.metrics_log import read_metrics
 from trainers.ablations.run import MEASURED, AblationSettings
 from trainers.cli import command
 from trainers.runs.fields import Settings, setting
@@ -68,13 +68,16 @@ def flags_of(part, args):
     return flags + ([f"--measure={part}"] if part in ("untrained", "pixels") else [])
 
 
-def speed_of(lines, batch_size):
-    """Returns images/s between the first and the last of a run's lines of metrics."""
-    (first, began), *_, (last, ended) = [(line["step"], line["time"]) for line in lines]
-    return batch_size * (last - first) / (ended - began)
+def cost_of_ours(args):
+    """Returns what keras_bt's training took: `epochs`, `images/s`, `seconds` without pauses."""
+    settings, _ = command.parsed(flags_of("keras_bt", args), AblationSettings)
+    lines = metrics_of(pathlib.Path(settings.workdir))
+    speed = of_metrics(lines, settings.batch_size, lines[0]["time"])["images/s"]
+    seconds = lines[-1]["step"] * settings.batch_size / speed
+    return {"epochs": settings.epochs, "images/s": speed, "seconds": seconds}
 
 
-def print_torch(args):
+def measure_torch(args):
     """Trains the published code for as long as keras_bt took, measures it, and writes both."""
     settings, _ = command.parsed(flags_of("torch", args), AblationSettings)
     tensorflow_device.prepare(available_cores())
@@ -90,8 +93,7 @@ def print_torch(args):
     views = pretraining.make_views(settings, train)
     batches = data.pretraining_views(train, *views, settings.batch_size, settings.seed)
     steps_per_epoch = train.num_examples // settings.batch_size
-    images = settings.epochs * steps_per_epoch * settings.batch_size
-    seconds = images / speed_of(read_metrics(ours.metrics), settings.batch_size)
+    seconds = cost_of_ours(args)["seconds"]
     backbone, trained = train_published(settings, batches, steps_per_epoch, seconds)
     folder = pathlib.Path(settings.workdir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +165,7 @@ def make_all(args):
     """Makes the parts that are missing, and prints the table."""
     if args.alone:
         with command.mistakes:
-            print_torch(args)
+            measure_torch(args)
         return
     with command.mistakes:
         if "torch" in args.parts and importlib.util.find_spec("torch") is None:
@@ -204,15 +206,11 @@ def percent(share):
 
 def table(args, out):
     """Formats what has been measured so far, in percent."""
-    settings, _ = command.parsed(flags_of("keras_bt", args), AblationSettings)
     rows = []
     for part in args.parts:
         found = json.loads((out / part / MEASURED).read_text())
         if part == "keras_bt":
-            lines = read_metrics(out / part / "metrics.jsonl")
-            speed = speed_of(lines, settings.batch_size)
-            seconds = lines[-1]["step"] * settings.batch_size / speed
-            found |= {"epochs": settings.epochs, "images/s": speed, "seconds": seconds}
+            found |= cost_of_ours(args)
         few, deviation = (percent(found[f"few_labels{end}"]) for end in ("", "_deviation"))
         accuracies = [percent(found[name]) for name in ("knn", "knn_whitened", "probe")]
         cost = ["–"] * 3

@@ -231,7 +231,7 @@ def check_losses(n, d, cell):
 def row(n, d, cell, chosen):
     """Makes a row of the table, for the measured forms, of which auto takes `chosen`."""
     seconds = {form: result["seconds"] for form, result in cell.items()}
-    memory = {form: result["memory"] for form, result in cell.items() if result["memory"]}
+    memory = {f: result["memory"] for f, result in cell.items() if result["memory"] is not None}
     better = min(seconds[form] for form in FORMS if form in seconds)
 
     def cells(values, unit):
