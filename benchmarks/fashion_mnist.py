@@ -46,18 +46,11 @@ class FashionSettings(Settings):
 
     data: str = setting("idx:/usr/share/datasets/fashion-mnist", "Labeled images.")
     out: str = setting("fashion_gpu", "Folder for everything that is written.")
-    parts: tuple[str, ...] = setting(tuple(ROWS), f"What to make, among {', '.join(ROWS)}.")
+    parts: tuple[str, ...] = setting(tuple(ROWS), "What to make.", choices=tuple(ROWS))
     seed: int = setting(0, "Seed of all that is random.", least=0, most=2**31 - 1)
     few_labels: int = setting(600, "Labels of the probe with few.", least=1)
     tiny: bool = setting(False, "Small sizes, to see that it works.")
     alone: bool = setting(False, "Train in PyTorch in this process.")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not set(ROWS).issuperset(self.parts):
-            raise ValueError(
-                f"--parts must be among {', '.join(ROWS)}. Received: --parts={','.join(self.parts)}"
-            )
 
 
 def flags_of(part, args):

@@ -278,7 +278,7 @@ class TrainStepSettings(Settings):
     """The flags."""
 
     networks: tuple[str, ...] = setting(
-        tuple(NETWORKS), f"Networks to train, among {', '.join(NETWORKS)}."
+        tuple(NETWORKS), "Networks to train.", choices=tuple(NETWORKS)
     )
     batch_sizes: tuple[int, ...] = setting(
         (), "Images per batch. Default: the network's own.", least=2, most=2**20
@@ -297,14 +297,6 @@ class TrainStepSettings(Settings):
     steps: int = setting(3, "Steps per measurement.", least=1)
     variants: bool = setting(False, "Also measure variants that are not the default here.")
     float32_only: bool = setting(False, "Leave out bfloat16.")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not set(NETWORKS).issuperset(self.networks):
-            raise ValueError(
-                f"--networks must be among {', '.join(NETWORKS)}. "
-                f"Received: --networks={','.join(self.networks)}"
-            )
 
 
 def print_measured(args):

@@ -163,7 +163,7 @@ def flags_of(settings_class):
     define |= {SIZE: flags.DEFINE_string}
     for field in fields(settings_class):
         help, choices = field.metadata["help"], field.metadata["choices"]
-        if choices:
+        if choices and str in kinds_of(field):
             flags.DEFINE_enum(field.name, field.default, choices, help, flag_values=values)
         elif field.metadata["repeated"]:
             flags.DEFINE_multi_string(field.name, field.default, help, flag_values=values)
@@ -215,7 +215,10 @@ def _described(field):
     limits += [f"> {about['above']}"] * (about["above"] is not None)
     limits += [f"≤ {about['most']}"] * (about["most"] is not None)
     values = [", ".join(about["choices"])] if about["choices"] else limits
-    default = [] if field.default in (None, ()) else [f"default {field.default}"]
+    default = field.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    default = [] if default in (None, "") else [f"default {default}"]
     note = "; ".join([*values, *default])
     text = about["help"] + (f" ({note})" if note else "")
     return f"  --{field.name}\n{textwrap.indent(textwrap.fill(text, 84), '      ')}"

@@ -36,7 +36,7 @@ def setting(
         least: smallest value.
         most: largest value; by default `LARGEST`.
         above: value that it must exceed.
-        choices: all values, of a string.
+        choices: all values, of a string, or of each of several.
         identity: whether it belongs to a run's identity. If not, it may change when a run goes on:
             it says where and how, not what is computed.
         repeated: of several texts, whether each has a flag of its own, `--NAME=A --NAME=B`, and may
@@ -156,7 +156,10 @@ def _check(name, value, least, most, above, choices, **_):
     rules = []
     if value is None:
         return
-    if choices:
+    if choices and isinstance(value, tuple):
+        rules = [(set(value) <= set(choices), f"among {', '.join(choices)}")]
+        value = ",".join(value)
+    elif choices:
         rules = [(value in choices, f"one of {', '.join(choices)}")]
     elif isinstance(value, str):
         rules = [(value.strip("\0 ") != "" and "\0" not in value, "a text that is not empty")]

@@ -9,7 +9,7 @@ import pytest
 from places import ROOT
 
 from trainers.cli import command
-from trainers.runs.fields import Settings, setting
+from trainers.runs.fields import Settings, free, setting
 from trainers.runs.objectives import OBJECTIVES, PARTICULAR
 from trainers.runs.settings import FinetuningSettings, LinearProbeSettings, PretrainingSettings
 from trainers.runs.verify_settings import VerifySettings
@@ -27,6 +27,7 @@ class Few(Settings):
     epochs: tuple[int, ...] = setting((), "Some epochs.")
     weights: tuple[float, ...] = setting((1.0,), "Some weights.", least=0)
     size: int | tuple[int, int] = setting(32, "A size.", least=1)
+    parts: tuple[str, ...] = free(("x", "y"), "Some parts.", choices=("x", "y", "z"))
 
 
 def parsed(monkeypatch, *argv, settings_class=Few, **kwargs):
@@ -42,6 +43,7 @@ def test_flags_become_settings(monkeypatch):
     flags = ["--name=x", "--count=4", "--share=2", "--kind=b", "--fast", "--epochs=7,14"]
     expected = Few(name="x", count=4, share=2.0, kind="b", fast=True, epochs=(7, 14))
     assert parsed(monkeypatch, *flags) == expected
+    assert parsed(monkeypatch, "--parts=z,x").parts == ("z", "x")
     for text, size in (("64", 64), ("64x96", (64, 96)), ("64x64", 64)):
         found = parsed(monkeypatch, f"--size={text}")
         assert found.size == size
@@ -114,6 +116,8 @@ def test_python_is_told_the_same():
         Few(count=0)
     with pytest.raises(ValueError, match=r"--kind must be one of a, b\. Received: --kind=c"):
         Few(kind="c")
+    with pytest.raises(ValueError, match=r"--parts must be among x, y, z\. Received: --parts=x,c$"):
+        Few(parts=("x", "c"))
 
 
 @pytest.mark.parametrize(
@@ -139,6 +143,7 @@ def test_help_names_every_flag_its_limits_and_its_default(monkeypatch, capsys):
     assert text.startswith(__doc__.splitlines()[0])
     assert "--count\n      A count. (≥ 1; ≤ 9; default 3)" in text
     assert "--kind\n      A kind. (a, b; default a)" in text
+    assert "--parts\n      Some parts. (x, y, z; default x,y)" in text
     assert "--name\n      A name.\n" in text
 
 
