@@ -18,6 +18,7 @@ _SHORT_EPOCH = 5.0  # seconds; on a terminal, shorter ones are told by the bar a
 _LEAST_PAUSE, _MOST_PAUSE, _LINES = 10.0, 600.0, 100
 _ENOUGH = 5.0  # seconds of steps from which the whole is estimated
 _LONG = 10.0  # seconds of the first step after which a line says that it compiles
+_WORTH_ADVICE = 600.0  # seconds of training
 
 
 class TrainingProgress(keras.callbacks.Callback):
@@ -56,6 +57,8 @@ class TrainingProgress(keras.callbacks.Callback):
         steps_per_epoch: steps of a whole epoch.
         first_step: steps done by earlier calls.
         batch_size: images per step, for the images per second of each epoch; None for none.
+        advice: line that follows an estimate of ten minutes or more, on what would make training
+            faster; None for none.
     """
 
     def __init__(
@@ -65,11 +68,12 @@ class TrainingProgress(keras.callbacks.Callback):
         steps_per_epoch: int,
         first_step: int = 0,
         batch_size: int | None = None,
+        advice: str | None = None,
     ):
         super().__init__()
         self._names, self._epochs, self._steps_per_epoch = dict(figures), epochs, steps_per_epoch
         self._step = self._first_step = first_step
-        self._batch_size = batch_size
+        self._batch_size, self._advice = batch_size, advice
         self._figures: dict[str, float] = {}
         self._of_step, self._between = _NewestMean(0.98), _NewestMean(0.95)  # seconds
         self._measured = 0.0  # seconds of steps
@@ -178,6 +182,8 @@ class TrainingProgress(keras.callbacks.Callback):
         self._told = True
         more = " more" if self._first_step else ""
         say(f"About {duration(left)}{more} of training on this machine")
+        if self._advice and left >= _WORTH_ADVICE:
+            say(self._advice)
 
     def _takes(self):
         """Returns the seconds that an epoch takes, as far as is known."""

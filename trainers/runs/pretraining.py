@@ -328,7 +328,12 @@ class Pretraining:
             progress = None
             if self.leads:
                 progress = TrainingProgress(
-                    FIGURES, s.epochs, self.steps_per_epoch, steps, s.batch_size
+                    FIGURES,
+                    s.epochs,
+                    self.steps_per_epoch,
+                    steps,
+                    s.batch_size,
+                    running.advice_on_speed(s.width),
                 )
                 shown.callback(progress.close)
             callbacks = running.callbacks(

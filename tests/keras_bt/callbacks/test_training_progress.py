@@ -23,9 +23,11 @@ class Run:
         monkeypatch.setattr(training_progress.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(training_progress.sys.stdout, "isatty", lambda: terminal, raising=False)
 
-    def __call__(self, epochs, steps, step=1.0, between=0.0, compiling=60.0, first_step=0, logs=()):
+    def __call__(
+        self, epochs, steps, step=1.0, between=0.0, compiling=60.0, first_step=0, logs=(), **others
+    ):
         logs = dict(logs) or {"loss": 1.5}
-        bar = TrainingProgress(NAMES, epochs, steps, first_step, batch_size=32)
+        bar = TrainingProgress(NAMES, epochs, steps, first_step, batch_size=32, **others)
         with contextlib.closing(bar):
             bar.on_train_begin()
             first_epoch, done = divmod(first_step, steps)
@@ -68,6 +70,15 @@ def test_the_whole_is_estimated_without_the_compilation(run, capsys, epochs, ste
     run(epochs, steps, **how)
     told = [line for line in lines(capsys) if line.startswith("About")]
     assert told == [f"{estimate} on this machine"]
+
+
+@pytest.mark.parametrize(("epochs", "advised"), [(5, False), (7, True)])
+def test_what_would_be_faster_is_said_of_long_runs(run, capsys, epochs, advised):
+    run(epochs, 100, advice="Buy a GPU.")
+    told = lines(capsys)
+    assert ("Buy a GPU." in told) == advised
+    if advised:
+        assert told[told.index("Buy a GPU.") - 1].startswith("About 12 min of training")
 
 
 def test_the_time_left_is_that_of_the_steps_left(run, capsys):
