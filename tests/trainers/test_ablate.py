@@ -142,9 +142,11 @@ def test_all_sweeps_that_come_along_go_together(tmp_path):
     assert len(every) >= 8
     sweeps.check_folders([run for s in every for run in (*s.references, *s.runs)])
     # Two waves do: backbones that runs take are trained by others that take none.
-    trained = {run.folder for sweep in every for run in sweep.runs if run.script == "pretrain"}
-    for run in (run for sweep in every for run in sweep.runs):
-        assert (run.needs in trained) == (run.script != "pretrain")
+    trained = {run.folder for sweep in every for run in sweep.runs if run.needs is None}
+    needing = [run for sweep in every for run in sweep.runs if run.needs]
+    assert all(run.needs in trained for run in needing)
+    assert {run.script for run in needing} >= {"pretrain", "finetune", "linear_probe"}
+    assert all("backbone" in run.flags for run in needing)
 
 
 def test_a_sweep_is_read(write):

@@ -1,11 +1,11 @@
 """One run of a sweep: python -m trainers.ablations.run --workdir=DIR [flags of trainers.pretrain].
 
-Pretrains as trainers.pretrain does, optionally with another objective (--variant), and measures the
-backbone. DIR/measured.json gets the accuracy of nearest neighbors (k = 20), plain and whitened, of
-a linear probe with all labels, and of one with --few_labels labels, the same number from each
-class, averaged over ten draws. With --measure=untrained or --measure=pixels nothing is trained: the
-untrained backbone or the raw pixels are measured instead. The same command continues an interrupted
-run.
+Pretrains as trainers.pretrain does, optionally with another objective or optimizer (--variant), and
+measures the backbone. DIR/measured.json gets the accuracy of nearest neighbors (k = 20), plain and
+whitened, of a linear probe with all labels, and of one with --few_labels labels, the same number
+from each class, averaged over ten draws. With --measure=untrained or --measure=pixels nothing is
+trained: the untrained backbone or the raw pixels are measured instead. The same command continues
+an interrupted run.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from trainers.runs.settings import LinearProbeSettings, PretrainingSettings
 
 MEASURED = "measured.json"
 DRAWS = 10
+_OTHER_OBJECTIVES = ("invariance", "redundancy", "features")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,11 @@ class AblationSettings(PretrainingSettings):
 
     variant: str = setting(
         "published",
-        "Variant of the objective or projector; see trainers.ablations.variants.",
-        choices=("published", "invariance", "redundancy", "features", "unnormalized"),
+        "Variant of the objective, projector or optimizer; see trainers.ablations.variants.",
+        choices=(
+            *("published", *_OTHER_OBJECTIVES, "unnormalized"),
+            *("adam", "high_end", "averaged"),
+        ),
     )
     measure: str = free(
         "trained",
@@ -41,7 +45,7 @@ class AblationSettings(PretrainingSettings):
         if not self.workdir:
             raise ValueError("--workdir is needed.")
         super().__post_init__()
-        if self.variant not in ("published", "unnormalized") and self.objective != "barlow_twins":
+        if self.variant in _OTHER_OBJECTIVES and self.objective != "barlow_twins":
             raise ValueError(
                 f"--variant={self.variant} is one of --objective=barlow_twins. "
                 f"Received: --objective={self.objective}"

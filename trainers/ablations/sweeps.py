@@ -16,7 +16,8 @@
 
 "at" is a number, or a string for an axis of categories. "script" names what to run instead of
 pretraining: "linear_probe", "raw_pixels" or "finetune". {seed} and {runs} (the folder of all runs)
-are filled in in the values of its flags, so that it can use a backbone that another sweep trained.
+are filled in in the values of its flags, so that it can use a backbone that another sweep trained;
+pretraining begins with one whose file it is given, {runs}/FOLDER/backbone.keras.
 
 A run's folder is named after the recipe, or the sweep if there is none, and the run's own flags:
 digits,batch_size=32,rate=1.1-seed0, say. Sweeps of the same recipe therefore share runs, such as
@@ -85,6 +86,8 @@ class Run:
     def needs(self):
         """The folder of the run whose backbone this one uses, or None."""
         backbone = pathlib.Path(self.flags.get("backbone", "."))
+        if backbone.name == "backbone.keras":  # which pretraining goes on with
+            backbone = backbone.parent
         return backbone if backbone.parent == self.folder.parent else None
 
     @property

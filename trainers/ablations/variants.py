@@ -1,4 +1,4 @@
-"""Objectives and projectors that the paper compares with its own in table 5.
+"""Objectives and projectors that the paper compares with its own in table 5, and other optimizers.
 
 They are not meant for use, but show what each part of the method is for.
 
@@ -8,7 +8,12 @@ redundancy    the second term alone
 features      C = z_Aᵀ z_B / n with each embedding standardized over its d features instead of each
               feature over the n images
 unnormalized  the published objective on a projector without BatchNormalization
+adam          Adam instead of LARS, at a thousandth of --rate
+high_end      LARS, whose cosine ends at a tenth of the peak instead of a thousandth
+averaged      the same, and in the end the moving average of the weights over some hundred steps
 """
+
+import dataclasses
 
 import keras
 from keras import ops
@@ -16,6 +21,8 @@ from keras import ops
 from keras_bt.model import projector
 from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.objectives.barlow_twins import standardize
+from keras_bt.optimizer import LARS
+from trainers.runs.pretraining import lars
 
 
 class _OneTerm(BarlowTwinsObjective):
@@ -75,22 +82,54 @@ def unnormalized_projector(widths, input_dim):
     return keras.Model(inputs, x, name="projector")
 
 
-# Classes of objectives and functions that build projectors.
+def _warmup_cosine(settings, steps, warmup_steps, end):
+    """Returns the published schedule, but for where it ends, a fraction of the peak."""
+    return keras.optimizers.schedules.CosineDecay(
+        0.0,
+        steps - warmup_steps,
+        alpha=end,
+        warmup_target=settings.rate * settings.batch_size / 256,
+        warmup_steps=warmup_steps,
+    )
+
+
+def adam(settings, steps, warmup_steps):
+    """Builds Adam."""
+    rate = dataclasses.replace(settings, rate=settings.rate / 1000)
+    return keras.optimizers.Adam(_warmup_cosine(rate, steps, warmup_steps, 0.001))
+
+
+def lars_with_a_high_end(settings, steps, warmup_steps, **averaging):
+    """Builds LARS, whose rate does not fall to nearly zero."""
+    rate = _warmup_cosine(settings, steps, warmup_steps, 0.1)
+    return LARS(rate, settings.bias_rate_ratio, settings.weight_decay, **averaging)
+
+
+def averaging_lars(settings, steps, warmup_steps):
+    """Builds the same, with Keras' average, which `fit` puts in place of the weights."""
+    average = {"use_ema": True, "ema_momentum": 0.99}
+    return lars_with_a_high_end(settings, steps, warmup_steps, **average)
+
+
+# Classes of objectives, and functions that build projectors and optimizers.
 VARIANTS = {
-    "published": (BarlowTwinsObjective, projector),
-    "invariance": (InvarianceOnly, projector),
-    "redundancy": (RedundancyOnly, projector),
-    "features": (AlongFeatures, projector),
-    "unnormalized": (BarlowTwinsObjective, unnormalized_projector),
+    "published": (BarlowTwinsObjective, projector, lars),
+    "invariance": (InvarianceOnly, projector, lars),
+    "redundancy": (RedundancyOnly, projector, lars),
+    "features": (AlongFeatures, projector, lars),
+    "unnormalized": (BarlowTwinsObjective, unnormalized_projector, lars),
+    "adam": (BarlowTwinsObjective, projector, adam),
+    "high_end": (BarlowTwinsObjective, projector, lars_with_a_high_end),
+    "averaged": (BarlowTwinsObjective, projector, averaging_lars),
 }
 
 
 def made(settings):
-    """Returns the objective of a variant, and the function that builds its projector.
+    """Returns a variant's objective, and the functions that build its projector and optimizer.
 
     The objective is None where the variant leaves it as it is, the one of the settings.
     """
-    objective, projector = VARIANTS[settings.variant]
+    objective, projector, optimizer = VARIANTS[settings.variant]
     if objective is BarlowTwinsObjective:
-        return None, projector
-    return objective(settings.redundancy_weight, settings.form), projector
+        return None, projector, optimizer
+    return objective(settings.redundancy_weight, settings.form), projector, optimizer

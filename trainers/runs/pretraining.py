@@ -53,7 +53,19 @@ CAUSES = (
 )
 
 
-def pretrain(settings, objective=None, projector=projector):
+def lars(settings, steps, warmup_steps):
+    """Returns the published optimizer and schedule, at the settings' rates.
+
+    Args:
+        settings: `PretrainingSettings`.
+        steps: steps of the whole run.
+        warmup_steps: those of the warm-up.
+    """
+    rate = warmup_cosine(settings.rate * settings.batch_size / 256, steps, warmup_steps)
+    return LARS(rate, settings.bias_rate_ratio, settings.weight_decay)
+
+
+def pretrain(settings, objective=None, projector=projector, optimizer=lars):
     """Trains, evaluates and writes everything to the folder `settings.workdir`.
 
     What `python -m trainers.pretrain` does. The same call continues an interrupted run; a finished
@@ -63,6 +75,7 @@ def pretrain(settings, objective=None, projector=projector):
         settings: `PretrainingSettings`.
         objective: as in `Pretraining`.
         projector: as in `Pretraining`.
+        optimizer: as in `Pretraining`.
 
     Returns:
         `keras_bt.workdir.Workdir`, which knows where everything is.
@@ -98,7 +111,7 @@ def pretrain(settings, objective=None, projector=projector):
         keras.config.set_dtype_policy(s.policy)
         images = images_of(train)
         run.check(identity, images)
-        job = Pretraining(s, train, test, strategy, run, objective, projector)
+        job = Pretraining(s, train, test, strategy, run, objective, projector, optimizer)
         job.check_images(images)
         if job.leads:
             running.note_unrecorded_images(run)
@@ -150,12 +163,23 @@ class Pretraining:
         objective: `keras_bt.objectives.Objective`; if None the one that the settings name.
         projector: function of the layers' widths and the length of the features that builds the
             projector.
+        optimizer: function that builds the optimizer, called like `lars`.
 
     Raises:
         ValueError: if settings and data do not go together.
     """
 
-    def __init__(self, settings, train, test, strategy, run, objective=None, projector=projector):
+    def __init__(
+        self,
+        settings,
+        train,
+        test,
+        strategy,
+        run,
+        objective=None,
+        projector=projector,
+        optimizer=lars,
+    ):
         self.settings = settings
         self.train, self.test = train, test
         self.sources = [source for source in (train, test) if source is not None]
@@ -163,7 +187,7 @@ class Pretraining:
         self.leads = worker_number(strategy) == 0  # of several workers, only one writes and prints
         self.run = run
         self.objective = objective or objectives.make(settings)
-        self.projector = projector
+        self.projector, self.optimizer = projector, optimizer
         batch_size, replicas = settings.batch_size, strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise ValueError(
@@ -203,9 +227,7 @@ class Pretraining:
             )
             steps = s.epochs * self.steps_per_epoch
             warmup_steps = round(s.warmup_epochs * self.steps_per_epoch)
-            rate = warmup_cosine(s.rate * s.batch_size / 256, steps, warmup_steps)
-            optimizer = LARS(rate, s.bias_rate_ratio, s.weight_decay)
-            model.compile(optimizer)
+            model.compile(self.optimizer(s, steps, warmup_steps))
         return model
 
     def batches(self, first_step, shard_index=0, num_shards=1):

@@ -1,4 +1,4 @@
-"""The objectives and projectors of the paper's table 5, against formulas of their own."""
+"""The objectives and projectors of the paper's table 5, and optimizers, against formulas."""
 
 import keras
 import numpy as np
@@ -11,7 +11,9 @@ from oracles import barlow_twins_terms as oracle_terms
 from keras_bt import BarlowTwins, model
 from keras_bt.objectives import OneReplica
 from keras_bt.objectives.barlow_twins import EPSILON
+from keras_bt.optimizer import LARS
 from trainers.ablations import variants
+from trainers.ablations.run import AblationSettings
 from trainers.ablations.variants import VARIANTS, AlongFeatures
 
 WEIGHT = 0.3  # λ, large enough that neither term hides the other
@@ -30,7 +32,7 @@ def views():
 def linear_model(name):
     """A variant's model whose only layer is one linear projection: z = x W, x the pixels."""
     backbone = keras.Sequential([keras.layers.Input((2, 2, 2)), keras.layers.Flatten()])
-    objective, projector = VARIANTS[name]
+    objective, projector, _ = VARIANTS[name]
     made = BarlowTwins(backbone, projector((D,), INPUTS), objective=objective(WEIGHT))
     made.compile(keras.optimizers.SGD(1.0))
     return made
@@ -164,7 +166,7 @@ def test_the_unnormalized_projector_has_biases_and_the_widths_and_weights_of_the
 def test_a_step_behind_the_unnormalized_projector(views):
     """Value and gradient, those of the biases included, of the published objective."""
     backbone = keras.Sequential([keras.layers.Input((2, 2, 2)), keras.layers.Flatten()])
-    objective, projector = VARIANTS["unnormalized"]
+    objective, projector, _ = VARIANTS["unnormalized"]
     head = projector([7, 6, D], INPUTS)
     for number in (1, 2, 3):
         bias = head.get_layer(f"linear{number}").bias
@@ -188,3 +190,41 @@ def test_a_step_behind_the_unnormalized_projector(views):
     for gradient, reference in zip(gradients[:-1], expected[:-1], strict=True):
         assert relative_error(gradient, reference) < 2e-3
         assert np.linalg.norm(reference) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "end", "averages"),
+    [
+        ("published", 2.0, 0.001, False),
+        ("adam", 0.002, 0.001, False),
+        ("high_end", 2.0, 0.1, False),
+        ("averaged", 2.0, 0.1, True),
+    ],
+)
+def test_optimizers_have_their_rates(name, peak, end, averages):
+    settings = AblationSettings(workdir="runs/a", rate=4.0, batch_size=128, bias_rate_ratio=0.5)
+    *_, build = VARIANTS[name]
+    found = build(settings, 100, 20)
+    rates = [float(found._learning_rate(t)) for t in (10, 20, 60, 100)]
+    expected = [peak / 2, peak, peak * (1 + end) / 2, peak * end]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    assert isinstance(found, keras.optimizers.Adam if name == "adam" else LARS)
+    assert found.use_ema == averages
+    assert name == "adam" or found.bias_rate_ratio == 0.5
+
+
+def test_fit_ends_with_the_average_of_the_weights(views):
+    settings = AblationSettings(workdir="runs/a", rate=200.0)
+    made = linear_model("published")
+    made.compile(variants.averaging_lars(settings, 10, 1))
+    (kernel,) = made.trainable_variables
+    passed = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: passed.append(kernel.numpy())
+    )
+    made.fit(*views, batch_size=4, shuffle=False, verbose=0, callbacks=[note])
+    average = passed[0]
+    for value in passed[1:]:
+        average = 0.99 * average + 0.01 * value
+    assert relative_error(passed[-1], passed[0]) > 0.01
+    assert relative_error(kernel.numpy(), average) < 1e-6
