@@ -29,10 +29,7 @@ class AblationSettings(PretrainingSettings):
     variant: str = setting(
         "published",
         "Variant of the objective, projector or optimizer; see trainers.ablations.variants.",
-        choices=(
-            *("published", *_OTHER_OBJECTIVES, "unnormalized"),
-            *("adam", "high_end", "averaged"),
-        ),
+        choices=("published", *_OTHER_OBJECTIVES, "unnormalized", "adam", "high_end", "averaged"),
     )
     measure: str = free(
         "trained",
