@@ -163,8 +163,8 @@ class Pretraining:
         objective: `keras_bt.objectives.Objective`; if None the one that the settings name.
         projector: function of the layers' widths and the length of the features that builds the
             projector.
-        optimizer: function that builds the optimizer, called like `lars`. Like `projector`, it is not
-            recorded: a run must go on with the same.
+        optimizer: function that builds the optimizer, called like `lars`. Like the projector, it is
+            not recorded: a run must go on with the same.
 
     Raises:
         ValueError: if settings and data do not go together.
