@@ -22,7 +22,7 @@ from keras_bt.model import projector
 from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.objectives.barlow_twins import standardize
 from keras_bt.optimizer import LARS
-from trainers.runs.pretraining import lars
+from trainers.runs.pretraining import lars, schedule
 
 
 class _OneTerm(BarlowTwinsObjective):
@@ -82,26 +82,16 @@ def unnormalized_projector(widths, input_dim):
     return keras.Model(inputs, x, name="projector")
 
 
-def _warmup_cosine(settings, steps, warmup_steps, end):
-    """Returns the published schedule, but for where it ends, a fraction of the peak."""
-    return keras.optimizers.schedules.CosineDecay(
-        0.0,
-        steps - warmup_steps,
-        alpha=end,
-        warmup_target=settings.rate * settings.batch_size / 256,
-        warmup_steps=warmup_steps,
-    )
-
-
 def adam(settings, steps, warmup_steps):
     """Builds Adam."""
-    rate = dataclasses.replace(settings, rate=settings.rate / 1000)
-    return keras.optimizers.Adam(_warmup_cosine(rate, steps, warmup_steps, 0.001))
+    slower = dataclasses.replace(settings, rate=settings.rate / 1000)
+    return keras.optimizers.Adam(schedule(slower, steps, warmup_steps))
 
 
 def lars_with_a_high_end(settings, steps, warmup_steps, **averaging):
     """Builds LARS, whose rate does not fall to nearly zero."""
-    rate = _warmup_cosine(settings, steps, warmup_steps, 0.1)
+    published = schedule(settings, steps, warmup_steps)
+    rate = type(published).from_config(published.get_config() | {"alpha": 0.1})
     return LARS(rate, settings.bias_rate_ratio, settings.weight_decay, **averaging)
 
 

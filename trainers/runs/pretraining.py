@@ -53,6 +53,11 @@ CAUSES = (
 )
 
 
+def schedule(settings, steps, warmup_steps):
+    """Returns the published schedule, at the settings' rate; arguments as in `lars`."""
+    return warmup_cosine(settings.rate * settings.batch_size / 256, steps, warmup_steps)
+
+
 def lars(settings, steps, warmup_steps):
     """Returns the published optimizer and schedule, at the settings' rates.
 
@@ -61,7 +66,7 @@ def lars(settings, steps, warmup_steps):
         steps: steps of the whole run.
         warmup_steps: those of the warm-up.
     """
-    rate = warmup_cosine(settings.rate * settings.batch_size / 256, steps, warmup_steps)
+    rate = schedule(settings, steps, warmup_steps)
     return LARS(rate, settings.bias_rate_ratio, settings.weight_decay)
 
 
