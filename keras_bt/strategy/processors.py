@@ -1,4 +1,4 @@
-"""Which processors multiply in bfloat16."""
+"""What processors are, and which multiply in bfloat16."""
 
 import pathlib
 import platform
@@ -11,13 +11,18 @@ _INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 _FIRST_GPU = (8, 0)  # compute capability of Ampere, the first of NVIDIA's with bfloat16
 
 
+def is_x86() -> bool:
+    """Returns whether this machine's CPU is one of Intel's or AMD's, of 64 bits."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def cpu_has_bfloat16(cpuinfo: str = CPUINFO) -> bool:
     """Returns whether this machine's CPU multiplies in bfloat16, as far as Linux tells.
 
     Args:
         cpuinfo: the file in which Linux lists what the CPU can do.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if not is_x86():
         return False
     try:
         lines = pathlib.Path(cpuinfo).read_text(encoding="utf-8", errors="replace").splitlines()

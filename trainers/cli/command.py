@@ -17,7 +17,7 @@ from absl import flags, logging
 
 from trainers.cli import STOPPED
 from trainers.cli.compilation_cache import keep_compiled
-from trainers.runs.fields import SIZE, kinds_of
+from trainers.runs.fields import SIZE, as_text, kinds_of
 
 BACKENDS = ("tensorflow", "jax")
 RECIPES = pathlib.Path(__file__).parent.parent / "recipes"
@@ -215,10 +215,8 @@ def _described(field):
     limits += [f"> {about['above']}"] * (about["above"] is not None)
     limits += [f"≤ {about['most']}"] * (about["most"] is not None)
     values = [", ".join(about["choices"])] if about["choices"] else limits
-    default = field.default
-    if isinstance(default, tuple):
-        default = ",".join(map(str, default))
-    default = [] if default in (None, "") else [f"default {default}"]
+    known = field.default not in (None, ())
+    default = [f"default {as_text(field, field.default)}"] * known
     note = "; ".join([*values, *default])
     text = about["help"] + (f" ({note})" if note else "")
     return f"  --{field.name}\n{textwrap.indent(textwrap.fill(text, 84), '      ')}"

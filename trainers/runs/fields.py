@@ -123,9 +123,7 @@ class Settings:
             elif field.metadata["repeated"]:
                 flags += [f"--{field.name}={text}" for text in value]
             else:
-                joint = "x" if SIZE in kinds_of(field) else ","
-                text = joint.join(map(str, value)) if isinstance(value, tuple) else value
-                flags.append(f"--{field.name}={text}")
+                flags.append(f"--{field.name}={as_text(field, value)}")
         return flags
 
     def _resolve(self, **values):
@@ -139,6 +137,13 @@ def kinds_of(field: dataclasses.Field) -> tuple[Any, ...]:
     if isinstance(field.type, types.UnionType):
         return typing.get_args(field.type)
     return (field.type,)
+
+
+def as_text(field: dataclasses.Field, value: Any) -> str:
+    """Returns a field's value as its flag takes it: of several 7,14, of a size 64x96."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return ("x" if SIZE in kinds_of(field) else ",").join(map(str, value))
 
 
 def _is_a(value, kind):

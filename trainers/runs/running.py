@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import platform
 
 import keras
 import numpy as np
@@ -12,6 +11,7 @@ from keras_bt.callbacks.metrics_log import MetricsLog
 from keras_bt.checkpoint import checkpoints
 from keras_bt.messages import say
 from keras_bt.strategy import on_accelerator, resolved_name
+from keras_bt.strategy.processors import is_x86
 
 
 def is_finished(run, settings, open_images):
@@ -100,9 +100,8 @@ def advice_on_speed(width):
     one such CPU trains 1.8 times as fast (docs/benchmarks.md). Not advised for narrow networks: of
     one of width 4 it crashed.
     """
-    on_x86 = platform.machine() in ("x86_64", "AMD64")
     chosen = keras.backend.backend() != "tensorflow" or "TF_ENABLE_ONEDNN_OPTS" in os.environ
-    if width < 16 or chosen or not on_x86 or on_accelerator():
+    if width < 16 or chosen or not is_x86() or on_accelerator():
         return None
     from tensorflow.python.util import _pywrap_util_port  # nothing public tells
 

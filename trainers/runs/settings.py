@@ -8,7 +8,7 @@ import dataclasses
 import re
 from typing import Any, Self
 
-from trainers.runs.fields import Settings, fraction, free, setting
+from trainers.runs.fields import Settings, as_text, fraction, free, setting
 from trainers.runs.objectives import OBJECTIVES, PARTICULAR
 from trainers.runs.sources import SOURCES
 
@@ -313,11 +313,10 @@ class PretrainingSettings(TrainingSettings):
             if field.name in self._not_of_the_objective:
                 value = getattr(self, field.name)
                 if value != field.default:
-                    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
                     applies = [n for n, kind in OBJECTIVES.items() if field.name in kind.settings]
                     raise ValueError(
                         f"--{field.name} applies to --objective={' or '.join(applies)}. Received: "
-                        f"--{field.name}={text}, --objective={self.objective}"
+                        f"--{field.name}={as_text(field, value)}, --objective={self.objective}"
                     )
 
     @property
