@@ -9,8 +9,8 @@ probes with all labels and with --few_labels, the mean of ten draws.
 
 Each training is a process of its own. KERAS_BACKEND says what keras_bt runs on; the views for
 PyTorch are made by TensorFlow on the host. The same command again makes what is missing in DIR.
-Give --data=heldout:… while you still choose anything. --tiny shows in minutes that it works, on
-CPUs too.
+Give --data=heldout:… while you still choose anything. --epochs=N trains for less, or longer.
+--tiny shows in minutes that it works, on CPUs too.
 """
 
 import dataclasses
@@ -47,6 +47,11 @@ class FashionSettings(Settings):
     data: str = setting("idx:/usr/share/datasets/fashion-mnist", "Labeled images.")
     out: str = setting("fashion_gpu", "Folder for everything that is written.")
     parts: tuple[str, ...] = setting(tuple(ROWS), "What to make.", choices=tuple(ROWS))
+    epochs: int | None = setting(
+        None,
+        "Epochs of keras_bt, whose speed is that after the first. Default: the recipe's.",
+        least=2,
+    )
     seed: int = setting(0, "Seed of all that is random.", least=0, most=2**31 - 1)
     few_labels: int = setting(600, "Labels of the probe with few.", least=1)
     tiny: bool = setting(False, "Small sizes, to see that it works.")
@@ -58,6 +63,7 @@ def flags_of(part, args):
     flags = [f"--flagfile={RECIPE}", *(TINY if args.tiny else ())]
     flags += [f"--data={args.data}", f"--seed={args.seed}", f"--few_labels={args.few_labels}"]
     flags += [f"--workdir={pathlib.Path(args.out) / part}"]
+    flags += [f"--epochs={args.epochs}"] if args.epochs else []
     return flags + ([f"--measure={part}"] if part in ("untrained", "pixels") else [])
 
 
@@ -181,7 +187,9 @@ def make(part, args, log):
     if part == "torch":
         module, flags = "benchmarks.fashion_mnist", ["--alone", *["--tiny"] * args.tiny]
         flags += [f"--{n}={getattr(args, n)}" for n in ("data", "out", "seed", "few_labels")]
+        flags += [f"--epochs={args.epochs}"] if args.epochs else []
         environment["KERAS_BACKEND"] = "tensorflow"
+        environment.pop("LD_LIBRARY_PATH", None)  # may lead to TensorFlow's libraries
     print(f"{ROWS[part]}; see {log}", file=sys.stderr, flush=True)
     with log.open("w") as file:
         status = subprocess.call(
