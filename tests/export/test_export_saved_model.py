@@ -20,6 +20,7 @@ def card(version):
     return json.loads((version / "assets.extra" / "card.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_runs_backbone_sees_digits_as_evaluation_shows_them(run, capsys):
     export(f"--backbone={run}")
     version = run / "saved_model" / "1"
@@ -56,6 +57,7 @@ def test_versions_are_added_and_flags_have_the_last_word(run, tmp_path, monkeypa
     assert "settings" not in found[2]
 
 
+@pytest.mark.slow
 def test_images_that_the_run_tolerated_do_not_stop_an_export(run, tmp_path):
     (tmp_path / "photos").mkdir()
     for index in range(6):

@@ -65,6 +65,7 @@ def test_other_backends_are_refused(monkeypatch):
         importlib.reload(backend)
 
 
+@pytest.mark.slow
 def test_the_model_needs_no_tensorflow(tmp_path):
     found = result(start(tmp_path / "found.npz", "smallest"), tmp_path / "found.npz")
     za, zb = backend_run.pairs()[:, 0, :, 0, 0]

@@ -84,6 +84,7 @@ def test_an_empty_folder_is_a_new_run(tmp_path):
     assert RunCheckpoint(tmp_path / "none", small_model(), STEPS).restore() == 0
 
 
+@pytest.mark.slow
 def test_everything_is_restored_and_training_goes_on_exactly(trained, tmp_path):
     folder, _, model = trained
     assert names(folder) == ["00000012", "00000008", "00000004"]
@@ -263,6 +264,7 @@ def test_a_full_disk_ends_the_run_with_what_was_kept(limit, three):
     assert RunCheckpoint(three, small_model(), STEPS).restore() == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
     ("step", "minutes", "saved"),
@@ -341,6 +343,7 @@ def test_only_one_worker_writes(tmp_path):
     assert names(tmp_path / "c") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"steps_per_epoch": 0}])
 def test_numbers_are_checked(wrong, tmp_path):
     with pytest.raises(ValueError, match="at least 1"):

@@ -64,6 +64,7 @@ def test_the_fixture_covers_every_branch(reference):
     assert not any(reference[f"grad/{t}/no_gradient_kernel"].any() for t in range(20))
 
 
+@pytest.mark.slow
 def test_survives_saving_with_a_model(tmp_path):
     def build():
         model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])

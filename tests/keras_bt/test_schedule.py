@@ -4,6 +4,7 @@ import pytest
 from keras_bt import warmup_cosine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", "012")
 def test_equals_the_published_schedule(fixture_arrays, setting):
     reference = fixture_arrays("schedule", setting)

@@ -26,6 +26,7 @@ def call(backbone, folder, out, *flags):
     )
 
 
+@pytest.mark.slow
 def test_copies_are_found_and_leaks_come_first(backbone, tmp_path, capsys):
     folder, out = tmp_path / "images", tmp_path / "new" / "groups.csv"
     paths = small_collection.write_folder(folder)

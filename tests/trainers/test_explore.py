@@ -37,6 +37,7 @@ def contents(page):
     return json.loads(data, object_hook=revive)
 
 
+@pytest.mark.slow
 def test_a_page_of_a_folder(flags, tmp_path, capsys):
     out = tmp_path / "new" / "page.html"
     script.call("explore", *flags, f"--out={out}")

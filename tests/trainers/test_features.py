@@ -73,6 +73,7 @@ def from_parquet(path):
 READERS = {".npz": from_npz, ".csv": from_csv, ".parquet": from_parquet}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", READERS)
 def test_files_hold_all_images_that_can_be_read(
     ending, backbone, images, expected, tmp_path, capsys

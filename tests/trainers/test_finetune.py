@@ -63,6 +63,7 @@ def pair(tmp_path_factory):
     return folder, outputs, arguments
 
 
+@pytest.mark.slow
 def test_writes_what_it_promises(pair):
     folder, (output, _), _ = pair
     run = folder / "finetune_5pct"

@@ -89,6 +89,7 @@ def save_at_the_end(job, *_):
     job.checkpoint.save()
 
 
+@pytest.mark.slow
 def test_a_second_one_while_it_trains(backbone, tmp_path, capfd, monkeypatch):
     def twice(*args, **kwargs):
         strike()

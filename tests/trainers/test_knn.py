@@ -47,6 +47,7 @@ def measured(backbone, tmp_path_factory):
     return json.loads(out.read_text()), arguments
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_all_images(backbone, measured):
     figures, _ = measured
     train, test = data.open_source("digits")
@@ -239,6 +240,7 @@ def test_the_command_itself_starts_quietly(backbone, measured, tmp_path):
     assert json.loads((tmp_path / "knn.json").read_text())["accuracies"]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_said_to_be_left_out(backbone, tmp_path, capsys):
     for number in range(20):
         folder = tmp_path / "photos" / ("train" if number < 12 else "test") / "ab"[number % 2]

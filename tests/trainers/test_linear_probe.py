@@ -46,6 +46,7 @@ def finished(backbone, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_summary_holds_the_best_and_the_last_epoch(finished):
     summary = json.loads((finished / "summary.json").read_text())
     metrics = read_metrics(finished / "metrics.jsonl")
@@ -122,6 +123,7 @@ def test_steps_on_two_replicas(backbone, tmp_path):
     np.testing.assert_allclose(rates, [0.3, 0.15], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fast(backbone, tmp_path, capsys):
     folder = f"--workdir={tmp_path / 'fast'}"
     cache = f"--cache_dir={tmp_path / 'cache'}"

@@ -43,9 +43,8 @@ def python(*arguments):
 
 
 # Each starts TensorFlow, for seconds: one of each package.
-@pytest.mark.parametrize(
-    "name", ["trainers.knn", pytest.param("export.convert_torch", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trainers.knn", "export.convert_torch"])
 def test_nothing_but_the_line_is_printed(name):
     result = python("-m", name, *COMMANDS[name])
     assert result.returncode == 1
@@ -54,6 +53,7 @@ def test_nothing_but_the_line_is_printed(name):
     assert not result.stdout
 
 
+@pytest.mark.slow
 def test_every_command_hides_what_tensorflow_says():
     given = ["\n".join([name, *flags]) for name, flags in COMMANDS.items()]
     if importlib.util.find_spec("torch"):

@@ -42,6 +42,7 @@ def test_the_command_of_the_readme(tmp_path, capsys):
     assert size(out)[0] > 800
 
 
+@pytest.mark.slow
 def test_takes_the_recipes_and_flags_of_a_run(tmp_path, capsys, monkeypatch):
     write_images(tmp_path / "data" / "train" / "中国 $x_1$", 3, (20, 60))
     write_images(tmp_path / "data" / "train" / "größe", 3, (40, 30))
@@ -141,6 +142,7 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
     assert (tmp_path / "file.png").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_draws_are_described(tmp_path, capsys):
     flags = ["--data=digits", f"--out={tmp_path / 'a.png'}", "--images=2", "--draws=2"]
     output = preview(capsys, *flags, "--print_draws", "--jitter=1", "--blur_a=0")

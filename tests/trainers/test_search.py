@@ -40,6 +40,7 @@ def tables(output):
     return [[line for line in query if line and line[0].isdecimal()] for query in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whiten", [True, False])
 def test_neighbors_are_those_of_float64(backbone, images, tmp_path, capsys, whiten):
     folder, paths = images

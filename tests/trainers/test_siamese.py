@@ -36,6 +36,7 @@ def runs(tmp_path_factory):
     return folder, backbone, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_the_summary_tells_what_the_saved_network_does(runs):
     run, output = runs[0] / "run", runs[2]
     summary = json.loads((run / "summary.json").read_text())
@@ -74,6 +75,7 @@ def test_other_commands_measure_the_run(runs, capsys):
     assert "digits" in capsys.readouterr().out  # its own data and image size
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_as_if_nothing_had_happened(runs, capsys):
     folder, backbone, _ = runs
     stopped = folder / "stopped"

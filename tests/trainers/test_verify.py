@@ -60,6 +60,7 @@ def as_json(value):
     return json.loads(json.dumps(value))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_held_out_classes(backbone, measured):
     parts = data.paired_parts(*data.open_source("digits"), "2,4,6", pairs=600)
     pairs = parts.validation.pairs, parts.test.pairs
@@ -281,6 +282,7 @@ def write_pairs(folder, rows):
     return f"--data=pairs:{folder / 'pairs.csv'}"
 
 
+@pytest.mark.slow
 def test_pairs_of_a_table_have_no_references(backbone, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(verifying_report, "draw", lambda *arguments: [])  # it takes seconds
     rows = [f"{a}.png,{b}.png,{(a + b) % 2},train" for a in range(5) for b in range(a)]
@@ -303,6 +305,7 @@ def test_pairs_of_a_table_have_no_references(backbone, tmp_path, capsys, monkeyp
     assert "references of each class" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_whitening_is_fitted_to_images_of_training_pairs(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(verifying_report, "draw", lambda *arguments: [])
     rows = ["0.png,1.png,1", "2.png,3.png,1", "4.png,5.png,0", "6.png,7.png,0"]  # half held out

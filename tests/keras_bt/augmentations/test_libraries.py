@@ -53,6 +53,7 @@ def jax(apply, *arrays):
 LIBRARIES = pytest.mark.parametrize("library", [tensorflow, in_a_dataset, xla, jax])
 
 
+@pytest.mark.slow
 @LIBRARIES
 def test_a_whole_view_is_the_same(view, images, library):
     draws = tf.nest.map_structure(np.asarray, view.draw(SEEDS, 60, 80))

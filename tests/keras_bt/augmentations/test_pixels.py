@@ -98,6 +98,7 @@ def photos():
     return np.stack([np.roll(image, 7 * i, axis=1)[i : i + 24, :30] for i in range(24)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [_eagerly, _in_a_dataset, _compiled])
 def test_jitter_applies_each_images_own_order(photos, run):
     rng = np.random.default_rng(0)
@@ -179,6 +180,7 @@ def test_blur_of_images_smaller_than_the_blur():
     )
 
 
+@pytest.mark.slow
 def test_every_operation_compiles_to_the_same(photos):
     sigmas, factors = tf.linspace(0.1, 2.0, 24), tf.linspace(0.2, 1.8, 24)
     for function in (

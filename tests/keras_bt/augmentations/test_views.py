@@ -18,6 +18,7 @@ def images():
     return tf.tile(fixture["source"][None, 100:132, 60:100], (16, 1, 1, 1))
 
 
+@pytest.mark.slow
 def test_any_keras_layer_fits_into_a_view(images):
     noise = keras.layers.GaussianNoise(1.0)
     view = augmentations.View(
@@ -89,6 +90,7 @@ def test_the_two_views_draw_differently_and_only_b_is_solarized(images):
     assert [view.layers[4].probability for view in (view_a, view_b)] == [1.0, 0.1]
 
 
+@pytest.mark.slow
 def test_views_that_are_not_square_stretch_shapes_no_more_than_square_ones():
     wide, _ = augmentations.barlow_twins_views((24, 48), area=(0.25, 1.0))
     # Both coordinates of every pixel: their steps in the view are those of the crop.

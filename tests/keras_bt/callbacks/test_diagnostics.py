@@ -127,6 +127,7 @@ def test_what_is_not_finite_is_nan():
     assert all(math.isnan(value) for value in numbers.values())
 
 
+@pytest.mark.slow
 def test_logs_reach_history_metrics_and_tensorboard(tmp_path, views, pair, monkeypatch):
     monkeypatch.setattr("keras_bt.callbacks.diagnostics._BATCH", 50)  # the last one is shorter
     model = twins()
@@ -214,6 +215,7 @@ def test_a_dead_projector_is_warned_about_once(views, pair, capsys):
     assert "they are the same for every image (embedding_spread 0" in printed
 
 
+@pytest.mark.slow
 def test_dead_features_are_warned_about(views, pair, capsys):
     network = keras.Sequential([backbone(), keras.layers.Dense(24), keras.layers.ReLU()])
     network.layers[1].bias.assign(np.where(np.arange(24) < 9, -1e3, 0))  # 9 of 24 never fire

@@ -55,6 +55,7 @@ def fit(model, views, callbacks, epochs=2, **kwargs):
     return model.fit(views, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks, **kwargs)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_evaluation(tmp_path, views, subset, monkeypatch):
     model, calls = twins(), []
     path = tmp_path / "metrics.jsonl"
@@ -80,6 +81,7 @@ def test_the_numbers_are_those_of_the_evaluation(tmp_path, views, subset, monkey
     assert [entry["linear_accuracy"] for entry in logged] == linear
 
 
+@pytest.mark.slow
 def test_every_look_sees_the_weights_of_its_epoch(views, digits):
     limits = {"max_train": 10, "max_test": 50}  # fewer than neighbors
     subset = LabelledSubset.of(*digits, image_size=8, **limits)

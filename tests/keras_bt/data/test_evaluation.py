@@ -71,6 +71,7 @@ def test_too_many_unreadable_images_are_reported_as_the_users_mistake(make_sourc
         list(failing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_bytes", [2**20, 0])
 def test_the_same_images_are_resized_alike_wherever_they_come_from(tmp_path, cache_bytes):
     images = RNG.randint(0, 256, (5, 8, 8, 3), np.uint8)

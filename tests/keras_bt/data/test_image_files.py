@@ -139,6 +139,7 @@ def test_rounded_as_it_is_defined():
     np.testing.assert_array_equal(native, np.round(exact))
 
 
+@pytest.mark.slow
 def test_the_exif_orientation():
     files = [
         turned(kind, number, endian, **({"lossless": True} if kind == "WEBP" else {}))
@@ -169,6 +170,7 @@ def test_exif_far_behind_the_beginning_is_found_too():
     assert odd.turned
 
 
+@pytest.mark.slow
 def test_too_many_pixels_cost_no_memory():
     data = png_with_sides(13_000, 13_000)
     assert len(data) < 25_000

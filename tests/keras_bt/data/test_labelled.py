@@ -14,6 +14,7 @@ def values(batches):
     return [images.numpy()[:, 0, 0, 0] for images, _ in batches]
 
 
+@pytest.mark.slow
 @EVERY_KIND
 def test_the_last_batch_of_an_epoch_is_short(make_source, kind):
     batches = values(labelled_views(make_source(kind), Look(), 10, seed=1).take(9))
@@ -32,6 +33,7 @@ def test_any_batch_size_will_do(make_source, kind, size):
     assert (np.sort(epochs) == np.arange(N)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_unreadable_images_are_left_out_and_move_no_other(make_source, kind):
     whole = values(labelled_views(make_source(kind), Look(), 8, seed=2).take(6))

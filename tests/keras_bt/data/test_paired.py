@@ -21,6 +21,7 @@ def steps(source, count, **options):
     return np.stack([a, b], axis=1)[..., 0, 0, 0], same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_an_epoch_of_pairs(make_source, kind):
     source = make_source(kind)

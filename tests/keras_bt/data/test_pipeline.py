@@ -33,6 +33,7 @@ SLOW_KINDS = [
 KIND = pytest.mark.parametrize("kind", BOTH_WAYS)
 
 
+@pytest.mark.slow
 @EACH
 @EVERY_KIND
 def test_every_epoch_has_an_order_of_its_own_and_a_later_start_continues_it(make_source, way, kind):
@@ -86,6 +87,7 @@ def test_blocks_do_not_show_in_the_batches(make_source, way, kind, monkeypatch):
     np.testing.assert_array_equal(values(way(source, batch_size=12, epoch=1).take(3)), looks[2:])
 
 
+@pytest.mark.slow
 @EACH
 @KIND
 def test_a_view_depends_on_the_image_and_the_epoch_but_not_on_the_batch_size(

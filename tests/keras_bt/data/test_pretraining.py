@@ -14,6 +14,7 @@ A, B = Look(1), Look(2)
 KIND = pytest.mark.parametrize("kind", BOTH_WAYS)
 
 
+@pytest.mark.slow
 @KIND
 def test_what_is_left_over_differs_from_epoch_to_epoch(make_source, kind):
     source = make_source(kind)
@@ -51,6 +52,7 @@ def test_two_views_of_the_same_layers_draw_differently(make_source, kind):
     assert (np.abs(a - b) > 1e-3).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_function_in_a_view_may_branch_on_tensors(make_source, compiled):
     def capped(images):

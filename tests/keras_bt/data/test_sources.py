@@ -43,6 +43,7 @@ def test_every_image_is_read_once_with_its_label(make_source, kind):
     assert len(source.unreadable) == 0
 
 
+@pytest.mark.slow
 def test_a_subset_has_its_own_images_and_labels_but_the_same_record(make_source, kind):
     source = make_source(kind)
     found, labels = look(source)
@@ -56,6 +57,7 @@ def test_a_subset_has_its_own_images_and_labels_but_the_same_record(make_source,
     assert make_source(kind).fingerprint() == source.fingerprint()
 
 
+@pytest.mark.slow
 def test_a_sample_is_random_where_that_is_cheap(make_source, kind):
     source = make_source(kind)
     everything, _ = look(source)
@@ -70,6 +72,7 @@ def test_a_sample_is_random_where_that_is_cheap(make_source, kind):
     assert source.num_examples == N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "cached files", "bytes"])
 def test_unreadable_images_are_noted_and_left_out(make_source, kind):
     source = make_source(kind, broken=[4])

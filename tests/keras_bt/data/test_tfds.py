@@ -20,7 +20,8 @@ def epochs(views, count):
     return numbers(values(views)[:, 0]).reshape(count, -1)
 
 
-@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), {"cache_bytes": 0}])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"cache_bytes": 0}])
 def test_imagenet_from_its_archives(imagenet_dir, options):
     train, test = open_source("tfds:imagenet2012", imagenet_dir, **options)
     assert isinstance(train, RecordSource if options else BytesSource)

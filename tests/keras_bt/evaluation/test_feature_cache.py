@@ -478,6 +478,7 @@ def test_an_interrupted_extraction_is_gone_on_with(tmp_path, model, monkeypatch,
     assert only_file(tmp_path).read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_images_that_could_not_be_read_before_an_interruption_count(tmp_path, monkeypatch):
     write_photographs(tmp_path / "images", 20)
     for name in ("a/002.png", "b/019.png"):

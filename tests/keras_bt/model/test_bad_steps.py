@@ -217,13 +217,10 @@ def test_after_two_hundred_skipped_steps_training_goes_on_as_if_they_had_not_bee
     assert_same(state(model), state(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "strategy"),
-    [
-        ("float32", "one"),
-        pytest.param("float32", "mirrored", marks=pytest.mark.slow),
-        pytest.param("mixed_bfloat16", "one", marks=pytest.mark.slow),
-    ],
+    [("float32", "one"), ("float32", "mirrored"), ("mixed_bfloat16", "one")],
 )
 def test_without_bad_steps_skip_changes_nothing(policy, strategy):
     models = [build(name, policy, strategy) for name in ("stop", "skip")]
@@ -315,6 +312,7 @@ def test_a_run_of_which_nothing_is_left_ends():
         fit(model, batches(4, bad=[0, 1, 2, 3]), [guard()])
 
 
+@pytest.mark.slow
 def test_bad_steps_in_a_row_are_counted_over_the_end_of_an_epoch():
     # A run that goes on with the last steps of an epoch must not end for these.
     model, watch = build("skip"), guard(in_a_row=4)
@@ -334,6 +332,7 @@ def test_executions_of_several_steps_are_watched_too(capsys):
     assert "3 of the 4 steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_checkpoint_after_a_bad_last_step_is_the_good_one(tmp_path):
     model = build("stop")
     stop = StopOnNonFinite("Causes.", tmp_path)

@@ -160,7 +160,8 @@ def assert_trained_alike(build, loss_tolerance, weight_tolerance):
         assert difference <= weight_tolerance * np.linalg.norm(theirs.numpy()), ours.path
 
 
-@pytest.mark.parametrize("form", [pytest.param("correlation", marks=pytest.mark.slow), "gram"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["correlation", "gram"])
 def test_two_replicas_equal_one(form):
     assert_trained_alike(lambda: smooth_model(form), loss_tolerance=1e-5, weight_tolerance=1e-4)
 
@@ -179,6 +180,7 @@ def test_two_replicas_equal_one_for_a_resnet(policy):
     assert_trained_alike(build, loss_tolerance=1e-6, weight_tolerance=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_normalization_is_synchronized_only_on_several_replicas():
     def flags(model):
         return {
@@ -205,6 +207,7 @@ def test_any_optimizer(optimizer):
         assert not np.array_equal(old, variable.numpy()), variable.path
 
 
+@pytest.mark.slow
 def test_fit_takes_arrays_and_predict_gives_features():
     model = smooth_model()
     model.compile("adam")
@@ -221,6 +224,7 @@ def test_fit_takes_arrays_and_predict_gives_features():
     }
 
 
+@pytest.mark.slow
 def test_a_loaded_model_continues_exactly(tmp_path):
     model = smooth_model(form="gram", redundancy_weight=0.013)
     model.compile(LARS(warmup_cosine(0.5, 20, 2)))
@@ -261,6 +265,7 @@ class Distance(Objective):
         return {"weight": self.weight}
 
 
+@pytest.mark.slow
 def test_another_objective_is_trained_reported_diagnosed_and_saved(tmp_path):
     model = smooth_model(objective=Distance(0.25))
     model.compile(keras.optimizers.SGD(0.01))
@@ -310,11 +315,8 @@ def test_steps_per_execution_changes_nothing():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"],
-    indirect=True,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
 def test_mixed_precision(policy, tmp_path):
     model = smooth_model()
     model.compile(LARS(0.2))
@@ -419,6 +421,7 @@ def test_a_last_batch_of_one_image_is_refused(method):
     run(batches.take(1), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_replica_without_images_says_so():
     strategy = choose_strategy("mirrored")
     with strategy.scope():

@@ -99,6 +99,7 @@ def test_a_frozen_backbone_stays_as_it_is():
         Siamese(backbone).compile("adam")
 
 
+@pytest.mark.slow
 def test_threshold_and_training_state_are_saved(tmp_path):
     a, b, _ = pairs(16)
     model = Siamese(network(), head(), margin=0.7)

@@ -94,6 +94,7 @@ def test_the_floor_is_that_of_a_simplex(make, n, d):
         assert value_and_gradients(objective, z, z)[0] > objective.floor(n, d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES.values())
 def test_a_model_trains_with_it_and_is_loaded_with_it(objective, tmp_path):
     backbone = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])

@@ -85,6 +85,7 @@ def test_loss_curve_axis_is_linear_for_small_ranges_and_gaps_stay_gaps(tmp_path,
     assert any("floor 1:" in text and "below" not in text for text in legend_of(axes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("terms", "floor", "panels"),
     [
@@ -156,6 +157,7 @@ def test_correlation_before_and_after(tmp_path, figures):
     assert_nothing_is_cut_off_or_overlaps(figure)
 
 
+@pytest.mark.slow
 def test_loss_curve_of_many_runs(tmp_path, figures):
     runs = {f"{'a long name ' * i}$x_{i}^$ größe 中": run(30 - i, 2.5 + i % 2) for i in range(12)}
     runs["one"] = [*run(), {"step": 300, "epoch": 6, "val_loss": 3.0}]
@@ -240,6 +242,7 @@ def test_every_class_has_a_color_and_mark_of_its_own(tmp_path, figures):
     assert_nothing_is_cut_off_or_overlaps(figures[0])
 
 
+@pytest.mark.slow
 def test_tsne_map_keeps_clusters_and_is_seeded(tmp_path, figures):
     features, labels = ten_clusters(120)
     for seed in (0, 0, 1):

@@ -44,6 +44,7 @@ def opened(path):
     return lambda images: run(images=images)["features"], (name, described["dtype"], shape)
 
 
+@pytest.mark.slow
 def test_serve_takes_images_of_any_size_and_sees_them_as_evaluation_does(target):
     backbone = trained_backbone()
     # On the way from 19 to 16 pixels the corner is at 1.5, which is rounded to even.

@@ -54,6 +54,7 @@ def fresh(path):
     return tf.saved_model.load(path)
 
 
+@pytest.mark.slow
 def test_one_image_has_the_same_features_in_every_form(path, loaded, backbone, evaluated, tmp_path):
     files = [encoded(photo, "PNG") for photo in PHOTOS]
     images = normalize(center_crop(PHOTOS, IMAGE_SIZE))
@@ -92,6 +93,7 @@ def test_files_of_all_kinds_and_sizes_in_one_batch_are_as_in_evaluation(loaded, 
     assert difference(found, expected) < EXACT
 
 
+@pytest.mark.slow
 def test_transparent_files_are_shown_on_the_color_of_training(tmp_path):
     """In training's evaluation, `serve_jpeg` and the features of the Keras model alike."""
     backbone = tiny_backbone()
@@ -135,6 +137,7 @@ def test_images_of_any_size_in_batches_of_any_size(loaded, backbone, batch, size
     assert difference(loaded.serve(images)["features"], expected) < EXACT
 
 
+@pytest.mark.slow
 def test_resize_mean_and_std_are_those_of_evaluation(tmp_path):
     backbone = tiny_backbone()
     how = {"resize": IMAGE_SIZE, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
@@ -161,6 +164,7 @@ def test_what_a_server_offers(path, loaded):
     assert [f.structured_outputs for f in loaded.signatures.values()] == 4 * [features]
 
 
+@pytest.mark.slow
 def test_requests_as_the_server_answers_them(path, evaluated):
     """The server loads by tag, finds tensors by the signature's names, and runs a session."""
     # What its REST interface makes of "b64" is the bytes; instances with a single named input are
@@ -252,6 +256,7 @@ def test_train_uses_the_statistics_of_the_batch_and_moves_the_moving_ones(fresh,
         np.testing.assert_array_equal(v, old)
 
 
+@pytest.mark.slow
 def test_what_was_frozen_stays_frozen(tmp_path):
     backbone = tiny_backbone()
     backbone.get_layer("convolution").trainable = False
@@ -332,6 +337,7 @@ def test_a_failing_export_leaves_what_was_there(path, tmp_path, monkeypatch):
     assert {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()} == files
 
 
+@pytest.mark.slow
 def test_mistakes_are_said_before_anything_is_written(tmp_path):
     tiny = tiny_backbone()
 

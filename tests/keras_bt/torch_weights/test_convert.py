@@ -56,10 +56,8 @@ def needs_torch(ending):
         pytest.importorskip("torch", reason="PyTorch is not installed")
 
 
-@pytest.mark.parametrize(
-    ("depth", "ending"),
-    [pytest.param(18, ".pth", marks=pytest.mark.slow), (50, ".safetensors")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "ending"), [(18, ".pth"), (50, ".safetensors")])
 def test_a_file_of_torchvision_gives_its_features(tmp_path, fixture_arrays, depth, ending):
     needs_torch(ending)
     reference = fixture_arrays("resnet", f"resnet{depth}/64")
@@ -75,7 +73,7 @@ def test_a_file_of_torchvision_gives_its_features(tmp_path, fixture_arrays, dept
     ("depth", "stem", "width", "count", "ending"),
     [
         (18, "small", 8, 120, ".safetensors"),
-        (34, "imagenet", 2, 216, ".safetensors"),
+        pytest.param(34, "imagenet", 2, 216, ".safetensors", marks=pytest.mark.slow),
         pytest.param(18, "imagenet", 64, 120, ".pth", marks=pytest.mark.slow),
         pytest.param(50, "imagenet", 64, 318, ".safetensors", marks=pytest.mark.slow),
         pytest.param(101, "imagenet", 2, 624, ".safetensors", marks=pytest.mark.slow),
@@ -97,6 +95,7 @@ def test_there_and_back_changes_no_bit(tmp_path, depth, stem, width, count, endi
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_comes_back():
     state = formula_state("trajectory")
     model = BarlowTwins(resnet(18), projector((64, 64, 64), 512))
@@ -248,6 +247,7 @@ def test_nothing_is_loaded_unless_all_of_it_fits():
         np.testing.assert_array_equal(variable, array)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_left_out_when_asked():
     backbone = resnet(18, "small", 4)
     state = torch_weights.state_dict(backbone)

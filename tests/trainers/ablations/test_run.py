@@ -183,6 +183,7 @@ def write_images(folder, count, size=16):
         Image.fromarray(pixels).save(folder / f"{index}.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -41,6 +41,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_all_images_of_all_parts_that_can_be_read(backbone, folder, capsys):
     settings = CollectionSettings(backbone=backbone, data=f"folder:{folder}", image_size=8)
     found = collection.read(settings)
