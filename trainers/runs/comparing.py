@@ -2,7 +2,9 @@
 
 from keras_bt.evaluation.report import columns
 from trainers.runs import results
+from trainers.runs.fields import recorded_as_text
 from trainers.runs.objectives import UNRECORDED
+from trainers.runs.settings import PretrainingSettings
 
 NOTHING = "–"
 
@@ -30,7 +32,7 @@ def table(runs):
     settings = {}
     given = [UNRECORDED | run.read_settings() for run in runs.values()]
     for name in sorted({name for one in given for name in one}):
-        _add(settings, name, [_value(one[name]) if name in one else NOTHING for one in given])
+        _add(settings, name, [_value(one, name) for one in given])
     images = [run.read_images().get("training", {}).get("images") for run in runs.values()]
     _add(settings, "training images", [_number(count, ",") for count in images])
     settings = {name: texts for name, texts in settings.items() if len(set(texts)) > 1}
@@ -55,8 +57,9 @@ def _number(value, form):
     return NOTHING if value is None else format(value, form)
 
 
-def _value(value):
+def _value(given, name):
     """Formats a setting as on the command line; null is what the program chooses by itself."""
-    if value is None:
-        return "default"
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    if name not in given:
+        return NOTHING
+    value = given[name]
+    return "default" if value is None else recorded_as_text(PretrainingSettings, name, value)

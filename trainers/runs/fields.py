@@ -146,6 +146,13 @@ def as_text(field: dataclasses.Field, value: Any) -> str:
     return ("x" if SIZE in kinds_of(field) else ",").join(map(str, value))
 
 
+def recorded_as_text(kind: type, name: str, value: Any) -> str:
+    """Does the same with a value of settings of class `kind` that JSON holds, tuples as lists."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    several = isinstance(value, (list, tuple)) and name in fields
+    return as_text(fields[name], tuple(value)) if several else str(value)
+
+
 def _is_a(value, kind):
     """Tells whether a value is of a type; an int is a float, too, and a bool is no number."""
     if kind in (int, float):

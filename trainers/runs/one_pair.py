@@ -14,6 +14,7 @@ from keras_bt.data.pairs import Pairs
 from keras_bt.evaluation.verification import distances
 from keras_bt.evaluation.whitening import Whitening
 from trainers.runs import backbones, given_images, opening
+from trainers.runs.fields import recorded_as_text
 from trainers.runs.subject import sha256
 from trainers.runs.verify_settings import EMBEDDINGS
 from trainers.runs.verifying import WHITENED, default_embedding, default_figures
@@ -94,7 +95,8 @@ def _figures(path, s):
             f"command; make them by: {_command(s)}"
         )
     for name, value in record["prepared"].items():
-        given, theirs = (_text(one) for one in (getattr(s, name), value))
+        both = getattr(s, name), value
+        given, theirs = (recorded_as_text(type(s), name, one) for one in both)
         if given not in ("None", theirs):
             raise _other(path, f"{name}={theirs}", f"{name}={given}", s, f"--{name}={given}")
     return record
@@ -143,11 +145,6 @@ def _other(path, theirs, ours, s, *flags):
         f"The threshold in {path} is of another embedding: {theirs}. Received: {ours}; make one "
         f"by: {_command(s, *flags)}"
     )
-
-
-def _text(value):
-    """Returns a setting as on the command line."""
-    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _command(s, *flags):

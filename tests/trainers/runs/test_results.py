@@ -88,6 +88,12 @@ def test_runs_side_by_side(run, tmp_path):
     other.metrics.unlink()  # unfinished, and its log is gone
     figures, settings = comparing.table({"a": run, "b": other})
     assert settings == {"epochs": ["3", "5"], "rate": ["–", "0.1"]}
+    several = make(tmp_path / "c", vicreg_weights=[25, 25, 1], image_size=[8, 9])
+    assert comparing.table({"a": run, "c": several})[1] == {
+        "epochs": ["3", "–"],
+        "image_size": ["8", "8x9"],
+        "vicreg_weights": ["–", "25,25,1"],
+    }
     assert figures["loss above the floor"] == ["2.50", "–"]
     assert figures["linear probe, 5 labels per class"] == ["70.0 ± 2.0", "–"]
     assert figures["trainers.finetune, labels=600"] == ["66.0", "–"]
