@@ -82,14 +82,14 @@ def measure_torch(args):
     tensorflow_device.prepare(available_cores())
     from keras_bt import data, workdir
     from trainers.ablations import run as measuring
-    from trainers.runs import opening, pretraining
+    from trainers.runs import opening, recipe_views
     from trainers.runs.labelled import labelled_halves
 
     ours = workdir.Workdir(pathlib.Path(args.out) / "keras_bt")
     settings = dataclasses.replace(settings, precision=ours.read_settings()["precision"])
     train, test = opening.open_data(settings.data, settings)
     train, test, where = labelled_halves(train, test, seed=0)
-    views = pretraining.make_views(settings, train)
+    views = recipe_views.make(settings, train)
     batches = data.pretraining_views(train, *views, settings.batch_size, settings.seed)
     steps_per_epoch = train.num_examples // settings.batch_size
     seconds = cost_of_ours(args)["seconds"]

@@ -39,11 +39,11 @@ def preview_views(settings):
         # Imported only once the flags are known to be valid: TensorFlow takes seconds.
         with command.quiet_start():
             from keras_bt import data, messages, preprocessing
-            from trainers.runs import opening, pretraining, preview_grid
+            from trainers.runs import opening, preview_grid, recipe_views
 
         out = messages.check_writable("--out", s.out)
         train, test = opening.open_data(s.data, s)
-        views = pretraining.make_views(settings, train)
+        views = recipe_views.make(settings, train)
         print(about(train, "train on"))
         if test is not None:
             print(about(test, "measure on"))

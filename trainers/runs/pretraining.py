@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-from keras_bt import augmentations, data, plots, workdir
+from keras_bt import data, plots, workdir
 from keras_bt.callbacks.training_progress import TrainingProgress
 from keras_bt.checkpoint import Interruption, RunCheckpoint
 from keras_bt.model import BarlowTwins, backend, projector
@@ -22,7 +22,6 @@ from keras_bt.strategy import (
     distribute_batches,
     has_bfloat16,
     lost_workers_reported,
-    on_accelerator,
     one_device,
     sum_over_workers,
     worker_count,
@@ -35,6 +34,7 @@ from trainers.runs import (
     objectives,
     opening,
     pretraining_report,
+    recipe_views,
     running,
     skipped_images,
 )
@@ -200,8 +200,8 @@ class Pretraining:
                 "batch_size must divide evenly across replicas. "
                 f"Received: batch_size={batch_size}, replicas={replicas}."
             )
-        self.views = make_views(settings, train)
-        self.augment_on = place_of_views(settings.augment_on)
+        self.views = recipe_views.make(settings, train)
+        self.augment_on = recipe_views.place(settings.augment_on)
         self.mean, self.std = data.normalization(settings.normalize, train.channels)
         if test is not None and test.channels != train.channels:
             raise ValueError(
@@ -209,8 +209,8 @@ class Pretraining:
                 f"Received: {train.channels} and {test.channels}."
             )
         data.check_pretraining(train, batch_size)  # before anything is made
-        views = 2 if self.objective.mixing_seed is None else 3
-        memory.check(settings, train.channels, worker_count(strategy), views)
+        count = 2 if self.objective.mixing_seed is None else 3
+        memory.check(settings, train.channels, worker_count(strategy), count)
         self.steps_per_epoch = train.num_examples // batch_size
         self.model = self.build(strategy)
 
@@ -418,51 +418,3 @@ class Pretraining:
 def largest_divisor(number, most):
     """Returns the largest divisor of `number` that is at most `most`."""
     return next(k for k in range(min(number, most), 0, -1) if number % k == 0)
-
-
-def make_views(settings, source):
-    """Returns the two views of a source with the settings' probabilities and strengths.
-
-    Raises:
-        ValueError: if they need three channels, and its images have others.
-    """
-    s = settings
-    if source.channels != 3:
-        check_colorless(s, source)
-    same = ("flip", "jitter", "brightness", "contrast", "saturation", "hue", "grayscale")
-    same += ("rotation", "shear")
-    mean, std = data.normalization(s.normalize, source.channels)
-    return augmentations.barlow_twins_views(
-        s.image_size,
-        area=(s.min_area, 1.0),
-        blur=(s.blur_a, s.blur_b),
-        blur_sigma=(0.1, s.blur_sigma),
-        solarize=(s.solarize_a, s.solarize_b),
-        mean=mean,
-        std=std,
-        **{name: getattr(s, name) for name in same},
-    )
-
-
-def place_of_views(augment_on):
-    """Returns "host" or "device", given what `--augment_on` says."""
-    if augment_on != "auto":
-        return augment_on
-    return "device" if on_accelerator() else "host"
-
-
-def check_colorless(settings, source):
-    """Refuses settings for images that are not RGB, in one line with the flags that would do."""
-    s = settings
-    needed = {
-        "--normalize=none": s.normalize == "imagenet",
-        "--jitter=0": s.jitter > 0 and max(s.contrast, s.saturation, s.hue) > 0,
-        "--grayscale=0": s.grayscale > 0,
-    }
-    flags = [flag for flag, is_needed in needed.items() if is_needed]
-    if flags:
-        raise ValueError(
-            "ImageNet's normalization and changes of color are for images of three channels; for "
-            f"others add {' '.join(flags)}. Received: {source.name} with {source.channels} "
-            "channels."
-        )
