@@ -117,7 +117,7 @@ def train_published(settings, batches, steps_per_epoch, seconds):
     depth = int(settings.backbone.removeprefix("resnet"))
     backbone = published.resnet(*published.DEPTHS[depth], settings.stem, settings.width)
     published.initialize(backbone)
-    model = published.BarlowTwins(backbone, settings.widths).to(device)
+    model = published.BarlowTwins(backbone, settings.widths, settings.redundancy_weight).to(device)
     backbone.to(memory_format=torch.channels_last)
     kernels, vectors = ([p for p in model.parameters() if (p.ndim > 1) == k] for k in (True, False))
     groups = [{"params": kernels}, {"params": vectors}]

@@ -152,9 +152,10 @@ def resnet_of(state):
 class BarlowTwins(nn.Module):
     """The published model, in its names: (view_a, view_b) → loss, with two forward passes."""
 
-    def __init__(self, backbone, widths):
+    def __init__(self, backbone, widths, redundancy_weight=0.0051):
         super().__init__()
         self.backbone = backbone
+        self.redundancy_weight = redundancy_weight
         channels = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features
         sizes, layers = [channels, *widths], []
         for i in range(len(sizes) - 2):
@@ -167,4 +168,4 @@ class BarlowTwins(nn.Module):
     def forward(self, view_a, view_b):
         """Returns the loss of two batches of views."""
         za, zb = (self.projector(self.backbone(view)) for view in (view_a, view_b))
-        return published_loss(za, zb, self.bn)
+        return published_loss(za, zb, self.bn, self.redundancy_weight)

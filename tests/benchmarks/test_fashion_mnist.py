@@ -8,6 +8,7 @@ import pytest
 import script
 
 from keras_bt.resnet import STAGES
+from keras_bt.workdir import Workdir
 from trainers.ablations import run
 from trainers.runs import exporting
 
@@ -40,8 +41,12 @@ def within_this_process(monkeypatch):
 def test_trains_both_measures_both_and_makes_nothing_twice(tmp_path, monkeypatch):
     flags = ["--data=heldout:digits", "--tiny", "--few_labels=50", f"--out={tmp_path}"]
     flags.append("--parts=keras_bt,torch")
+    loss = mock.Mock(wraps=torch_barlow_twins.published_loss)
+    monkeypatch.setattr(torch_barlow_twins, "published_loss", loss)
     with mock.patch.object(exporting, "export"):
         text = benchmark_run.call("fashion_mnist", *flags).stdout
+    ours = Workdir(tmp_path / "keras_bt").read_settings()["redundancy_weight"]
+    assert {call.args[3] for call in loss.call_args_list} == {ours}
     ours, theirs = benchmark_run.cells(text)
     assert [ours[0], theirs[0]] == ["keras_bt", "published code in PyTorch"]
     assert ours[5] == "2"  # epochs

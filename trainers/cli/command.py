@@ -107,7 +107,8 @@ def parsed(argv, settings_class):
     except flags.Error as error:
         raise ValueError(_in_words(str(error))) from error
     given = {f.name: _value(f, values[f.name].value) for f in fields(settings_class)}
-    return settings_class(**given), rest
+    typed = {argument.partition("=")[0].lstrip("-") for argument in argv if argument[:1] == "-"}
+    return settings_class.of_flags(given, typed), rest
 
 
 def _with_flagfiles(arguments, within=()):

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Set
 from typing import Any, Self
 
 SIZE = tuple[int, int]  # (height, width); on the command line 64x96
@@ -79,6 +80,15 @@ class Settings:
                 raise ValueError(f"--{field.name} must not be empty. Received: --{field.name}=")
             if SIZE in kinds and isinstance(value, tuple) and value[0] == value[1]:
                 self._resolve(**{field.name: value[0]})  # 64x64 is 64, in config.json as well
+
+    @classmethod
+    def of_flags(cls, values: dict[str, Any], typed: Set[str]) -> Self:
+        """Returns the settings of a command line, of which `typed` are not from a file of flags.
+
+        Raises:
+            ValueError: as the class itself does.
+        """
+        return cls(**values)
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the run, as JSON values by name, sorted."""

@@ -6,6 +6,7 @@ module imports no TensorFlow, so that commands find mistakes at once.
 
 import dataclasses
 import re
+from collections.abc import Set
 from typing import Any, Self
 
 from trainers.runs.fields import Settings, as_text, fraction, free, setting
@@ -318,6 +319,13 @@ class PretrainingSettings(TrainingSettings):
                         f"--{field.name} applies to --objective={' or '.join(applies)}. Received: "
                         f"--{field.name}={as_text(field, value)}, --objective={self.objective}"
                     )
+
+    @classmethod
+    def of_flags(cls, values: dict[str, Any], typed: Set[str]) -> Self:
+        """Passes over what a recipe says for another objective than the one that is trained."""
+        applies = {*OBJECTIVES[values["objective"]].settings, *typed}
+        left_out = set(PARTICULAR) - applies
+        return super().of_flags({n: v for n, v in values.items() if n not in left_out}, typed)
 
     @property
     def _not_of_the_objective(self):

@@ -200,6 +200,21 @@ def test_flags_give_the_same_settings(settings, monkeypatch):
     assert not [flag for flag in flags if flag.startswith("--labels")]
 
 
+def test_what_a_recipe_says_for_another_objective_is_passed_over():
+    recipe = f"--flagfile={command.RECIPES / 'fashion_mnist.flags'}"
+    of_recipe, _ = command.parsed([recipe], PretrainingSettings)
+    assert of_recipe.redundancy_weight != PretrainingSettings().redundancy_weight
+    mixed, _ = command.parsed([recipe, "--objective=mixed"], PretrainingSettings)
+    assert mixed.redundancy_weight == of_recipe.redundancy_weight
+    for argv in ([recipe, "--objective=vicreg"], ["--objective", "vicreg", recipe]):
+        vicreg, _ = command.parsed(argv, PretrainingSettings)
+        assert (vicreg.objective, vicreg.rate) == ("vicreg", of_recipe.rate)
+        assert "redundancy_weight" not in vicreg.identity()
+        for typed in (["--redundancy_weight=0.01"], ["-redundancy_weight", "0.01"]):
+            with pytest.raises(ValueError, match="--redundancy_weight applies to"):
+                command.parsed([*argv, *typed], PretrainingSettings)
+
+
 def test_a_flag_that_is_given_several_times(monkeypatch):
     settings, found = VerifySettings(reference=("a, b.png", "c.png"), image="d.png"), []
     flags = settings.as_flags()
