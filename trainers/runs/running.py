@@ -131,10 +131,20 @@ def callbacks(
         *monitors,
         MetricsLog(run.metrics, log_every, initial_step=first_step, batch_size=batch_size),
         *guards,
-        keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
+        CurvesOfEpochs(run.tensorboard, write_graph=False),
         progress,
         checkpoint,
     ]
+
+
+class CurvesOfEpochs(keras.callbacks.TensorBoard):
+    """TensorBoard's curves of epochs, without what Keras prepares for every step and then drops.
+
+    A step of a small network takes a few milliseconds, of which that would be one.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Does nothing."""
 
 
 def pretraining_guards(job, causes):

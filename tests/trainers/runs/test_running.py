@@ -2,7 +2,10 @@
 
 import platform
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
 from trainers.runs import running
@@ -40,3 +43,25 @@ def test_onednn_is_advised_only_where_it_would_help(where, monkeypatch):
     assert running.advice_on_speed(15) is None
     where(monkeypatch)
     assert running.advice_on_speed(64) is None
+
+
+def curves(callback, folder):
+    """What TensorBoard gets of two epochs of three steps, by tag and epoch."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callbacks = [callback(folder, write_graph=False)]
+    model.fit(np.eye(6, 2), np.ones((6, 1)), batch_size=2, epochs=2, callbacks=callbacks, verbose=0)
+    found = {}
+    for file in (folder / "train").glob("events*"):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                found[value.tag, event.step] = tf.make_ndarray(value.tensor).item()
+    return found
+
+
+def test_tensorboard_gets_what_keras_gives_it(tmp_path):
+    ours = curves(running.CurvesOfEpochs, tmp_path / "ours")
+    assert {("epoch_loss", 0), ("epoch_loss", 1)} <= ours.keys()
+    assert ours == curves(keras.callbacks.TensorBoard, tmp_path / "theirs")
