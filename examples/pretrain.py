@@ -31,14 +31,14 @@ def main():
 
     # The images, and the two views of each: crops, flips, color changes, blur, solarization.
     train, _ = data.open_source(f"folder:{options.folder}")
-    view_a, view_b = augmentations.barlow_twins_views(options.image_size)
+    view_a, view_b = augmentations.barlow_twins_views(options.image_size, area=(0.3, 1.0))
     batch_size = min(options.batch_size, train.num_examples)
     steps_per_epoch = train.num_examples // batch_size
 
     # A ResNet-18 of half the usual width, and the projector that is only needed in training.
     backbone = keras_bt.resnet(18, stem="small", width=32)
     projector = keras_bt.projector((1024, 1024, 1024), input_dim=backbone.output_shape[-1])
-    model = keras_bt.BarlowTwins(backbone, projector, redundancy_weight=0.005)
+    model = keras_bt.BarlowTwins(backbone, projector, redundancy_weight=2.6 / 1023)
 
     rate = keras_bt.warmup_cosine(
         peak=0.8 * batch_size / 256,
