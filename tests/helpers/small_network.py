@@ -38,7 +38,7 @@ def save(path, side=8, shape=None):
 
 
 def plain_views():
-    """A context in which `barlow_twins_views` has all layers, of which those of colors do nothing."""
+    """A context in which `barlow_twins_views` has layers of colors that do nothing."""
     views, never = augmentations.barlow_twins_views, (0.0, 0.0)
     chances = {"jitter": 0, "grayscale": 0, "blur": never, "solarize": never}
     plain = functools.partial(views, **chances)
