@@ -108,6 +108,7 @@ def test_a_classifier(tmp_path, capsys, backbone):
     equal_weights(keras.models.load_model(target), backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [

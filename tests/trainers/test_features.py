@@ -89,6 +89,7 @@ def test_files_hold_all_images_that_can_be_read(
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+@pytest.mark.slow
 def test_whitened_by_the_training_images(backbone, images, expected, tmp_path):
     write(backbone, f"folder:{images[0]}", tmp_path / "features.npz", "--whiten")
     whitened = Whitening.fit(expected[0])(np.concatenate(expected))

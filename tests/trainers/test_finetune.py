@@ -94,6 +94,7 @@ def test_writes_what_it_promises(pair):
     assert "60 labeled images" in output
 
 
+@pytest.mark.slow
 def test_the_summary_tells_what_the_saved_classifier_does(pair):
     run = pair[0] / "finetune_5pct"
     classifier = keras.models.load_model(run / "classifier.keras")

@@ -63,6 +63,7 @@ def test_the_summary_holds_the_best_and_the_last_epoch(finished):
     assert list((finished / "tensorboard").rglob("events*"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(backbone, finished, capsys):
     before = (finished / "metrics.jsonl").read_bytes()
     probe(backbone, *SHORT, f"--workdir={finished}")

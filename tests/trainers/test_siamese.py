@@ -69,6 +69,7 @@ def test_the_summary_tells_what_the_saved_network_does(runs):
     assert lines[-1]["distance_same"] < lines[-1]["distance_different"]
 
 
+@pytest.mark.slow
 def test_other_commands_measure_the_run(runs, capsys):
     folder = runs[0]
     script.call("knn", f"--backbone={folder / 'run'}", f"--cache_dir={folder / 'cache'}")

@@ -102,6 +102,7 @@ def test_figures_are_those_of_held_out_classes(backbone, measured):
     assert {p.name for p in folder.iterdir()} == {"verify.json", *(f"verify_{k}" for k in kinds)}
 
 
+@pytest.mark.slow
 def test_the_table_shows_what_the_file_says(backbone, measured, capsys, monkeypatch):
     monkeypatch.setattr(verifying_report, "draw", lambda *arguments: [])  # it takes seconds
     flags = ["--unseen=2,4,6", "--pairs=150", "--references=60", "--noraw_pixels"]

@@ -204,6 +204,7 @@ def test_without_the_redundancy_term_the_warning_comes_within_an_epoch(views, pa
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_dead_projector_is_warned_about_once(views, pair, capsys):
     model = twins()
     model.projector.layers[-1].kernel.assign(np.zeros((32, 32)))
@@ -252,6 +253,7 @@ def test_plateau():
     assert advice.plateau([400 + 20 * (-1) ** epoch for epoch in range(12)], 10, 512) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [BarlowTwinsObjective(0.01), VICReg()])
 def test_a_loss_that_does_not_move_is_warned_about_though_no_look_is_due(pair, capsys, objective):
     model = BarlowTwins(backbone(), projector((32, 32), 24), objective=objective)

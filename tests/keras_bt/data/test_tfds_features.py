@@ -288,6 +288,7 @@ STREAMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cache_bytes"), [*((name, 2**30) for name in ROWS), *STREAMED])
 def test_what_is_read_said_and_refused(tmp_path, name, cache_bytes):
     row = ROWS[name]

@@ -6,6 +6,7 @@ from keras_bt import preprocessing
 from keras_bt.portable import crop as matrix_crop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(300, 225), (225, 301), (301, 97), (64, 64), (31, 40), (1, 1), (7, 300), (1500, 2003)]
 )

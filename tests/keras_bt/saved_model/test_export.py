@@ -76,6 +76,7 @@ def test_one_image_has_the_same_features_in_every_form(path, loaded, backbone, e
     assert difference(evaluated[:1], evaluated[1:2]) > 0.1
 
 
+@pytest.mark.slow
 def test_files_of_all_kinds_and_sizes_in_one_batch_are_as_in_evaluation(loaded, backbone, tmp_path):
     image = Image.fromarray(PHOTOS[0])
     gray16 = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8)
