@@ -40,6 +40,11 @@ UNRECORDED = {"objective": "barlow_twins"}  # in runs from before there were oth
 PARTICULAR = tuple(dict.fromkeys(name for kind in OBJECTIVES.values() for name in kind.settings))
 
 
+def not_of(name):
+    """Returns the names of the settings that belong to other objectives than this one."""
+    return set(PARTICULAR) - set(OBJECTIVES[name].settings)
+
+
 def make(settings):
     """Makes the `keras_bt.objectives.Objective` of settings."""
     from keras_bt import objectives

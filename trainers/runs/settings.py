@@ -10,7 +10,7 @@ from collections.abc import Set
 from typing import Any, Self
 
 from trainers.runs.fields import Settings, as_text, fraction, free, setting
-from trainers.runs.objectives import OBJECTIVES, PARTICULAR
+from trainers.runs.objectives import OBJECTIVES, not_of
 from trainers.runs.sources import SOURCES
 
 
@@ -311,7 +311,7 @@ class PretrainingSettings(TrainingSettings):
                 f"Received: --vicreg_weights={','.join(map(str, self.vicreg_weights))}"
             )
         for field in dataclasses.fields(self):
-            if field.name in self._not_of_the_objective:
+            if field.name in not_of(self.objective):
                 value = getattr(self, field.name)
                 if value != field.default:
                     applies = [n for n, kind in OBJECTIVES.items() if field.name in kind.settings]
@@ -323,17 +323,12 @@ class PretrainingSettings(TrainingSettings):
     @classmethod
     def of_flags(cls, values: dict[str, Any], typed: Set[str]) -> Self:
         """Passes over what a recipe says for another objective than the one that is trained."""
-        applies = {*OBJECTIVES[values["objective"]].settings, *typed}
-        left_out = set(PARTICULAR) - applies
+        left_out = not_of(values["objective"]) - typed
         return super().of_flags({n: v for n, v in values.items() if n not in left_out}, typed)
-
-    @property
-    def _not_of_the_objective(self):
-        return set(PARTICULAR) - set(OBJECTIVES[self.objective].settings)
 
     def identity(self) -> dict[str, Any]:
         """Returns what determines the run, without what does not apply to its objective."""
-        leave_out = self._not_of_the_objective
+        leave_out = not_of(self.objective)
         return {n: value for n, value in super().identity().items() if n not in leave_out}
 
     @classmethod
