@@ -3,6 +3,7 @@ import io
 import keras
 import numpy as np
 import pytest
+import tensorboard_log
 import tensorflow as tf
 from PIL import Image
 
@@ -16,12 +17,8 @@ from keras_bt.model import BarlowTwins, projector
 def pictures_of(log_dir):
     """From (name, step) to each picture in a TensorBoard log."""
     found = {}
-    for file in (log_dir / "pictures").glob("events*"):
-        for record in tf.data.TFRecordDataset(str(file)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                image = Image.open(io.BytesIO(value.tensor.string_val[2]))
-                found[value.tag, event.step] = np.asarray(image.convert("RGB"))
+    for place, tensor in tensorboard_log.values(log_dir / "pictures").items():
+        found[place] = np.asarray(Image.open(io.BytesIO(tensor.string_val[2])).convert("RGB"))
     return found
 
 

@@ -5,6 +5,7 @@ import platform
 import keras
 import numpy as np
 import pytest
+import tensorboard_log
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
@@ -52,13 +53,8 @@ def curves(callback, folder):
     model.compile("sgd", "mse")
     callbacks = [callback(folder, write_graph=False)]
     model.fit(np.eye(6, 2), np.ones((6, 1)), batch_size=2, epochs=2, callbacks=callbacks, verbose=0)
-    found = {}
-    for file in (folder / "train").glob("events*"):
-        for record in tf.data.TFRecordDataset(str(file)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                found[value.tag, event.step] = tf.make_ndarray(value.tensor).item()
-    return found
+    found = tensorboard_log.values(folder / "train")
+    return {place: tf.make_ndarray(tensor).item() for place, tensor in found.items()}
 
 
 def test_tensorboard_gets_what_keras_gives_it(tmp_path):
