@@ -28,9 +28,10 @@ def pytest_sessionstart(session):
         )
 
 
-# Files whose slow tests take half a minute or more, the longest first.
+# Files that take half a minute or more, the longest first: of the slow ones, and of the others.
 LONGEST = ("test_backends", "test_replicas", "test_placement", "test_pretrain")
 LONGEST += ("test_barlow_twins", "test_several_workers", "test_crashes")
+LONGEST += ("test_docstrings",)
 
 
 def pytest_collection_modifyitems(items):

@@ -66,9 +66,9 @@ def interrupted(capfd, *arguments):
         (opening, "open_data", strike, "holds no checkpoint yet"),
         (opening, "open_data", strike_as_another_error, "goes on from what was saved"),
         (pretraining.Pretraining, "draw_views", strike, "holds no checkpoint yet"),
-        (pretraining_report, "metrics_of_steps", strike, "holds step 4"),
-        pytest.param(
-            *(pretraining_report, "export", strike, "holds step 4"), marks=pytest.mark.slow
+        *(
+            pytest.param(pretraining_report, name, strike, "holds step 4", marks=pytest.mark.slow)
+            for name in ("metrics_of_steps", "export")
         ),
     ],
 )

@@ -272,6 +272,7 @@ def test_of_many_images_a_sample_is_looked_at(tmp_path, monkeypatch):
     assert line.startswith("About 100% of the images (4 were looked at) are transparent: shown on ")
 
 
+@pytest.mark.slow
 def test_300_corruptions_crash_nothing(tmp_path):
     """Bytes changed, cut out and doubled: each is an image or has a reason."""
     random = np.random.default_rng(0)

@@ -63,6 +63,7 @@ class Loads(keras.optimizers.schedules.LearningRateSchedule):
         return 0.2 * (tf.cast(step, "float32") + 1) / 40
 
 
+@pytest.mark.slow
 def test_five_steps_equal_pytorch(fixture_arrays):
     reference = fixture_arrays("trajectory")
     backbone = resnet(18, input_shape=(64, 64, 3))

@@ -95,7 +95,7 @@ def assert_alike(plain, ours, **tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [pytest.param("eager", marks=pytest.mark.slow), "graph"])
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_features_gradients_and_statistics_are_the_same(mode):
     plain, ours = both(small_resnet, mode)
     gradients, variables = plain[2:]
@@ -136,12 +136,13 @@ def train(remat, strategy, steps=3, **compiling):
     return model, history["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("replicas", "compiling"),
     [
-        pytest.param(1, {"run_eagerly": True}, id="eager", marks=pytest.mark.slow),
+        pytest.param(1, {"run_eagerly": True}, id="eager"),
         pytest.param(1, {}, id="graph"),
-        pytest.param(2, {}, id="two replicas", marks=pytest.mark.slow),
+        pytest.param(2, {}, id="two replicas"),
     ],
 )
 def test_training_is_the_same(replicas, compiling):
