@@ -1,3 +1,5 @@
+import functools
+
 import numbered_images
 import pytest
 from numbered_images import PER_CLASS, png
@@ -26,3 +28,14 @@ def make_source(tmp_path, request):
         return numbered_images.make(kind, tmp_path, records, **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def source_of(tmp_path_factory, request):
+    """Returns `numbered_images` of a kind: one source for all tests, which leave it as it is."""
+
+    def make(kind):
+        records = lambda: request.getfixturevalue("imagenet_dir")  # noqa: E731
+        return numbered_images.make(kind, tmp_path_factory.mktemp("images"), records)
+
+    return functools.cache(make)
