@@ -16,8 +16,8 @@ KIND = pytest.mark.parametrize("kind", BOTH_WAYS)
 
 @pytest.mark.slow
 @KIND
-def test_what_is_left_over_differs_from_epoch_to_epoch(make_source, kind):
-    source = make_source(kind)
+def test_what_is_left_over_differs_from_epoch_to_epoch(source_of, kind):
+    source = source_of(kind)
     looks = values(pretraining_views(source, A, B, batch_size=10, seed=1).take(12))
     epochs = numbers(looks[:, 0]).reshape(6, 20)
     assert all(len(set(epoch)) == 20 for epoch in epochs)
@@ -35,8 +35,8 @@ def test_an_order_is_drawn_from_all_orders(make_source):
     assert ((counts - 100) ** 2 / 100).sum() < 50
 
 
-def test_starting_late_costs_nothing(make_source):
-    source = make_source("files")
+def test_starting_late_costs_nothing(source_of):
+    source = source_of("files")
     start = time.perf_counter()
     views = pretraining_views(source, A, B, batch_size=8, seed=5, first_step=10**9)
     assert values(views.take(1)).shape == (1, 2, 8)
@@ -44,10 +44,9 @@ def test_starting_late_costs_nothing(make_source):
 
 
 @KIND
-def test_two_views_of_the_same_layers_draw_differently(make_source, kind):
-    a, b = values(
-        pretraining_views(make_source(kind), A, A, batch_size=8, seed=1).take(3)
-    ).swapaxes(0, 1)
+def test_two_views_of_the_same_layers_draw_differently(source_of, kind):
+    views = values(pretraining_views(source_of(kind), A, A, batch_size=8, seed=1).take(3))
+    a, b = views.swapaxes(0, 1)
     assert (numbers(a) == numbers(b)).all()
     assert (np.abs(a - b) > 1e-3).mean() > 0.9
 
@@ -68,12 +67,11 @@ def test_a_function_in_a_view_may_branch_on_tensors(make_source, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pixels", [1, 200])
-def test_shards_make_the_views_of_the_whole(make_source, monkeypatch, pixels):
-    monkeypatch.setattr(pipeline, "_BLOCK", pixels)  # blocks of one image, and of many
-    source = make_source("arrays")
+def test_shards_make_the_views_of_the_whole(source_of, monkeypatch):
+    source = source_of("arrays")
     whole = values(pretraining_views(source, A, B, batch_size=8, seed=5, first_step=1).take(7))
-    for count in (2, 4):
+    for count, pixels in ((2, 50), (4, 25)):  # two blocks of two images, or of one
+        monkeypatch.setattr(pipeline, "_BLOCK", pixels)
         shards = [
             pretraining_views(source, A, B, 8, 5, 1, shard_index=i, num_shards=count).take(7)
             for i in range(count)
@@ -83,15 +81,15 @@ def test_shards_make_the_views_of_the_whole(make_source, monkeypatch, pixels):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*BOTH_WAYS, "records"])
-def test_shards_divide_the_batches(make_source, kind):
-    source = make_source(kind)
+@pytest.mark.parametrize("kind", ["files", "records"])
+def test_shards_divide_the_batches(source_of, kind):
+    source = source_of(kind)
     shards = [
-        values(pretraining_views(source, A, B, 8, 5, shard_index=i, num_shards=2).take(6))
-        for i in range(2)
+        pretraining_views(source, A, B, 8, 5, shard_index=i, num_shards=2).take(6) for i in range(2)
     ]
-    assert [shard.shape for shard in shards] == [(6, 2, 4)] * 2
-    together = np.concatenate(shards, axis=-1)
+    looks = [values(shard) for shard in shards]
+    assert [look.shape for look in looks] == [(6, 2, 4)] * 2
+    together = np.concatenate(looks, axis=-1)
     if kind == "records":  # each worker reads its own, which together are all
         epochs = numbers(together[:, 0]).reshape(2, N)
         assert (np.sort(epochs) == np.arange(N)).all()
@@ -100,28 +98,27 @@ def test_shards_divide_the_batches(make_source, kind):
         np.testing.assert_array_equal(together, whole)
     assert len(np.unique(together % 10)) == together.size
     # The shards' own files are theirs already: TensorFlow must not divide them again.
-    options = pretraining_views(source, A, B, 8, 5, num_shards=2).options()
-    policy = options.experimental_distribute.auto_shard_policy
+    policy = shards[0].options().experimental_distribute.auto_shard_policy
     assert policy == tf.data.experimental.AutoShardPolicy.OFF
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["files", pytest.param("cached files", marks=pytest.mark.slow)])
-def test_a_neighbour_takes_the_place_of_an_unreadable_image(make_source, kind):
-    whole = values(pretraining_views(make_source(kind), A, B, batch_size=8, seed=5).take(6))
+def test_a_neighbour_takes_the_place_of_an_unreadable_image(source_of, make_source):
+    whole = values(pretraining_views(source_of("files"), A, B, batch_size=8, seed=5).take(6))
     expected = numbers(whole[:, 0])
-    source = make_source(kind, broken=[7])
-    looks = values(pretraining_views(source, A, B, batch_size=8, seed=5).take(6))
     rows, columns = np.nonzero(expected == 7)
     assert len(rows) == 2
     for row, column in zip(rows, columns, strict=True):
         expected[row, column] = expected[row, (column + 1) % 8]
-    np.testing.assert_array_equal(numbers(looks), np.stack([expected] * 2, axis=1))
-    assert source.unreadable.names == ("07.png",)
-    # It is cut alike, but not colored alike.
-    assert len(np.unique(looks % 10)) == looks.size
-    tail = pretraining_views(source, A, B, batch_size=8, seed=5, first_step=4)
-    np.testing.assert_array_equal(values(tail.take(2)), looks[4:])
+    for kind in ("files", "cached files"):
+        source = make_source(kind, broken=[7])
+        looks = values(pretraining_views(source, A, B, batch_size=8, seed=5).take(6))
+        np.testing.assert_array_equal(numbers(looks), np.stack([expected] * 2, axis=1))
+        assert source.unreadable.names == ("07.png",)
+        # It is cut alike, but not colored alike.
+        assert len(np.unique(looks % 10)) == looks.size
+        tail = pretraining_views(source, A, B, batch_size=8, seed=5, first_step=4)
+        np.testing.assert_array_equal(values(tail.take(2)), looks[4:])
 
 
 def test_the_next_readable_image():

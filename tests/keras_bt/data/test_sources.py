@@ -1,5 +1,7 @@
 """What every kind of source keeps to, and what is special about those in memory."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,11 +21,16 @@ def kind(request):
     return request.param
 
 
-def look(source):
-    """The numbers and labels of all readable images; both ways to read them agree."""
+def one_by_one(source):
+    """The numbers and labels of all readable images."""
     decoded = list(source.in_order().map(source.decode).as_numpy_iterator())
     found = numbers(np.array([image[0, 0, 0] for image, readable, _ in decoded if readable]))
-    labels = np.array([label for _, readable, label in decoded if readable])
+    return found, np.array([label for _, readable, label in decoded if readable])
+
+
+def look(source):
+    """The same; both ways to read them agree."""
+    found, labels = one_by_one(source)
     batches = evaluation_batches(source, 16, 7, mean=(0, 0, 0), std=(1 / 255,) * 3)
     images, same_labels = map(np.concatenate, zip(*batches.as_numpy_iterator(), strict=True))
     np.testing.assert_array_equal(numbers(np.round(images[:, 0, 0, 0])), found)
@@ -31,9 +38,15 @@ def look(source):
     return found, labels
 
 
-def test_every_image_is_read_once_with_its_label(make_source, kind):
-    source = make_source(kind)
-    found, labels = look(source)
+@pytest.fixture(scope="module")
+def everything(source_of):
+    """Returns what there is in a kind of source."""
+    return functools.cache(lambda kind: look(source_of(kind)))
+
+
+def test_every_image_is_read_once_with_its_label(source_of, everything, kind):
+    source = source_of(kind)
+    found, labels = everything(kind)
     assert sorted(found) == list(range(N)) == list(range(source.num_examples))
     np.testing.assert_array_equal(labels, found // 8)
     np.testing.assert_array_equal(source.labels(), labels)
@@ -44,9 +57,9 @@ def test_every_image_is_read_once_with_its_label(make_source, kind):
 
 
 @pytest.mark.slow
-def test_a_subset_has_its_own_images_and_labels_but_the_same_record(make_source, kind):
+def test_a_subset_has_its_own_images_and_labels_but_the_same_record(make_source, everything, kind):
     source = make_source(kind)
-    found, labels = look(source)
+    found, labels = everything(kind)
     subset = source.subset(np.array([20, 3, 11]))
     np.testing.assert_array_equal(look(subset), [found[[20, 3, 11]], labels[[20, 3, 11]]])
     assert (subset.num_examples, subset.class_names) == (3, source.class_names)
@@ -58,15 +71,14 @@ def test_a_subset_has_its_own_images_and_labels_but_the_same_record(make_source,
 
 
 @pytest.mark.slow
-def test_a_sample_is_random_where_that_is_cheap(make_source, kind):
-    source = make_source(kind)
-    everything, _ = look(source)
+def test_a_sample_is_random_where_that_is_cheap(source_of, everything, kind):
+    source = source_of(kind)
     sample = source.sample(10, seed=1)
-    found, labels = look(sample)
+    found, labels = one_by_one(sample)
     assert (sample.num_examples, len(set(found))) == (10, 10)
     np.testing.assert_array_equal(sample.labels(), labels)
     np.testing.assert_array_equal(labels, found // 8)
-    assert (list(found) != list(everything[:10])) == source.random_access
+    assert (list(found) != list(everything(kind)[0][:10])) == source.random_access
     assert sample.unreadable is source.unreadable
     assert source.sample(100, seed=1).num_examples == N
     assert source.num_examples == N
@@ -76,7 +88,7 @@ def test_a_sample_is_random_where_that_is_cheap(make_source, kind):
 @pytest.mark.parametrize("kind", ["files", "cached files", "bytes"])
 def test_unreadable_images_are_noted_and_left_out(make_source, kind):
     source = make_source(kind, broken=[4])
-    for same in (source, source.cached()):
+    for same in {source, source.cached()}:  # often one
         found, _ = look(same)
         np.testing.assert_array_equal(found, [n for n in range(N) if n != 4])
         assert same.unreadable.names == ("04.png",)
@@ -95,8 +107,8 @@ def test_raw_pixels():
 
 
 @pytest.mark.parametrize("kind", ["large arrays", "files"])
-def test_raw_pixels_of_others_have_one_size(make_source, kind):
-    pixels, labels = raw_pixels(make_source(kind))
+def test_raw_pixels_of_others_have_one_size(source_of, kind):
+    pixels, labels = raw_pixels(source_of(kind))
     assert pixels.dtype == np.float32
     expected = np.tile(np.arange(N)[:, None] * 10 / 255, (1, 32 * 32 * 3))
     np.testing.assert_allclose(pixels, expected, atol=1e-6)
@@ -114,8 +126,7 @@ def test_arrays_of_gray_images_become_rgb():
     np.testing.assert_array_equal([image for image, _, _ in decoded], np.repeat(gray, 3, axis=-1))
 
 
-@pytest.mark.parametrize("channels", [2, 4, 13])
-@pytest.mark.parametrize("side", [6, 200])  # small, and not
+@pytest.mark.parametrize(("channels", "side"), [(2, 6), (4, 6), (4, 200), (13, 200)])
 def test_arrays_of_any_number_of_channels(channels, side):
     images = RNG.randint(0, 256, (3, side, side + 2, channels), np.uint8)
     source = ArraySource(images, [0, 1, 1], "ab")
