@@ -27,8 +27,7 @@ def line(axes, label):
 
 
 def assert_nothing_is_cut_off_or_overlaps(figure):
-    """Panels with their labels, titles and legends lie inside the picture and apart."""
-    figure.draw_without_rendering()
+    """In a figure that was saved, panels with labels, titles and legends lie inside and apart."""
     renderer = figure.canvas.get_renderer()
     boxes = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.axison or axes.images]
     boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
