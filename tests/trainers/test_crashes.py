@@ -13,6 +13,7 @@ import script
 import small_network
 import stress_resume
 import tensorflow as tf
+import undrawn
 from full_disk import file_size_limit
 
 from keras_bt import data
@@ -41,11 +42,12 @@ def remembered_views(source, view_a, view_b, batch_size, seed, first_step=0, **p
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    """What all runs share: a backbone, too, that is traced quickly, and nothing to be served."""
+    """What all runs share: a small backbone, too, and nothing to be served or drawn."""
     backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
     with (
         unittest.mock.patch.object(data, "pretraining_views", remembered_views),
         unittest.mock.patch.object(pretraining_report, "export"),
+        undrawn.pictures(),
     ):
         yield [*FLAGS, backbone]
 
@@ -73,9 +75,10 @@ def mistake(flags, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def whole(flags, tmp_path_factory):
-    """The folder of a run that nothing happens to."""
+    """The folder of a run that nothing happens to; a copy beside it is of its third epoch."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    script.call("pretrain", *flags, f"--workdir={workdir}")
+    with copied_in_the_third_epoch(workdir):
+        script.call("pretrain", *flags, f"--workdir={workdir}")
     return workdir
 
 
@@ -113,7 +116,8 @@ def backbone(workdir):
 
 
 def losses(workdir):
-    return [(m["step"], m["loss"]) for m in read_metrics(workdir / "metrics.jsonl")]
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    return [(m["step"], m["loss"]) for m in metrics if "loss" in m]
 
 
 def names(workdir):
@@ -136,48 +140,45 @@ def before(method, function, call):
         yield
 
 
-def kill():
-    """Ends the run as a kill would: nothing is saved."""
-    raise KeyboardInterrupt
+def copied_in_the_third_epoch(workdir):
+    """Keeps what a kill in the third epoch would leave of a run, beside it."""
+
+    def copy():
+        shutil.copytree(workdir, workdir.with_name("stopped"))
+
+    return before("on_train_batch_end", copy, call=2 * STEPS + 5)
 
 
 @pytest.fixture
-def stopped(pretrain, tmp_path):
+def stopped(whole, tmp_path):
     """The folder of a run that was stopped in its third epoch."""
-    with (
-        before("on_train_batch_end", kill, call=2 * STEPS + 5),
-        pytest.raises(SystemExit, match="130"),
-    ):
-        pretrain()
-    return tmp_path / "run"
+    return shutil.copytree(whole.with_name("stopped"), tmp_path / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "call", "limit", "words"),
-    [
-        ("save", 2, 3_000, f"{STEPS:08} is kept. Make room and run the same command again."),
-        ("save", 3, 5_000, "File too large"),
-        ("on_epoch_begin", 2, None, "metrics.jsonl: File too large. Make room"),
-        ("restore", 1, 30_000, "File too large: "),  # the checkpoint fits, a picture does not
-    ],
-)
-def test_the_disk_is_full(method, call, limit, words, pretrain, mistake, whole, tmp_path):
+def test_the_disk_is_full_again_and_again(mistake, pretrain, whole, tmp_path):
     run = tmp_path / "run"
     metrics = run / "metrics.jsonl"
-    with file_size_limit() as set_limit:
+    for method, call, limit, words in (
+        ("restore", 1, 30_000, "File too large: "),  # a checkpoint fits, a picture does not
+        ("on_epoch_begin", 2, None, "metrics.jsonl: File too large. Make room"),
+        ("save", 1, 3_000, f"{STEPS:08} is kept. Make room and run the same command again."),
+        ("save", 2, 5_000, "File too large"),
+    ):
+        with file_size_limit() as set_limit:
 
-        def fill():  # None: room for half a line of the metrics
-            set_limit(limit or metrics.stat().st_size + 20)
+            def fill(limit=limit, set_limit=set_limit):  # None: room for half a line of the metrics
+                set_limit(limit or metrics.stat().st_size + 20)
 
-        with before(method, fill, call):
-            line = mistake()
-    assert words in line
-    assert not list(run.rglob("*.partial*"))
-    assert not (run / "summary.json").exists()
-    if method == "on_epoch_begin":
-        assert losses(run) == losses(whole)[: STEPS // 2]
-        assert metrics.read_bytes().endswith(b"}\n")  # nothing half-written stays
+            with before(method, fill, call):
+                line = mistake()
+        assert words in line
+        assert not list(run.rglob("*.partial*"))
+        assert not (run / "summary.json").exists()
+        if method == "on_epoch_begin":
+            assert losses(run) == losses(whole)[: STEPS // 2]
+            assert metrics.read_bytes().endswith(b"}\n")  # nothing half-written stays
+    assert names(run) == [f"{STEPS:08}", f"{2 * STEPS:08}"]
     pretrain()
     assert_equal_runs(run, whole)
 
@@ -237,10 +238,11 @@ def test_a_signal_within_an_epoch_and_other_ways_to_go_on(pretrain, whole, tmp_p
     assert "Stopped by SIGTERM after step 14;" in out
     assert "run the same command again" in out
     assert names(workdir) == ["00000010", "00000014"]
+    monitored = ["--monitor_every=1", "--monitor_images=10"]  # which changes nothing
     for name, *arguments in (
         ("same",),
         ("steps", "--steps_per_execution=5"),
-        ("strategy", "--strategy=mirrored"),
+        ("strategy", "--strategy=mirrored", *monitored),
     ):
         shutil.copytree(workdir, tmp_path / name)
         pretrain(*arguments, workdir=tmp_path / name)
@@ -248,12 +250,15 @@ def test_a_signal_within_an_epoch_and_other_ways_to_go_on(pretrain, whole, tmp_p
     # The metrics have other roundings: they are differences of means since the epoch, or the
     # call, began.
     assert_equal_weights(tmp_path / "same", whole)
+    metrics = read_metrics(tmp_path / "strategy" / "metrics.jsonl")
+    assert {"linear_accuracy", "knn_accuracy", "dead_dimensions"} < set(metrics[-1])
+    assert not any("linear_accuracy" in m for m in read_metrics(whole / "metrics.jsonl"))
+    np.testing.assert_allclose(losses(tmp_path / "strategy"), losses(whole), rtol=1e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [3, 4])
-def test_executions_of_steps_that_do_not_divide_an_epoch(number, pretrain, whole, tmp_path):
-    pretrain(f"--steps_per_execution={number}")
+def test_executions_of_steps_that_do_not_divide_an_epoch(pretrain, whole, tmp_path):
+    pretrain("--steps_per_execution=4")
     assert_close_runs(tmp_path / "run", whole)
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(2, 3 * STEPS + 1, 2))
 
@@ -261,31 +266,17 @@ def test_executions_of_steps_that_do_not_divide_an_epoch(number, pretrain, whole
 @pytest.mark.slow
 def test_monitors_measure_the_same_after_a_stop(pretrain, tmp_path):
     monitored = ["--monitor_every=1", "--monitor_images=100"]
-    pretrain(*monitored, workdir=tmp_path / "whole")
-    with (
-        before("on_train_batch_end", kill, call=2 * STEPS + 5),
-        pytest.raises(SystemExit, match="130"),
-    ):
-        pretrain(*monitored)
-    pretrain(*monitored)
+    with copied_in_the_third_epoch(tmp_path / "whole"):
+        pretrain(*monitored, workdir=tmp_path / "whole")
+    pretrain(*monitored, workdir=tmp_path / "stopped")
     clocks = {"time": 0, "images_per_second": 0}
     found, expected = (
         [m | clocks for m in read_metrics(tmp_path / name / "metrics.jsonl")]
-        for name in ("run", "whole")
+        for name in ("stopped", "whole")
     )
     assert [m["epoch"] for m in expected if "knn_accuracy" in m] == [1, 2, 3]
     assert found == expected
-    assert_equal_weights(tmp_path / "run", tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_monitors_run_on_several_replicas_and_change_nothing(pretrain, whole, tmp_path):
-    pretrain("--strategy=mirrored", "--monitor_every=1", "--monitor_images=10")
-    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert {"linear_accuracy", "knn_accuracy", "dead_dimensions"} < set(metrics[-1])
-    # Nothing was measured of the other: each of its lines has a loss.
-    expected = [loss for _, loss in losses(whole)]
-    assert [m["loss"] for m in metrics if "loss" in m] == pytest.approx(expected, rel=1e-3)
+    assert_equal_weights(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.slow
