@@ -1,6 +1,7 @@
 """The example for users, in a process that cannot import keras_bt."""
 
 import re
+import runpy
 import subprocess
 import sys
 
@@ -11,28 +12,14 @@ from places import ROOT
 from keras_bt.saved_model import export_saved_model
 
 SCRIPT = ROOT / "examples" / "transfer.py"
-# Runs a script with the project out of reach, though it is installed, once for each group of flags.
+# Runs a script with the project out of reach, though it is installed.
 ALONE = """
 import runpy, sys
 sys.modules |= dict.fromkeys(["keras_bt", "trainers", "export"])
-script, *groups = sys.argv[1:]
-for flags in groups:
-    sys.argv = [script, *flags.split()]
-    runpy.run_path(script, run_name="__main__")
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-def run(folder, *groups):
-    """What the example prints."""
-    result = subprocess.run(
-        [sys.executable, "-c", ALONE, SCRIPT, *groups],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+FLAGS = ["--saved_model=saved_model/1", "--labels_per_class=3", "--epochs=2"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +31,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def output(folder):
-    return run(folder, "--saved_model=saved_model/1 --labels_per_class=3 --epochs=2")
+    """What the example prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE, SCRIPT, *FLAGS],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.mark.slow
@@ -56,10 +52,12 @@ def test_measures_both_ways(output):
 
 
 @pytest.mark.slow
-def test_predicts_the_label_of_a_jpeg(output, folder):
+def test_predicts_the_label_of_a_jpeg(output, folder, monkeypatch, capsys):
     said = re.search(r"frozen takes digit.jpg for a (\d)\.", output)[1]
-    # A new process, without the backbone.
+    # Another process than that which trained them, without the backbone.
     (folder / "saved_model").rename(folder / "moved")
-    jpeg = "--jpeg=classifier/digit.jpg"
-    found = run(folder, jpeg, f"{jpeg} --classifier=classifier/fine_tuned")
-    assert re.fullmatch(rf"{said}\n\d\n", found)
+    monkeypatch.chdir(folder)
+    for more in ([], ["--classifier=classifier/fine_tuned"]):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--jpeg=classifier/digit.jpg", *more])
+        runpy.run_path(SCRIPT, run_name="__main__")
+    assert re.fullmatch(rf"{said}\n\d\n", capsys.readouterr().out)
