@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from unittest import mock
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import script
 import small_network
 import tensorflow as tf
+import undrawn
 from PIL import Image
 from places import ROOT
 
@@ -24,7 +26,7 @@ from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint, checkpoints
 from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.workdir import Workdir
-from trainers.runs import pretraining, results
+from trainers.runs import pretraining, pretraining_report, results
 from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--projector=16-16", "--batch_size=128", "--log_every=1"]
@@ -148,12 +150,13 @@ def test_other_settings_are_refused_by_name(several, finished_run, capsys):
     assert "epochs=3" in line
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """What runs in this process have in common."""
-    backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
+@pytest.fixture
+def small(tmp_path):
+    """What runs in this process have in common; to draw and to export would take longer."""
+    backbone = small_network.save(tmp_path / "small.keras")
     flags = ["--image_size=8", "--nodeterministic"]  # determinism would stay on
-    return [*TINY, *small_network.PLAIN_VIEWS, backbone, *flags]
+    with undrawn.pictures(), mock.patch.object(pretraining_report, "export"):
+        yield [*TINY, *small_network.PLAIN_VIEWS, backbone, *flags]
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -165,8 +168,9 @@ class Half(BarlowTwinsObjective):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small")
 def test_from_python_another_objective_is_part_of_the_run(tmp_path):
-    backbone = small_network.save(tmp_path / "small.keras").partition("=")[2]
+    backbone = str(tmp_path / "small.keras")
     settings = PretrainingSettings(
         **{"workdir": str(tmp_path / "run"), "epochs": 1, "image_size": 8, "batch_size": 512},
         **{"projector": "8", "backbone": backbone, "evaluate": False, "monitor_every": 0},
@@ -214,7 +218,7 @@ def test_a_run_can_be_repeated_and_the_seed_matters(several, finished_run, tmp_p
         # Another process than that of the finished run, and neither measured nor monitored.
         flags = [f"--workdir={workdir}", *several, "--noevaluate", "--monitor_every=0", *flags]
         monkeypatch.setattr(RunCheckpoint, "on_train_batch_end", leave)
-        with pytest.raises(SystemExit, match="7"):
+        with undrawn.pictures(), pytest.raises(SystemExit, match="7"):
             script.call("pretrain", *flags)
         return losses(workdir)
 
