@@ -112,40 +112,37 @@ def digits(n=70):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
-def test_cached_features_give_what_the_backbone_gives(strategy):
+def test_cached_features_give_what_the_backbone_gives():
     train, test = digits()
     backbone = backbone_with_everything()
     plain = View([Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)])
+    test_images = data.evaluation_batches(test, 16, 32, resize=16)
     features, labels = extract_features(backbone, data.evaluation_batches(train, 16, 32, resize=16))
-    test_features = extract_features(backbone, data.evaluation_batches(test, 16, 32, resize=16))
 
     def enlarged(images, labels):
         return data.center_crop(images, 16, 16), labels
 
     unnormalized = data.labelled_views(train, View([lambda images: images]), 32, seed=3)
     images = unnormalized.map(enlarged).map(lambda images, labels: (plain(images), labels))
-    sources = {
-        "images": (images, data.evaluation_batches(test, 16, 32, resize=16)),
-        "features": (
-            data.labelled_features(features, labels, 32, seed=3),
-            batches_of(*test_features, 32),
-        ),
-    }
-    weights, results = {}, {}
-    for name, (batches, test_batches) in sources.items():
+    cached = data.labelled_features(features, labels, 32, seed=3)
+    cached_test = batches_of(*extract_features(backbone, test_images), 32)
+
+    def trained(strategy, inputs, batches, test_batches):
         with choose_strategy(strategy).scope():
-            model = linear_protocol.linear_classifier(
-                backbone if name == "images" else features.shape[1], 10
-            )
+            model = linear_protocol.linear_classifier(inputs, 10)
+        model.run_eagerly = strategy == "mirrored"  # which takes less time
         rates = epoch_rates("cosine", 0.3, 3)
-        results[name] = linear_protocol.train(model, batches, test_batches, rates, 3)
-        weights[name] = [variable.numpy() for variable in model.trainable_variables]
-    for a, b in zip(*weights.values(), strict=True):
-        assert np.abs(a).max() > 0.01
-        np.testing.assert_allclose(a, b, atol=1e-5)
-    for name in ("val_top1", "val_top5"):
-        assert results["images"][name] == results["features"][name]
+        result = linear_protocol.train(model, batches, test_batches, rates, 3)
+        return [variable.numpy() for variable in model.trainable_variables], result
+
+    expected, expected_result = trained("one", features.shape[1], cached, cached_test)
+    assert all(np.abs(weights).max() > 0.01 for weights in expected)
+    for strategy in ("one", "mirrored"):
+        found, result = trained(strategy, backbone, images, test_images)
+        for weights, same in zip(found, expected, strict=True):
+            np.testing.assert_allclose(weights, same, atol=1e-5)
+        for name in ("val_top1", "val_top5"):
+            assert result[name] == expected_result[name]
 
 
 @pytest.mark.slow
@@ -186,6 +183,7 @@ def test_every_epoch_gets_its_rate():
         )
     )
     model = linear_protocol.linear_classifier(WIDTH, CLASSES)
+    model.run_eagerly = True  # which takes less time
     batches = batches_of(*problem(), 25)
     rates = [0.3, 0.2, 0.1]
     linear_protocol.train(model, batches, batches, rates, first_epoch=1, callbacks=[look])
