@@ -9,6 +9,7 @@ import pytest
 import script
 import small_network
 import tensorflow_datasets as tfds
+import undrawn
 from image_files import photo
 from PIL import Image
 from places import ROOT
@@ -19,6 +20,7 @@ from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.data.encoded import BytesSource
 from keras_bt.data.tfds import RecordSource
 from keras_bt.resnet import STAGES
+from trainers.runs import pretraining_report
 
 SMALL = ["--image_size=32", "--backbone=resnet18", "--width=4", "--projector=16-16"]
 SMALL += ["--batch_size=16", "--epochs=1", "--warmup_epochs=0.5", "--log_every=1"]
@@ -66,13 +68,15 @@ def test_the_recipe_trains_two_steps_on_tiny_archives(
         return opened
 
     monkeypatch.setattr(data, "open_source", open_and_keep)
+    monkeypatch.setattr(pretraining_report, "export", lambda *_: None)  # it takes seconds
     # A quarter of the blocks, which are traced in a quarter of the time.
     monkeypatch.setitem(STAGES, 18, ((1, 1), False))
     run = tmp_path / "run"
     extra = ["--noevaluate", f"--strategy={'mirrored' if streamed else 'one'}"]
     if streamed:
         extra += [small_network.save(tmp_path / "small.keras", side=32), *small_network.PLAIN_VIEWS]
-    script.call("pretrain", *arguments, f"--workdir={run}", *SMALL, *extra)
+    with undrawn.pictures():
+        script.call("pretrain", *arguments, f"--workdir={run}", *SMALL, *extra)
     output = capsys.readouterr().out
     assert "tfds:imagenet2012, 42 images to train on" in output
     assert ("on 2 replicas" if streamed else "on one device") in output
@@ -94,11 +98,12 @@ def test_the_recipe_trains_two_steps_on_tiny_archives(
 @pytest.mark.slow
 def test_the_views_are_previewed_with_the_same_flags(tmp_path, capsys, arguments):
     out = tmp_path / "views.png"
-    script.call("preview_views", *arguments, f"--out={out}", *SMALL, "--images=2")
+    with undrawn.pictures():
+        script.call("preview_views", *arguments, f"--out={out}", *SMALL, "--images=2")
     output = capsys.readouterr().out
     assert "42 images to train on, in 1,000 classes: n01440764, n01443537, n01484850" in output
     assert "9 images to measure on" in output
-    assert out.stat().st_size > 10_000
+    assert out.is_file()
 
 
 def test_the_subset_is_the_listed_part_of_the_archives(monkeypatch, data_dir, tmp_path):

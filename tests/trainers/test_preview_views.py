@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import script
+import undrawn
 from PIL import Image
 from places import ROOT
 
@@ -34,12 +35,13 @@ def size(path):
 @pytest.mark.slow
 def test_the_command_of_the_readme(tmp_path, capsys):
     out = tmp_path / "new" / "grid.png"
-    output = preview(capsys, "--data=digits", f"--out={out}")
+    with undrawn.pictures():
+        output = preview(capsys, "--data=digits", f"--out={out}")
     assert "1,297 images to train on, in 10 classes: 0, 1, 2, 3, 4, …" in output
     assert "500 images to measure on" in output
     assert "Sizes of 1,000 of them: width 8, height 8" in output
     assert f"What the model will see: {out}" in output
-    assert size(out)[0] > 800
+    assert out.is_file()
 
 
 @pytest.mark.slow
@@ -75,7 +77,8 @@ def test_all_unreadable_images_are_named_however_many(tmp_path, capsys):
     for index in range(60):
         (tmp_path / "data" / f"broken {index:02}.jpg").write_text("text")
     arguments = [f"--data=folder:{tmp_path / 'data'}", f"--out={tmp_path / 'a.png'}", "--draws=1"]
-    lines = preview(capsys, *arguments).splitlines()
+    with undrawn.pictures():
+        lines = preview(capsys, *arguments).splitlines()
     first = lines.index("60 could not be read; training would stop, as these are over 1%:") + 1
     assert lines[first:-1] == [f"  broken {index:02}.jpg: not an image" for index in range(60)]
     assert (tmp_path / "a.png").is_file()
@@ -98,9 +101,10 @@ def test_views_are_those_of_the_settings_and_of_the_seed():
 def test_the_same_seed_draws_the_same_picture(tmp_path, capsys):
     out, pictures = tmp_path / "a.png", []
     for seed in (1, 1, 2):
-        preview(capsys, f"--out={out}", f"--seed={seed}", "--images=2", "--draws=1")
+        preview(capsys, f"--out={out}", f"--seed={seed}", "--images=1", "--draws=1")
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
+    assert size(out)[0] > 400
 
 
 def test_class_names_of_any_script_are_drawn(tmp_path):
@@ -145,7 +149,8 @@ def test_a_mistake_ends_with_one_line(tmp_path, capsys, arguments, words):
 @pytest.mark.slow
 def test_draws_are_described(tmp_path, capsys):
     flags = ["--data=digits", f"--out={tmp_path / 'a.png'}", "--images=2", "--draws=2"]
-    output = preview(capsys, *flags, "--print_draws", "--jitter=1", "--blur_a=0")
+    with undrawn.pictures():
+        output = preview(capsys, *flags, "--print_draws", "--jitter=1", "--blur_a=0")
     lines = [line for line in output.splitlines() if line.startswith("image ")]
     assert [line.partition(":")[0] for line in lines] == [
         f"image {image}, view {view}, draw {draw}"
