@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import script
 import small_network
+import undrawn
 from PIL import Image
 
 from keras_bt import data
@@ -111,12 +112,14 @@ def test_all_workers_compute_in_one_precision(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_from_before_goes_on_and_says_that_it_cannot_compare(folder, capsys):
+def test_a_run_from_before_goes_on_and_says_that_it_cannot_compare(folder, capsys, monkeypatch):
     config = json.loads((folder / "run" / "config.json").read_text())
     write_json("run/config.json", {"settings": config["settings"], "versions": {}})
     (folder / "run" / "summary.json").unlink()
     small_network.save("small.keras")
-    script.call("pretrain", *PRETRAIN)
+    monkeypatch.setattr(pretraining_report, "export", lambda *_: None)  # it takes seconds
+    with undrawn.pictures():
+        script.call("pretrain", *PRETRAIN)
     assert "did not record the images" in capsys.readouterr().out
     assert read_metrics("run/metrics.jsonl")[-1]["step"] == 2
 
