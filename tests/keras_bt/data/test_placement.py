@@ -1,6 +1,7 @@
 """Where and how views are made: on the host, compiled or not, or on the device that trains."""
 
 import concurrent.futures
+from unittest import mock
 
 import keras
 import numpy as np
@@ -69,11 +70,9 @@ def small_model(views=None, size=32):
     return BarlowTwins(backbone, projector((16, 16), input_dim=8), views=rest)
 
 
-def losses(model, data):
-    with model.distribute_strategy.scope():
-        model.compile(LARS(0.2))
+def losses(model, data, callbacks=()):
     fit = {"epochs": 4, "steps_per_epoch": 1, "shuffle": False, "verbose": 0}
-    return model.fit(data, **fit).history["loss"]
+    return model.fit(data, callbacks=list(callbacks), **fit).history["loss"]
 
 
 # On the host, compiled
@@ -154,55 +153,52 @@ def test_what_is_compiled_by_default(files, arrays, monkeypatch):
 # On the device
 
 
+def on_host_and_device(source, views):
+    """Batches of 12; the host makes them in blocks, which it does not need for the device."""
+    with mock.patch.object(pipeline, "_BLOCK", 4 * 40 * 40):
+        return [
+            pretraining_views(source, *views, 12, seed=3, augment_on=place)
+            for place in ("host", "device")
+        ]
+
+
+@pytest.fixture(scope="module")
+def of_files(files):
+    """The views of few layers, made on the host and for the device."""
+    return on_host_and_device(files, few_layers())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_the_device_makes_the_views_that_the_host_makes(kind, request, monkeypatch):
-    source = request.getfixturevalue(kind)
+def test_the_device_makes_the_views_that_the_host_makes(kind, arrays, of_files):
     # All layers once: files differ up to the crop, where arrays are cropped in batches.
     views = augmentations.barlow_twins_views(32) if kind == "arrays" else few_layers()
-    monkeypatch.setattr(pipeline, "_BLOCK", 4 * 40 * 40)  # the host's blocks, of four images
-    host = pretraining_views(source, *views, 12, seed=3)
-    device = pretraining_views(source, *views, 12, seed=3, augment_on="device")
+    host, device = on_host_and_device(arrays, views) if kind == "arrays" else of_files
     model = small_model(views)
     for made, crops in zip(host.take(2), device, strict=False):
         assert crops[0]["images"].dtype == tf.uint8
+        assert crops[0]["images"].shape == (12, 32, 32, 3)
+        assert not np.array_equal(crops[0]["images"], crops[1]["images"])
         for ours, theirs in zip(made, model.two_views(crops), strict=True):
             assert np.std(ours) > 0.3
             np.testing.assert_allclose(theirs, ours, atol=0.01 * LEVEL)
 
 
 @pytest.mark.slow
-def test_photographs_travel_as_rounded_bytes_in_whole_batches(files, monkeypatch):
-    layers = [augmentations.RandomResizedCrop(32), augmentations.RandomFlip(0.0)]
-    views = [augmentations.View(layers)] * 2
-    monkeypatch.setattr(pipeline, "_BLOCK", 4 * 32 * 32)  # blocks of the host
-    host = pretraining_views(files, *views, 8, seed=3)
-    device = pretraining_views(files, *views, 8, seed=3, augment_on="device")
-    for made, crops in zip(host.take(2), device.take(2), strict=True):
-        for ours, theirs in zip(made, crops, strict=True):
-            assert theirs["images"].dtype == tf.uint8
-            np.testing.assert_array_equal(theirs["images"], ours)
-        assert not np.array_equal(crops[0]["images"], crops[1]["images"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_crops_and_draws_are_a_function_of_seed_and_step(kind, request):
-    source = request.getfixturevalue(kind)
+def test_crops_and_draws_are_a_function_of_the_step(arrays):
     layers = [augmentations.RandomResizedCrop(32), augmentations.RandomColorJitter(brightness=0.4)]
     views = [augmentations.View(layers)] * 2
 
-    def batches(take=5, seed=3, **kwargs):
-        data = pretraining_views(source, *views, 8, seed, augment_on="device", **kwargs)
+    def batches(take, **kwargs):
+        data = pretraining_views(arrays, *views, 8, 3, augment_on="device", **kwargs)
         return [tf.nest.map_structure(np.asarray, batch) for batch in data.take(take)]
 
-    whole = batches()
+    whole = batches(5)
     shards = [batches(4, first_step=1, shard_index=shard, num_shards=2) for shard in range(2)]
     for expected, *parts in zip(whole[1:], *shards, strict=True):
         together = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *parts)
         tf.nest.map_structure(np.testing.assert_array_equal, expected, together)
-    runs = (whole, batches(seed=4)) if kind == "arrays" else (whole,)
-    every = [crops["draws"]["1_color_jitter"]["brightness"] for run in runs for crops, _ in run]
+    every = [crops["draws"]["1_color_jitter"]["brightness"] for crops, _ in whole]
     assert len(np.unique(every)) == np.size(every)
 
 
@@ -233,15 +229,15 @@ def test_replicas_make_the_views_of_the_whole_batch():
 
 
 @pytest.mark.slow
-def test_views_keep_their_precision(files):
-    views = few_layers()
-    data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
+def test_views_keep_their_precision(of_files):
+    _, data = of_files
     batch = next(iter(data))
-    expected = small_model(views).two_views(batch)
+    expected = small_model(few_layers()).two_views(batch)
     try:
         for policy in ("mixed_bfloat16", "mixed_float16"):
             keras.config.set_dtype_policy(policy)
             model = small_model(few_layers())
+            model.compile(LARS(0.2))
             for ours, theirs in zip(model.two_views(batch), expected, strict=True):
                 assert ours.dtype == tf.float32
                 np.testing.assert_array_equal(ours, theirs)
@@ -250,34 +246,38 @@ def test_views_keep_their_precision(files):
         keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.slow
-def test_training_and_evaluation_make_the_views_and_plain_pairs_stay_as_they_are(arrays):
-    views = few_layers()
-    host = pretraining_views(arrays, *views, 12, seed=3)
-    device = pretraining_views(arrays, *views, 12, seed=3, augment_on="device")
-    model = small_model(views)
-    model.compile("adam")
-    evaluate = {"steps": 2, "verbose": 0, "return_dict": True}
-    expected = model.evaluate(host, **evaluate)
-    assert expected["loss"] > 0
-    assert model.evaluate(device, **evaluate) == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_allclose(losses(model, device), losses(small_model(), host), rtol=1e-3)
+def evaluated_and_trained(data, folder, **options):
+    """A model that makes its own views, with its results before and in training."""
+    model = small_model(few_layers())
+    model.compile(LARS(0.2), **options)
+    results = model.evaluate(data, steps=2, verbose=0, return_dict=True)
+    return model, results, losses(model, data, [RunCheckpoint(folder, model, steps_per_epoch=1)])
+
+
+@pytest.fixture(scope="module")
+def trained(of_files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return *evaluated_and_trained(of_files[1], folder), folder
 
 
 @pytest.mark.slow
-def test_saving_and_checkpoints_leave_the_views_out(files, tmp_path):
-    views = few_layers()
-    data = pretraining_views(files, *views, 8, seed=5, augment_on="device")
-    models = small_model(views), small_model(views)
-    for model in models:
-        model.compile(LARS(0.2))
-    checkpoints = [
-        RunCheckpoint(tmp_path / "checkpoints", model, steps_per_epoch=2) for model in models
-    ]
-    fit = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
-    model, restored = models
-    model.fit(data, callbacks=checkpoints[:1], **fit)
-    assert checkpoints[1].restore() == 2
+def test_training_and_evaluation_make_the_views_and_plain_pairs_stay_as_they_are(
+    of_files, trained, tmp_path
+):
+    _, results, found, _ = trained
+    _, plain, expected = evaluated_and_trained(of_files[0], tmp_path, run_eagerly=True)
+    assert plain["loss"] > 0
+    assert results == pytest.approx(plain, rel=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_saving_and_checkpoints_leave_the_views_out(of_files, trained, tmp_path):
+    _, data = of_files
+    model, *_, folder = trained
+    restored = small_model(few_layers())
+    restored.compile(LARS(0.2))
+    assert RunCheckpoint(folder, restored, steps_per_epoch=1).restore() == 4
     for ours, theirs in zip(model.weights, restored.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
@@ -286,9 +286,7 @@ def test_saving_and_checkpoints_leave_the_views_out(files, tmp_path):
     with pytest.raises(ValueError, match=r"must know the rest of the views.*views=None"):
         loaded.fit(data, steps_per_epoch=1, shuffle=False, verbose=0)
     loaded.views = model.views
-    np.testing.assert_allclose(
-        loaded.fit(data, **fit).history["loss"], model.fit(data, **fit).history["loss"], rtol=1e-5
-    )
+    np.testing.assert_allclose(losses(loaded, data), losses(model, data), rtol=1e-5)
 
 
 def test_impossible_placements_are_refused(arrays):
