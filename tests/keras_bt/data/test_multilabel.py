@@ -43,10 +43,16 @@ def data_dir(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture(params=["in memory", pytest.param("streamed", marks=pytest.mark.slow)])
-def options(request, data_dir):
-    cache = {} if request.param == "in memory" else {"cache_bytes": 0}
-    return {"data_dir": data_dir, **cache}
+@pytest.fixture(scope="module")
+def streamed(data_dir):
+    return {"data_dir": data_dir, "cache_bytes": 0}
+
+
+@pytest.fixture(scope="module", params=["in memory", "streamed"])
+def voc(request, data_dir, streamed):
+    """The sources to train and to test with of VOC 2007."""
+    options = streamed if request.param == "streamed" else {"data_dir": data_dir}
+    return open_source("tfds:voc/2007", **options)
 
 
 def batches(source, size, image_size=16):
@@ -59,8 +65,8 @@ def batches(source, size, image_size=16):
 
 
 @pytest.mark.slow
-def test_voc(options):
-    train, test = open_source("tfds:voc/2007", **options)
+def test_voc(voc):
+    train, test = voc
     assert train.multilabel
     assert test.multilabel
     assert test.name.endswith(":test")
@@ -79,8 +85,8 @@ def test_voc(options):
 
 
 @pytest.mark.slow
-def test_subsets_keep_the_rows(options):
-    train, _ = open_source("tfds:voc/2007", **options)
+def test_subsets_keep_the_rows(voc):
+    train, _ = voc
     subset = train.subset([4, 0, 3])
     assert isinstance(subset, BytesSource)
     for source in (subset, subset.cached()):
@@ -92,26 +98,26 @@ def test_subsets_keep_the_rows(options):
 
 
 @pytest.mark.slow
-def test_splits(options):
-    train, test = open_source("tfds:voc/2007:train+validation", **options)
+def test_splits(streamed):
+    train, test = open_source("tfds:voc/2007:train+validation", **streamed)
     assert train.num_examples == 8
     expected = np.concatenate([LABELS["train"], LABELS["val"]])
     assert sorted(train.labels().tolist()) == sorted(expected.tolist())
     assert test.name.endswith(":test")
     # Of 2012 the test labels are secret, and nobody is to be tested on what was trained on.
-    train, test = open_source("tfds:voc/2012:train+validation[:50%]", **options)
+    train, test = open_source("tfds:voc/2012:train+validation[:50%]", **streamed)
     assert (train.num_examples, train.multilabel, test) == (7, True, None)
-    train, test = open_source("tfds:voc/2012", **options)
+    train, test = open_source("tfds:voc/2012", **streamed)
     assert test.name.endswith(":validation")
-    hidden, test = open_source("tfds:voc/2012:test", **options)
+    hidden, test = open_source("tfds:voc/2012:test", **streamed)
     assert (hidden.multilabel, hidden.class_names) == (False, None)
     ((_, labels),) = batches(hidden, 3)
     np.testing.assert_array_equal(labels, [-1, -1, -1])
-    assert open_source("tfds:voc/2007:all", **options)[1] is None
+    assert open_source("tfds:voc/2007:all", **streamed)[1] is None
 
 
-def test_without_difficult_objects_every_label_counts(options):
-    train, test = open_source("tfds:tags", **options)
+def test_without_difficult_objects_every_label_counts(streamed):
+    train, test = open_source("tfds:tags", **streamed)
     assert train.multilabel
     assert test is None
     # That the first image has no label does not mean that labels are secret.
@@ -119,15 +125,15 @@ def test_without_difficult_objects_every_label_counts(options):
     assert sorted(train.labels().tolist()) == expected
 
 
-def test_an_unreadable_image_is_named_by_its_file(data_dir):
-    train, _ = open_source("tfds:voc/2007", data_dir, cache_bytes=0)
+def test_an_unreadable_image_is_named_by_its_file(streamed):
+    train, _ = open_source("tfds:voc/2007", **streamed)
     keys = train.in_order().map(lambda *record: train.parse(*record)[1])
     assert b"train_000003.jpg" in list(keys.as_numpy_iterator())
 
 
 @pytest.mark.slow
-def test_pretraining_ignores_the_labels(options):
-    train, _ = open_source("tfds:voc/2007", **options)
+def test_pretraining_ignores_the_labels(voc):
+    train, _ = voc
     look = Look(draws=False)
     views = values(pretraining_views(train, look, look, 2, seed=1).take(3))
     assert sorted(numbers(np.round(views[:, 0], -1)).ravel()) == list(range(6))

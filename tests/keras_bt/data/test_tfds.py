@@ -63,13 +63,13 @@ def test_workers_read_files_of_their_own(imagenet_dir):
 
 @pytest.mark.slow
 def test_parts_of_splits(imagenet_dir):
-    train, test = open_source("tfds:imagenet2012:train[:25%]", imagenet_dir)
+    train, test = open_source("tfds:imagenet2012:train[:25%]", imagenet_dir, 0)
     assert train.num_examples == 6
     assert test.num_examples == 5
-    train, test = open_source("tfds:imagenet2012:5.1.0:validation", imagenet_dir)
+    train, test = open_source("tfds:imagenet2012:5.1.0:validation", imagenet_dir, 0)
     assert train.num_examples == 5
     assert test is None  # not what was trained on
-    hidden, _ = open_source("tfds:imagenet2012:test", imagenet_dir)
+    hidden, _ = open_source("tfds:imagenet2012:test", imagenet_dir, 0)
     assert hidden.class_names is None
 
 
