@@ -3,18 +3,21 @@
 import functools
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
 import script
 import small_network
+import undrawn
 from image_files import BROKEN, ENCODED, photo
 from PIL import Image
 
 from keras_bt import data
-from trainers.runs import skipped_images
+from trainers.runs import pretraining_report, skipped_images
 
 TINY = ["--projector=16-16", "--batch_size=128", "--epochs=1", "--noevaluate"]
+TINY += ["--monitor_every=0"]
 TINY += ["--nodeterministic"]  # which nothing can switch off again for the tests after these
 TINY += small_network.PLAIN_VIEWS
 ENDINGS = {"jpeg": "jpg", "png": "PNG", "gif": "gif", "bmp": "bmp", "webp": "webp"}
@@ -24,7 +27,9 @@ BROKEN_HERE = ("empty", "text", "truncated jpeg", "truncated png")
 def run(workdir, folder):
     """Runs the command."""
     backbone = small_network.save(workdir.with_suffix(".keras"), side=32)
-    script.call("pretrain", f"--data=folder:{folder}", f"--workdir={workdir}", backbone, *TINY)
+    flags = [f"--data=folder:{folder}", f"--workdir={workdir}", backbone, *TINY]
+    with undrawn.pictures(), mock.patch.object(pretraining_report, "export"):
+        script.call("pretrain", *flags)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +41,9 @@ def folder(tmp_path_factory):
     for name, contents in ENCODED.items():
         ending = next(ending for kind, ending in ENDINGS.items() if kind in name)
         (nested / f"{name.replace(' × ', 'x')}.{ending}").write_bytes(contents)
-    big = Image.fromarray(np.tile(photo(60, 80), (100, 100, 1)))
+    big = Image.fromarray(np.tile(photo(60, 80), (50, 50, 1)))
     big.save(folder / "large.jpeg", quality=60)
-    assert big.size == (8000, 6000)
+    assert big.size == (4000, 3000)
     for name in BROKEN_HERE:
         ending = "png" if "png" in name else "jpg"
         (nested / f"{name}.{ending}").write_bytes(BROKEN[name])
