@@ -228,13 +228,20 @@ DAMAGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory, model):
+    """A cache with one file, and the features and labels in it."""
+    folder = tmp_path_factory.mktemp("extracted")
+    return folder, *map(np.array, cached_features(folder, model, source(), 8, None, 5, False))
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_extracted_anew(tmp_path, model, extractions, damage):
-    features, labels = map(np.array, cached_features(tmp_path, model, source(), 8, progress=False))
-    file = only_file(tmp_path)
-    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+def test_a_damaged_file_is_extracted_anew(tmp_path, model, extracted, extractions, damage):
+    folder, features, labels = extracted
+    whole = only_file(folder)
+    (tmp_path / whole.name).write_bytes(DAMAGES[damage](whole.read_bytes()))
     mended, mended_labels = cached_features(tmp_path, model, source(), 8, progress=False)
-    assert len(extractions) == 2
+    assert len(extractions) == 1
     np.testing.assert_allclose(mended, features, atol=1e-6)
     np.testing.assert_array_equal(mended_labels, labels)
     only_file(tmp_path)
@@ -457,25 +464,30 @@ def interrupt_after(batches, monkeypatch, extract):
             extract()
 
 
-@pytest.mark.parametrize("damage", LEFT)
-def test_an_interrupted_extraction_is_gone_on_with(tmp_path, model, monkeypatch, capsys, damage):
-    def extract():
-        return cached_features(tmp_path, model, source(), 8, batch_size=5)
+@pytest.fixture(scope="module")
+def left(tmp_path_factory, model):
+    """What an extraction leaves that is interrupted after three batches of five images."""
+    folder = tmp_path_factory.mktemp("left")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(3, patch, lambda: cached_features(folder, model, source(), 8, batch_size=5))
+    return folder
 
-    extract()
-    file = only_file(tmp_path)
-    expected = file.read_bytes()
-    file.unlink()
-    interrupt_after(3, monkeypatch, extract)
-    left = sorted(tmp_path.iterdir(), reverse=True)
-    assert [path.suffix for path in left] == [".unfinished", ".journal"]
+
+@pytest.mark.parametrize("damage", LEFT)
+def test_an_interrupted_extraction_is_gone_on_with(
+    tmp_path, model, extracted, left, capsys, damage
+):
+    shutil.copytree(left, tmp_path, dirs_exist_ok=True)
+    files = sorted(tmp_path.iterdir(), reverse=True)
+    assert [path.suffix for path in files] == [".unfinished", ".journal"]
     damaged, images = LEFT[damage]
-    damaged(*left)
+    damaged(*files)
     capsys.readouterr()
-    extract()
+    cached_features(tmp_path, model, source(), 8, batch_size=5)
     said = f"Going on after {images} of 23 images" if images else " 0/23 "
     assert said in capsys.readouterr().out
-    assert only_file(tmp_path).read_bytes() == expected
+    folder, *_ = extracted
+    assert only_file(tmp_path).read_bytes() == only_file(folder).read_bytes()
 
 
 @pytest.mark.slow
