@@ -71,13 +71,21 @@ def test_scores_and_labels_equal_brute_force(k, chunks):
     np.testing.assert_array_equal(predictions, expected.argmax(axis=1))
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 40, 1000])
-@pytest.mark.parametrize("training", [1, 10, 299, 300, 4096])
-def test_neighbours_do_not_depend_on_chunks(at_once, training, chunks):
+@pytest.fixture(scope="module")
+def nearest_ten():
+    train, _, queries = random_data()
+    return brute_force(train, queries, 10)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "training"),
+    [(1, 300), (7, 1), (7, 10), (7, 299), (40, 10), (40, 4096), (1000, 299)],
+)
+def test_neighbours_do_not_depend_on_chunks(at_once, training, nearest_ten, chunks):
     train, _, queries = random_data()
     chunks(at_once, training)
     found = knn.nearest_neighbours(train, queries, 10)
-    similarities, indices = brute_force(train, queries, 10)
+    similarities, indices = nearest_ten
     np.testing.assert_array_equal(found[1], indices)
     np.testing.assert_allclose(found[0], similarities, rtol=0, atol=2e-12)
 
@@ -98,14 +106,15 @@ def tied(kind):
     return np.full((400, 7), 0.1, np.float32), np.full((3, 7), 0.3, np.float32)
 
 
-@pytest.mark.parametrize("training", [1, 13, 399, 4096])
 @pytest.mark.parametrize("kind", ["quarters", "copies", "sums", "constant"])
-def test_of_equal_similarities_the_lowest_index_wins(kind, training, chunks):
+def test_of_equal_similarities_the_lowest_index_wins(kind, chunks):
     train, queries = tied(kind)
-    chunks(1024, training)
     # k ends in the middle of a group of ten copies.
-    found = knn.nearest_neighbours(train, queries, 25)
-    np.testing.assert_array_equal(found[1], brute_force(train, queries, 25)[1])
+    _, expected = brute_force(train, queries, 25)
+    for training in (1, 13, 399, 4096):
+        chunks(1024, training)
+        _, found = knn.nearest_neighbours(train, queries, 25)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_differences_below_float32_are_seen(chunks):
