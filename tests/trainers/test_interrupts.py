@@ -11,6 +11,7 @@ import time
 import pytest
 import script
 import small_network
+import undrawn
 from places import ROOT
 
 from keras_bt.checkpoint import RunCheckpoint
@@ -74,7 +75,7 @@ def interrupted(capfd, *arguments):
 )
 def test_pretraining(place, name, function, kept, backbone, tmp_path, capfd, monkeypatch):
     run = f"--workdir={tmp_path / 'run'}"
-    with monkeypatch.context() as patched:
+    with undrawn.pictures(), monkeypatch.context() as patched:
         patched.setattr(place, name, function)
         if name != "open_data":  # nothing is trained then
             patched.setattr(pretraining.Pretraining, "_fit", save_at_the_end)
