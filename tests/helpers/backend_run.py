@@ -119,11 +119,11 @@ def smallest():
 
 def kinds():
     """Objectives and models, on a network that compiles soon."""
-    deeper = twins(lambda: smooth_network((8, 16), "l2"), remat=True)
-    yield from trained("remat", deeper, measured=True)
+    network = functools.partial(smooth_network, (8, 16), "l2")
+    deeper = twins(network, objective=family.VICReg(), remat=True)
+    yield from trained("vicreg, remat", deeper, measured=True)
     mixed = family.MixedBarlowTwins()
     yield from trained("mixed", twins(objective=mixed, optimizer=keras.optimizers.Adam(1e-3)))
-    yield from trained("vicreg", twins(objective=family.VICReg()))
     yield from trained("infonce", twins(objective=family.InfoNCE()))
     backbone, head = same_start(smooth_network(), projector((32, 16), input_dim=16))
     model = Siamese(backbone, head)
@@ -139,7 +139,7 @@ def kinds():
 
 
 def fixtures():
-    """What PyTorch computed of the loss, LARS, the schedule, ResNets and five steps."""
+    """What PyTorch computed of the loss, LARS and the schedule."""
     import jax
 
     yield from loss_of_fixture()
@@ -157,6 +157,7 @@ def fixtures():
 def loss_of_fixture():
     import jax
 
+    exact = {"xla_cpu_use_fusion_emitters": True}  # without it, more digits are lost
     with np.load(FIXTURES / "loss.npz") as reference:
         for case in sorted({name.split("/")[0] for name in reference}):
             za, zb, weight = (reference[f"{case}/{name}"] for name in ("za", "zb", "lambda"))
@@ -167,7 +168,8 @@ def loss_of_fixture():
                 def of(za, zb, loss=loss):
                     return loss.loss(loss.terms(za, zb, family.OneReplica()))
 
-                value, gradients = jax.jit(jax.value_and_grad(of, (0, 1)))(za, zb)
+                step = jax.value_and_grad(of, (0, 1))
+                value, gradients = jax.jit(step, compiler_options=exact)(za, zb)
                 for name, found in zip(
                     ("loss", "grad_za", "grad_zb"), (value, *gradients), strict=True
                 ):
@@ -204,28 +206,22 @@ def lars_of_fixture():
 
 
 def large_fixtures():
-    """A ResNet's features, and five published steps of one: half a minute, most of it compiling."""
+    """A ResNet's features, and two published steps of one: half a minute, most of it compiling."""
     import jax
 
     backbone = resnet(18, input_shape=(64, 64, 3))
     load_formula_weights(backbone)
     images = weights_formula("images64", (2, 64, 64, 3)).astype("float32")
-    values = [
-        [v.value for v in group]
-        for group in (backbone.trainable_variables, backbone.non_trainable_variables)
-    ]
-    for mode, training in (("eval", False), ("train", True)):
-        features = jax.jit(functools.partial(backbone.stateless_call, training=training))
-        yield f"resnet/features_{mode}", np.asarray(features(*values, images)[0])
+    yield "resnet/features_eval", backbone.predict(images, verbose=0)
     head = projector((64, 64, 64), input_dim=512)
     positions = {f"linear{i + 1}": 3 * i for i in range(3)} | {"bn1": 1, "bn2": 4}
     load_formula_weights(backbone, "backbone.")
     load_formula_weights(head, "projector.", lambda name: str(positions[name]))
     model = BarlowTwins(backbone, head, redundancy_weight=0.0051)
-    rates = Rates([0.2 * (t + 1) / 40 for t in range(5)])
+    rates = Rates([0.2 * (t + 1) / 40 for t in range(2)])
     model.compile(LARS(rates, bias_rate_ratio=0.024, weight_decay=1e-6))
     batches = []
-    for t in range(5):
+    for t in range(2):
         a = weights_formula(f"view_a{t}", (16, 64, 64, 3))
         b = 0.9 * a + 0.4 * weights_formula(f"view_b{t}", (16, 64, 64, 3))
         batches.append((a.astype("float32"), b.astype("float32")))
@@ -233,22 +229,19 @@ def large_fixtures():
     for metric, values in take_steps(model, batches).items():
         yield f"trajectory/{metric}", values
     jax.config.update("jax_disable_most_optimizations", True)
-    yield "trajectory/conv1", ops.convert_to_numpy(backbone.get_layer("conv1").kernel)
-    yield "trajectory/mean", ops.convert_to_numpy(backbone.get_layer("bn1").moving_mean)
 
 
 def fitting():
     """What Keras promises of a model: precisions, skipped steps, files, several steps at once."""
-    (a, b), *others = batches = list(zip(*pairs(), strict=True))
+    (a, b), *others = list(zip(*pairs(), strict=True))
     bad = b.copy()
     bad[3] = np.nan
-    for name, arguments in {
-        "bfloat16": {"policy": "mixed_bfloat16"},
-        "float16": {"policy": "mixed_float16"},
-        "skip": {"on_nonfinite": "skip"},
+    for name, model in {
+        "bfloat16": twins(policy="mixed_bfloat16"),
+        "float16": twins(policy="mixed_float16"),
+        "1 devices, correlation": of_form("correlation"),
     }.items():
-        model = twins(**arguments)
-        yield f"{name}/loss", take_steps(model, batches)["loss"]
+        yield from trained(name, model)
         before = state(model)
         logs = take_steps(model, [(a, bad)])
         yield f"{name}/bad loss", logs["loss"]
@@ -262,27 +255,26 @@ def fitting():
         yield f"{name}/loss", take_steps(each, others)["loss"]
         for variable, value in state(each).items():
             yield f"{name}/{variable}", value
-    yield from watching(1, 2)
+    yield from watching(2)
 
 
-def watching(*numbers):
-    """One epoch under callbacks, for each number of steps at once."""
+def watching(at_once):
+    """One epoch under callbacks, with a number of steps at once."""
     from keras_bt.callbacks.diagnostics import Diagnostics
     from keras_bt.callbacks.metrics_log import MetricsLog, read_metrics
 
     a, b = (view.reshape(-1, SIDE, SIDE, 3) for view in pairs())
-    for at_once in numbers:
-        model = twins(compiling={"steps_per_execution": at_once})
-        with tempfile.TemporaryDirectory() as folder:
-            log = MetricsLog(os.path.join(folder, "metrics.jsonl"), every=2)
-            callbacks = [Diagnostics((a[:BATCH], b[:BATCH])), log]
-            model.fit(a, b, batch_size=BATCH, shuffle=False, verbose=0, callbacks=callbacks)
-            lines = read_metrics(log.path)
-        for name in ("step", "loss", "learning_rate"):
-            yield f"{at_once} at once/{name}", np.array([line[name] for line in lines])
-        for name in ("fixed_excess", "embedding_rankme", "dead_features"):
-            yield f"{at_once} at once/{name}", np.array([lines[-1][name]])
-        yield f"{at_once} at once/weights", np.concatenate([w.ravel() for w in model.get_weights()])
+    model = twins(compiling={"steps_per_execution": at_once})
+    with tempfile.TemporaryDirectory() as folder:
+        log = MetricsLog(os.path.join(folder, "metrics.jsonl"), every=2)
+        callbacks = [Diagnostics((a[:BATCH], b[:BATCH])), log]
+        model.fit(a, b, batch_size=BATCH, shuffle=False, verbose=0, callbacks=callbacks)
+        lines = read_metrics(log.path)
+    for name in ("step", "loss", "learning_rate"):
+        yield f"watched/{name}", np.array([line[name] for line in lines])
+    for name in ("fixed_excess", "embedding_rankme", "dead_features"):
+        yield f"watched/{name}", np.array([lines[-1][name]])
+    yield "watched/weights", np.concatenate([w.ravel() for w in model.get_weights()])
 
 
 def of_form(form):
@@ -291,18 +283,13 @@ def of_form(form):
 
 
 def devices():
-    """The same training on one device and on all of several numbers of them."""
-    import jax
-
-    for count, forms in {1: FORMS, 2: ("gram",), 4: ("correlation",), 8: ("gram",)}.items():
+    """The same training on one device and on several; `fitting` has one of one device."""
+    for count, form in ((1, "gram"), (2, "correlation"), (4, "gram")):
         several = keras.distribution.DataParallel(
             devices=[f"cpu:{i}" for i in range(count)], auto_shard_dataset=False
         )
         keras.distribution.set_distribution(several if count > 1 else None)
-        for form in forms:
-            measured = form == "gram" and count in (1, 8)
-            yield from trained(f"{count} devices, {form}", of_form(form), measured)
-    assert jax.device_count() == 8
+        yield from trained(f"{count} devices, {form}", of_form(form), measured=form == "gram")
     keras.distribution.set_distribution(None)
 
 

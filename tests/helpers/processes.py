@@ -41,6 +41,13 @@ def tf_configs(count):
     ]
 
 
+def on_jax(devices=1):
+    """The environment of a process with so many devices, which compiles in a third of the time."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_use_fusion_emitters=false"
+    quick = {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    return {"KERAS_BACKEND": "jax", **quick}
+
+
 def start(arguments, environment=None):
     """Starts Python with these arguments, from the folder of the project."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TF_CONFIG", "SLURM"))}
