@@ -17,10 +17,11 @@ from keras_bt.resnet import STAGES
 from keras_bt.strategy import choose_strategy
 
 
-def small_model(form="auto", seed=0, **kwargs):
-    keras.utils.set_random_seed(seed)
-    backbone = resnet(18, stem="small", width=8, input_shape=(16, 16, 3))
-    return BarlowTwins(backbone, projector((48, 48), input_dim=64), form=form, **kwargs)
+def tiny_model(widths=(4, 4), **kwargs):
+    """Of vectors of four numbers, with BatchNormalization in both parts."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
+    return BarlowTwins(keras.Sequential(layers), projector(widths, input_dim=3), **kwargs)
 
 
 def pairs(count, seed=0):
@@ -143,28 +144,30 @@ def train(build, strategy, batch_size=24, steps=5):
     record = StepLosses()
     data = batches(steps * batch_size, batch_size)
     model.fit(data, shuffle=False, callbacks=[record], verbose=0)
-    evaluation = model.evaluate(batches(48, 24, seed=1), verbose=0)
-    return model, record.losses, evaluation
+    return model, record.losses
 
 
 def assert_trained_alike(build, loss_tolerance, weight_tolerance):
-    one, losses, evaluation = train(build, tf.distribute.get_strategy())
-    two, losses_of_two, evaluation_of_two = train(build, choose_strategy("mirrored"))
+    one, losses = train(build, tf.distribute.get_strategy())
+    two, losses_of_two = train(build, choose_strategy("mirrored"))
     assert two.distribute_strategy.num_replicas_in_sync == 2
     np.testing.assert_allclose(losses_of_two, losses, rtol=loss_tolerance)
-    np.testing.assert_allclose(evaluation_of_two, evaluation, rtol=10 * loss_tolerance)
     start = np.concatenate([v.numpy().ravel() for v in build().weights])
     end = np.concatenate([v.numpy().ravel() for v in one.weights])
     assert np.linalg.norm(end - start) > 1e-2 * np.linalg.norm(start)  # it does train
     for ours, theirs in zip(two.weights, one.weights, strict=True):  # moving statistics included
         difference = np.linalg.norm(ours.numpy() - theirs.numpy())
         assert difference <= weight_tolerance * np.linalg.norm(theirs.numpy()), ours.path
+    return one, two
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["correlation", "gram"])
-def test_two_replicas_equal_one(form):
-    assert_trained_alike(lambda: smooth_model(form), loss_tolerance=1e-5, weight_tolerance=1e-4)
+def test_two_replicas_equal_one():
+    models = assert_trained_alike(
+        lambda: smooth_model("correlation"), loss_tolerance=1e-5, weight_tolerance=1e-4
+    )
+    one, two = (model.evaluate(batches(48, 24, seed=1), verbose=0) for model in models)
+    np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -174,14 +177,13 @@ def test_two_replicas_equal_one_for_a_resnet(policy):
     # 1e5: in float32 one device differs from itself as much when its weights are shaken by 1e-7.
     def build():
         keras.utils.set_random_seed(0)  # the same start
-        with mock.patch.dict(STAGES, {18: ((1, 1), False)}):
+        with mock.patch.dict(STAGES, {18: ((1,), False)}):
             backbone = resnet(18, stem="small", width=8, input_shape=(16, 16, 3))
-        return BarlowTwins(backbone, projector((48, 48), input_dim=16), form="gram")
+        return BarlowTwins(backbone, projector((48, 48), input_dim=8), form="gram")
 
     assert_trained_alike(build, loss_tolerance=1e-6, weight_tolerance=1e-6)
 
 
-@pytest.mark.slow
 def test_batch_normalization_is_synchronized_only_on_several_replicas():
     def flags(model):
         return {
@@ -191,29 +193,19 @@ def test_batch_normalization_is_synchronized_only_on_several_replicas():
         }
 
     with choose_strategy("mirrored").scope():
-        assert flags(small_model()) == {True}
-    assert flags(small_model()) == {False}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", LARS()])
-def test_any_optimizer(optimizer):
-    model = smooth_model()
-    model.compile(optimizer)
-    before = [v.numpy() for v in model.trainable_variables]
-    history = model.fit(batches(48, 16), shuffle=False, epochs=2, verbose=0).history
-    assert np.isfinite(history["loss"]).all()
-    # Adam and SGD move every variable at once; so does LARS.
-    for old, variable in zip(before, model.trainable_variables, strict=True):
-        assert not np.array_equal(old, variable.numpy()), variable.path
+        assert flags(tiny_model()) == {True}
+    assert flags(tiny_model()) == {False}
 
 
 @pytest.mark.slow
 def test_fit_takes_arrays_and_predict_gives_features():
     model = smooth_model()
     model.compile("adam")
+    before = [v.numpy() for v in model.trainable_variables]
     view_a, view_b = pairs(32)
     model.fit(view_a, view_b, batch_size=16, verbose=0)
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        assert not np.array_equal(old, variable.numpy()), variable.path
     features = model.predict(view_a, batch_size=10, verbose=0)
     assert features.shape == (32, 16)
     np.testing.assert_allclose(features, model.backbone(view_a), rtol=1e-4, atol=1e-5)
@@ -226,7 +218,9 @@ def test_fit_takes_arrays_and_predict_gives_features():
 
 
 @pytest.mark.slow
-def test_a_loaded_model_continues_exactly(tmp_path):
+@pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
+def test_a_loaded_model_continues_exactly(policy, tmp_path):
+    # In float32 and float16: test_bad_steps.py.
     model = smooth_model(form="gram", redundancy_weight=0.013)
     model.compile(LARS(warmup_cosine(0.5, 20, 2)))
     model.fit(batches(48, 16), shuffle=False, verbose=0)
@@ -293,32 +287,20 @@ def test_another_objective_is_trained_reported_diagnosed_and_saved(tmp_path):
 
 @pytest.mark.slow
 def test_another_objective_on_two_replicas_equals_one():
+    views = np.random.default_rng(0).normal(size=(2, 64, 4)).astype("float32")
     losses = []
     for strategy in map(choose_strategy, ("one", "mirrored")):
         with strategy.scope():
-            model = smooth_model(objective=Distance())
+            model = tiny_model(widths=(4,), objective=Distance())
             model.compile(keras.optimizers.SGD(0.01))
-        history = model.fit(batches(64, 16), shuffle=False, verbose=0, epochs=2).history
+        history = model.fit(*views, batch_size=16, shuffle=False, verbose=0, epochs=2).history
         losses.append(history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_steps_per_execution_changes_nothing():
-    results = []
-    for steps_per_execution in (1, 4):
-        model = smooth_model()
-        model.compile(LARS(0.2), steps_per_execution=steps_per_execution)
-        history = model.fit(batches(8 * 16, 16), shuffle=False, epochs=2, verbose=0)
-        results.append((history.history["loss"], model.get_weights()))
-    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
-    for ours, theirs in zip(results[1][1], results[0][1], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
-def test_mixed_precision(policy, tmp_path):
+def test_mixed_precision(policy):
     model = smooth_model()
     model.compile(LARS(0.2))
     assert model.backbone.layers[0].compute_dtype == policy.removeprefix("mixed_")
@@ -327,12 +309,6 @@ def test_mixed_precision(policy, tmp_path):
     history = model.fit(batches(64, 16), shuffle=False, epochs=3, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert history["loss"][-1] < history["loss"][0]
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    again = [
-        m.fit(batches(64, 16), shuffle=False, verbose=0).history["loss"] for m in (model, loaded)
-    ]
-    assert again[0] == again[1]
 
 
 @pytest.mark.slow
@@ -341,9 +317,9 @@ def test_backbone_of_keras_applications():
         input_shape=(32, 32, 3), alpha=0.25, include_top=False, weights=None, pooling="avg"
     )
     model = BarlowTwins(backbone, projector((32, 32), input_dim=256))
-    model.compile("adam")
+    model.compile("adam", run_eagerly=True)  # its thirty layers would take long to trace
     view_a, view_b = np.random.default_rng(0).normal(size=(2, 8, 32, 32, 3)).astype("float32")
-    history = model.fit(view_a, view_b, batch_size=8, epochs=2, verbose=0).history
+    history = model.fit(view_a, view_b, batch_size=8, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert model.predict(view_a, verbose=0).shape == (8, 256)
 
@@ -376,17 +352,17 @@ def flat_backbone():
         (lambda: BarlowTwins(flat_backbone(), projector((4,), 4)), "one vector per image"),
         (lambda: BarlowTwins(keras.Sequential(), projector((4,), 4)), "must be a built"),
         (
-            lambda: BarlowTwins(resnet(18, width=8), projector((4,), input_dim=32)),
-            "64 features, a projector for 32",
+            lambda: BarlowTwins(tiny_model().backbone, projector((4,), input_dim=32)),
+            "3 features, a projector for 32",
         ),
-        (lambda: small_model(redundancy_weight=-1), "redundancy_weight must be"),
-        (lambda: small_model(form="full"), "form must be one of"),
-        (lambda: small_model("gram", objective=Distance()), "default objective's.*form='gram'"),
+        (lambda: tiny_model(redundancy_weight=-1), "redundancy_weight must be"),
+        (lambda: tiny_model(form="full"), "form must be one of"),
+        (lambda: tiny_model(form="gram", objective=Distance()), "default objective's.*form='gram'"),
         (lambda: projector(()), "at least one"),
         (lambda: projector((64, 0)), r"positive integers.* Received: \(64, 0\)"),
-        (lambda: small_model().compile("adam", loss="mse"), "brings its own loss"),
+        (lambda: tiny_model().compile("adam", loss="mse"), "brings its own loss"),
         (
-            lambda: small_model().compile(keras.optimizers.SGD(gradient_accumulation_steps=2)),
+            lambda: tiny_model().compile(keras.optimizers.SGD(gradient_accumulation_steps=2)),
             "gradient_accumulation_steps must be None.*=2",
         ),
     ],
@@ -406,9 +382,7 @@ def test_single_images_instead_of_pairs():
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_a_last_batch_of_one_image_is_refused(method):
     """Its loss would be NaN."""
-    model = BarlowTwins(
-        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), projector((4, 4), 3)
-    )
+    model = tiny_model()
     model.compile(LARS(0.1))
     run = functools.partial(model.fit, shuffle=False) if method == "fit" else model.evaluate
     views = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
@@ -426,9 +400,7 @@ def test_a_last_batch_of_one_image_is_refused(method):
 def test_a_replica_without_images_says_so():
     strategy = choose_strategy("mirrored")
     with strategy.scope():
-        model = BarlowTwins(
-            keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), projector((4, 4), 3)
-        )
+        model = tiny_model()
         model.compile(LARS(0.1))
     views = np.random.default_rng(0).normal(size=(2, 1, 4)).astype("float32")
     batches = tf.data.Dataset.from_tensor_slices(tuple(views)).batch(4)
