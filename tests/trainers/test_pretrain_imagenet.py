@@ -17,9 +17,7 @@ from tiny_imagenet import SYNSETS, write_archives
 
 from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
-from keras_bt.data.encoded import BytesSource
 from keras_bt.data.tfds import RecordSource
-from keras_bt.resnet import STAGES
 from trainers.runs import pretraining_report
 
 SMALL = ["--image_size=32", "--backbone=resnet18", "--width=4", "--projector=16-16"]
@@ -55,44 +53,35 @@ def arguments(monkeypatch, data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("streamed", [False, True])
-def test_the_recipe_trains_two_steps_on_tiny_archives(
-    tmp_path, monkeypatch, capsys, arguments, streamed
-):
+def test_the_recipe_trains_two_steps_on_tiny_archives(tmp_path, monkeypatch, capsys, arguments):
     opened, open_source = [], data.open_source
 
     def open_and_keep(spec, data_dir, **options):
         # The whole of ImageNet does not fit in memory and is streamed.
-        cache = {"cache_bytes": 0} if streamed else {}
-        opened.extend(open_source(spec, data_dir, **options, **cache))
+        opened.extend(open_source(spec, data_dir, **options, cache_bytes=0))
         return opened
 
     monkeypatch.setattr(data, "open_source", open_and_keep)
     monkeypatch.setattr(pretraining_report, "export", lambda *_: None)  # it takes seconds
-    # A quarter of the blocks, which are traced in a quarter of the time.
-    monkeypatch.setitem(STAGES, 18, ((1, 1), False))
     run = tmp_path / "run"
-    extra = ["--noevaluate", f"--strategy={'mirrored' if streamed else 'one'}"]
-    if streamed:
-        extra += [small_network.save(tmp_path / "small.keras", side=32), *small_network.PLAIN_VIEWS]
+    backbone = small_network.save(tmp_path / "small.keras", side=32)
+    flags = [*arguments, *SMALL, backbone, "--noevaluate", "--strategy=mirrored"]
     with undrawn.pictures():
-        script.call("pretrain", *arguments, f"--workdir={run}", *SMALL, *extra)
+        script.call("pretrain", f"--workdir={run}", *flags)
     output = capsys.readouterr().out
     assert "tfds:imagenet2012, 42 images to train on" in output
-    assert ("on 2 replicas" if streamed else "on one device") in output
-    assert isinstance(opened[0], RecordSource if streamed else BytesSource)
+    assert "on 2 replicas" in output
+    assert isinstance(opened[0], RecordSource)
     *metrics, measured = read_metrics(run / "metrics.jsonl")
     assert [m["step"] for m in metrics] == [1, 2]
     assert all(np.isfinite(m["loss"]) for m in metrics)
     assert {"linear_accuracy", "embedding_rankme"} < set(measured)
     settings = json.loads((run / "config.json").read_text())["settings"]
-    blur_and_solarize = (0, 0) if streamed else (1.0, 0.2)
-    assert (settings["blur_a"], settings["solarize_b"]) == blur_and_solarize
+    assert (settings["blur_a"], settings["solarize_b"]) == (1.0, 0.2)
     assert settings["stem"] == "imagenet"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["skipped_images"] == []
-    backbone = keras.models.load_model(run / "backbone.keras")
-    assert backbone.output_shape == (None, 16 if streamed else 8)
+    assert keras.models.load_model(run / "backbone.keras").output_shape == (None, 16)
 
 
 @pytest.mark.slow
