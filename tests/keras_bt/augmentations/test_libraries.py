@@ -29,10 +29,6 @@ def view():
     return view_b
 
 
-def numpy(apply, *arrays):
-    return apply(*arrays)
-
-
 def tensorflow(apply, *arrays):
     return tf.function(apply)(*tf.nest.map_structure(tf.constant, arrays))
 
@@ -50,14 +46,17 @@ def jax(apply, *arrays):
     return jax.jit(apply)(*jax.tree.map(jax.numpy.asarray, arrays))
 
 
-LIBRARIES = pytest.mark.parametrize("library", [tensorflow, in_a_dataset, xla, jax])
+@pytest.fixture(scope="module")
+def drawn(view, images):
+    """The draws of a view of each image, and the views that NumPy makes of them."""
+    draws = tf.nest.map_structure(np.asarray, view.draw(SEEDS, 60, 80))
+    return draws, view.apply(images, draws)
 
 
 @pytest.mark.slow
-@LIBRARIES
-def test_a_whole_view_is_the_same(view, images, library):
-    draws = tf.nest.map_structure(np.asarray, view.draw(SEEDS, 60, 80))
-    expected = numpy(view.apply, images, draws)
+@pytest.mark.parametrize("library", [tensorflow, in_a_dataset, xla, jax])
+def test_a_whole_view_is_the_same(view, images, drawn, library):
+    draws, expected = drawn
     assert expected.dtype == np.float32
     assert expected.shape == (12, 48, 48, 3)
     made = np.asarray(library(view.apply, images, draws))
@@ -68,9 +67,12 @@ def test_a_whole_view_is_the_same(view, images, library):
 
 
 @pytest.mark.slow
-@LIBRARIES
+@pytest.mark.parametrize("library", [xla, jax])
 def test_pixels_are_the_reference_s(library):
-    """One image with the factors that torchvision and Pillow were given, see the fixture."""
+    """One image with the factors that torchvision and Pillow were given, see the fixture.
+
+    Those of TensorFlow's graphs: see test_pixels.py and test_resampling.py.
+    """
     image = FIXTURE["image"][None].astype(np.float32)
     box = next(key for key in FIXTURE if "bicubic" in key and FIXTURE[key].size)
     size = FIXTURE[box].shape[:2]
@@ -94,7 +96,7 @@ def test_pixels_are_the_reference_s(library):
         difference = np.abs(made - FIXTURE[key].astype(np.float32))
         assert difference.max() <= largest, key
         assert difference.mean() <= 1.5, key
-        np.testing.assert_allclose(made, numpy(function, *arrays)[0], atol=1)
+        np.testing.assert_allclose(made, function(*arrays)[0], atol=1)
 
 
 def test_bfloat16_goes_in(view, images):
