@@ -290,7 +290,8 @@ def test_queries_are_of_as_many_classes_as_possible():
 )
 def test_a_mistake_ends_with_one_line(digits_run, tmp_path, capsys, make, words):
     run = make(copy(digits_run, tmp_path / "run"))
-    line = script.mistake(capsys, "plot", run, f"--out={tmp_path / 'pictures'}")
+    with undrawn.pictures():
+        line = script.mistake(capsys, "plot", run, f"--out={tmp_path / 'pictures'}")
     for word in words:
         assert word in line
 
