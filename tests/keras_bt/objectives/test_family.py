@@ -59,7 +59,7 @@ def test_two_replicas_of_unequal_size_equal_one(fixture_arrays, name):
     where = choose_strategy("mirrored")
     parts = [slice(0, 7), slice(7, None)]
 
-    @tf.function
+    @tf.function(autograph=False)
     def share(za, zb):
         with tf.GradientTape() as tape:
             tape.watch([za, zb])
