@@ -43,8 +43,11 @@ def run(tmp_path, monkeypatch):
 def test_trains_goes_on_and_hands_on(run, capsys):
     out = run("--epochs=1", "--batch_size=5")
     assert [path.name for path in checkpoints(out / "checkpoints")] == ["00000002"]
+    before = (out / "checkpoints" / "00000002").stat().st_mtime_ns
     run("--epochs=3")  # images fewer than a batch: one step
-    assert next(path.name for path in checkpoints(out / "checkpoints")) == "00000003"
+    newest, last = checkpoints(out / "checkpoints")
+    assert (newest.name, last.name) == ("00000003", "00000002")
+    assert last.stat().st_mtime_ns == before  # not trained again
     backbone = keras.models.load_model(out / "backbone.keras")
     served = tf.saved_model.load(out / "saved_model" / "2")
     images = np.zeros((3, 20, 30, 3), np.uint8)
