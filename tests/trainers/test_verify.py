@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import script
+import undrawn
 from PIL import Image
 
 from keras_bt import data, workdir
@@ -47,7 +48,8 @@ def backbone(tmp_path_factory):
 def measured(backbone):
     """The figures of the backbone, and where they are."""
     out = backbone.parent / "evaluation" / "verify.json"
-    script.call("verify", f"--backbone={backbone}", *DIGITS, *FEW, f"--out={out}")
+    with undrawn.pictures():
+        script.call("verify", f"--backbone={backbone}", *DIGITS, *FEW, f"--out={out}")
     return json.loads(out.read_text())
 
 
