@@ -43,12 +43,14 @@ def three_epochs(source_of):
 
 
 EACH = pytest.mark.parametrize("way", [pairs, labelled])
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+# Pairs of cached files and of bytes are made in test_pretraining.py and test_multilabel.py.
+OF_PAIRS = (*BOTH_WAYS, "large arrays", "records")
+OF_BOTH = [(pairs, kind) for kind in OF_PAIRS]
+OF_BOTH += [(labelled, kind) for kind in (*OF_PAIRS, "cached files", "bytes")]
 
 
 @pytest.mark.slow
-@EACH
-@EVERY_KIND
+@pytest.mark.parametrize(("way", "kind"), OF_BOTH)
 def test_every_epoch_has_an_order_of_its_own_and_a_later_start_continues_it(
     source_of, three_epochs, way, kind
 ):
@@ -67,7 +69,7 @@ def test_every_epoch_has_an_order_of_its_own_and_a_later_start_continues_it(
     np.testing.assert_array_equal(values(tail), looks[step:])
 
 
-@EVERY_KIND
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_label_belongs_to_its_image(three_epochs, kind):
     for images, labels in three_epochs(labelled, kind):
         assert labels.dtype == tf.int64
