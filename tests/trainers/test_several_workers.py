@@ -11,6 +11,7 @@ import processes
 import pytest
 import script
 import small_network
+import undrawn
 
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import checkpoints
@@ -65,8 +66,9 @@ def error_of(worker):
 def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path, capsys):
     workdir = tmp_path / "run"
     shared, flags = flags, [*flags, f"--workdir={workdir}"]
+    unwatched = "--monitor_every=0"
 
-    first, second = start_two([*flags, "--augment_on=device"])
+    first, second = start_two([*flags, "--augment_on=device", unwatched])
     wait_for_a_step_after(3, workdir, [first, second])
     second.kill()
     second.communicate()
@@ -88,15 +90,15 @@ def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path, caps
     assert f"Continuing after epoch {epoch}{within}" in outputs[0]
     assert "the first worker reports the rest" in outputs[1]
 
-    with mock.patch.object(exporting, "export"):  # which others look at
-        script.call("pretrain", *flags)
+    with undrawn.pictures(), mock.patch.object(exporting, "export"):  # which others look at
+        script.call("pretrain", *flags, unwatched)
     assert "Continuing after epoch" in capsys.readouterr().out
     steps, losses = losses_of(workdir)
     assert list(steps) == list(range(1, 2 * 20 + 1))
 
     # Views and losses are those of a run that knew nothing of all this.
-    with mock.patch.object(exporting, "export"):
-        script.call("pretrain", *shared, f"--workdir={tmp_path / 'alone'}", "--monitor_every=0")
+    with undrawn.pictures(), mock.patch.object(exporting, "export"):
+        script.call("pretrain", *shared, f"--workdir={tmp_path / 'alone'}", unwatched)
     _, alone = losses_of(tmp_path / "alone")
     np.testing.assert_allclose(losses[:3], alone[:3], rtol=1e-5)
     np.testing.assert_allclose(losses, alone, rtol=1e-3)
