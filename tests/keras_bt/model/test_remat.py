@@ -128,7 +128,7 @@ def test_the_moving_statistics_move_once():
 def train(remat, strategy, steps=3, **compiling):
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        model = BarlowTwins(smooth_network(), projector((16, 16), input_dim=8), remat=remat)
+        model = BarlowTwins(smooth_network(), projector((16,), input_dim=8), remat=remat)
         model.compile(LARS(0.5), **compiling)
     pairs = [pictures(steps * 8, seed) for seed in (1, 2)]
     pairs[1] = pairs[0] + 0.3 * pairs[1]
