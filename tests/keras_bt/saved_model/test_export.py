@@ -128,27 +128,37 @@ def test_transparent_files_are_shown_on_the_color_of_training(tmp_path):
     assert card["preprocessing"]["serve_jpeg"]["background"] == "#ff8000"
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (IMAGE_SIZE, IMAGE_SIZE), (333, 16), (64, 65)])
-@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_images_of_any_size_in_batches_of_any_size(loaded, backbone, batch, size):
-    images = random_images(batch, *size)
+@pytest.mark.parametrize(
+    "shape", [(3, 1, 1), (1, 1, 50), (1, IMAGE_SIZE, IMAGE_SIZE), (2, 333, 16), (3, 64, 65)]
+)
+def test_images_of_any_size_in_batches_of_any_size(loaded, backbone, shape):
+    images = random_images(*shape)
     source = data.ArraySource(images)
     batches = data.evaluation_batches(source, IMAGE_SIZE, 8, resize=18)
     expected, _ = extract_features(backbone, batches)
     assert difference(loaded.serve(images)["features"], expected) < EXACT
 
 
+HOW = {"resize": IMAGE_SIZE, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """A backbone with a frozen layer, and where it is exported with a preprocessing of its own."""
+    backbone, directory = tiny_backbone(), tmp_path_factory.mktemp("frozen")
+    backbone.get_layer("convolution").trainable = False
+    return backbone, saved_model.export_saved_model(backbone, directory, IMAGE_SIZE, **HOW)
+
+
 @pytest.mark.slow
-def test_resize_mean_and_std_are_those_of_evaluation(tmp_path):
-    backbone = tiny_backbone()
-    how = {"resize": IMAGE_SIZE, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
-    path = saved_model.export_saved_model(backbone, tmp_path, IMAGE_SIZE, **how)
-    batches = data.evaluation_batches(data.ArraySource(PHOTOS), IMAGE_SIZE, 8, **how)
+def test_resize_mean_and_std_are_those_of_evaluation(frozen):
+    backbone, path = frozen
+    batches = data.evaluation_batches(data.ArraySource(PHOTOS), IMAGE_SIZE, 8, **HOW)
     expected, _ = extract_features(backbone, batches)
     loaded = tf.saved_model.load(path)
     assert difference(loaded.serve(PHOTOS)["features"], expected) < EXACT
     found = json.loads((path / "assets.extra" / "card.json").read_text())["preprocessing"]
-    assert (found["resize"], tuple(found["mean"]), tuple(found["std"])) == tuple(how.values())
+    assert (found["resize"], tuple(found["mean"]), tuple(found["std"])) == tuple(HOW.values())
 
 
 def test_what_a_server_offers(path, loaded):
@@ -258,10 +268,8 @@ def test_train_uses_the_statistics_of_the_batch_and_moves_the_moving_ones(fresh,
 
 
 @pytest.mark.slow
-def test_what_was_frozen_stays_frozen(tmp_path):
-    backbone = tiny_backbone()
-    backbone.get_layer("convolution").trainable = False
-    path = saved_model.export_saved_model(backbone, tmp_path, IMAGE_SIZE)
+def test_what_was_frozen_stays_frozen(frozen):
+    _, path = frozen
     loaded = tf.saved_model.load(path)
     names = ["normalization/gamma", "normalization/beta"]
     assert [v.name for v in loaded.trainable_variables] == [f"{name}:0" for name in names]
