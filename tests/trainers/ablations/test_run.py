@@ -24,7 +24,7 @@ from trainers.runs.pretraining import Pretraining
 from trainers.runs.settings import LinearProbeSettings
 
 FLAGS = {"flagfile": "digits", "data": "{data}", "width": 2, "projector": "8", "epochs": 1}
-FLAGS |= {"monitor_every": 0, "few_labels": 100, **small_network.PLAIN_SETTINGS}
+FLAGS |= {"monitor_every": 0, "few_labels": 50, **small_network.PLAIN_SETTINGS}
 KEYS = ["knn", "knn_whitened", "probe", "few", "few_labels", "few_labels_deviation", "measured_on"]
 KEYS += ["seconds_of_last_call"]
 
@@ -141,7 +141,7 @@ def test_a_finished_training_that_was_not_measured_is_measured(runs, tmp_path, c
     for key in ("knn", "probe", "few_labels"):
         assert read(folder)[key] == pytest.approx(read(trained.folder)[key], abs=0.01)
         assert f"{100 * read(folder)[key]:.1f}%" in output
-    assert "with 100 labels" in output
+    assert "with 50 labels" in output
     assert {path: path.read_bytes() for path in before} == before
     assert len([path for path in folder.rglob("*") if path.is_file()]) == len(before) + 1
 
@@ -159,7 +159,7 @@ def test_pixels_are_measured_as_they_are(runs, spec):
     found = read(runs[1].folder)
     assert found["knn"] == pytest.approx(knn_accuracy(*arrays, k=20))
     assert found["knn"] > 0.9
-    few = fast_probe.single(arrays, LinearProbeSettings(labels="100", draws=10, fast=True))
+    few = fast_probe.single(arrays, LinearProbeSettings(labels="50", draws=10, fast=True))
     assert found["few_labels"] == pytest.approx(few["top1"], abs=0.01)
     assert found["few_labels_deviation"] == pytest.approx(few["top1_deviation"], abs=0.01)
     assert found["probe"] > found["few_labels"] > 0.7
