@@ -1,7 +1,5 @@
 """Commands on JAX, and runs that go on with the other backend and on other numbers of devices."""
 
-from unittest import mock
-
 import keras
 import numpy as np
 import processes
@@ -10,24 +8,15 @@ import script
 import small_network
 import stress_resume
 import tensorflow as tf
-from jax_runs import STEPS, stop
+from jax_runs import STEPS, copied_at, without_end
 from places import HELPERS
 
 from keras_bt.workdir import Workdir, read_record
-from trainers.runs import exporting
 
 pytest.importorskip("jax", reason="JAX is not installed: pip install 'keras_bt[jax]'")
 
 FLAGS = ["--projector=16-16", "--batch_size=64", "--epochs=2", "--noevaluate", "--monitor_every=2"]
 FLAGS += ["--monitor_images=100", *small_network.PLAIN_VIEWS]
-
-
-def on_jax(devices):
-    """The environment of a process with so many devices."""
-    count = f"--xla_force_host_platform_device_count={devices}"
-    # XLA compiles in half the time what runs for a moment only.
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-    return {"KERAS_BACKEND": "jax", "XLA_FLAGS": count, **quick}
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +25,17 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     flags = [*FLAGS, small_network.save(folder / "small.keras")]
     unwatched = [*flags, "--monitor_every=0"]
-    with mock.patch.object(exporting, "export"):
-        script.call("pretrain", *unwatched, f"--workdir={folder / 'on tensorflow'}")
-    stop(STEPS + 7, *flags, f"--workdir={folder / 'begun'}")
+    with without_end(), copied_at(STEPS + 7, folder / "begun"):
+        whole = f"--workdir={folder / 'on tensorflow'}"
+        script.call("pretrain", *unwatched, whole, "--checkpoint_minutes=0")
     command = ["-m", "trainers.pretrain", *flags, f"--workdir={folder / 'begun'}"]
-    workers = [processes.start(command, on_jax(2) | each) for each in processes.tf_configs(2)]
+    two = processes.on_jax(devices=2)
+    workers = [processes.start(command, two | each) for each in processes.tf_configs(2)]
     for worker in workers:
         processes.finish(worker, timeout=900)
-    program = processes.start([HELPERS / "jax_runs.py", folder, *unwatched], on_jax(4))
+    program = processes.start([HELPERS / "jax_runs.py", folder, *unwatched], two)
     processes.finish(program, timeout=900)
-    with mock.patch.object(exporting, "export"):
+    with without_end():
         script.call("pretrain", *unwatched, f"--workdir={folder / 'left'}")
     return folder
 
