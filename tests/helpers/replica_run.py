@@ -1,11 +1,12 @@
 """Trains five steps on some replicas: a program of its own, for `test_replicas.py`.
 
-    python tests/helpers/replica_run.py OUT.npz LOGICAL_DEVICES [TASK …]
+    python tests/helpers/replica_run.py OUT.npz LOGICAL_DEVICES TASK …
 
 With TF_CONFIG or SLURM's variables in the environment it is one of several workers. The number of
 logical devices must be set before TensorFlow starts, and a cluster before it computes anything.
 """
 
+import functools
 import json
 import os
 import sys
@@ -74,17 +75,19 @@ def weights(model):
         first, *others = model.distribute_strategy.experimental_local_results(v.value)
         for other in others:
             np.testing.assert_array_equal(other.numpy(), first.numpy(), err_msg=v.path)
-        found[f"{i:02}{v.path}"] = first.numpy()
+        found[f"{i:02}{v.name}"] = first.numpy()
     return found
 
 
-def compare(where):
-    """Both forms, in float32."""
-    for form in ("correlation", "gram"):
-        model, history = train(where, form)
-        yield f"{form}/losses", history["loss"]
-        for name, value in weights(model).items():
-            yield f"{form}/weights/{name}", value
+def compare(where, form):
+    """A form of the loss, in float32."""
+    model, history = train(where, form)
+    yield f"{form}/losses", history["loss"]
+    for name, value in weights(model).items():
+        yield f"{form}/weights/{name}", value
+
+
+correlation, gram = (functools.partial(compare, form=form) for form in ("correlation", "gram"))
 
 
 def overflow(where):
@@ -167,7 +170,7 @@ def main():
         "multiworker" if several else "mirrored" if int(devices) > 1 else "one"
     )
     found = {}
-    for task in tasks or ["compare"]:
+    for task in tasks:
         found |= globals()[task](where)
     found["replicas"] = where.num_replicas_in_sync
     print(
