@@ -6,6 +6,7 @@ from unittest import mock
 import benchmark_run
 import pytest
 import script
+import undrawn
 
 from keras_bt.resnet import STAGES
 from keras_bt.workdir import Workdir
@@ -30,6 +31,7 @@ def within_this_process(monkeypatch):
     torch.set_num_threads(1)  # two would wait busily for each other where other tests run
     monkeypatch.setattr(fashion_mnist.subprocess, "call", call)
     monkeypatch.setattr(run, "DRAWS", 2)
+    monkeypatch.setattr(fashion_mnist, "TIMED", 5)
     for depths in (STAGES, torch_barlow_twins.DEPTHS):  # half of the blocks are traced sooner
         monkeypatch.setitem(depths, 18, ((1, 1, 1, 1), False))
     yield
@@ -43,7 +45,7 @@ def test_trains_both_measures_both_and_makes_nothing_twice(tmp_path, monkeypatch
     flags.append("--parts=keras_bt,torch")
     loss = mock.Mock(wraps=torch_barlow_twins.published_loss)
     monkeypatch.setattr(torch_barlow_twins, "published_loss", loss)
-    with mock.patch.object(exporting, "export"):
+    with undrawn.pictures(), mock.patch.object(exporting, "export"):
         text = benchmark_run.call("fashion_mnist", *flags).stdout
     ours = Workdir(tmp_path / "keras_bt").read_settings()["redundancy_weight"]
     assert {call.args[3] for call in loss.call_args_list} == {ours}
