@@ -61,14 +61,16 @@ def test_measures_the_rest_or_says_why_not(output, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "stem"), [(18, "small"), (18, "imagenet"), (50, "imagenet")])
-def test_pytorch_network_is_torchvisions(depth, stem):
+@pytest.mark.parametrize(("depth", "stem"), [(18, "small"), (50, "imagenet")])
+def test_pytorch_network_is_torchvisions(depth, stem, monkeypatch):
     torch = pytest.importorskip("torch")
     from benchmarks.torch_barlow_twins import resnet_of
     from keras_bt.resnet import resnet
     from keras_bt.torch_weights import state_dict
 
     rng = np.random.default_rng(0)
+    # Fewer blocks, of which one is not its stage's first.
+    monkeypatch.setitem(STAGES, depth, ((1, 2, 1, 1), depth == 50))
     backbone = resnet(depth, stem=stem, width=4)
     for v in backbone.variables:
         if "variance" in v.name or "gamma" in v.name:
