@@ -36,8 +36,7 @@ def test_measures_every_form_and_number_of_replicas():
 
 
 def test_model_prints_a_table_for_a_fixed_and_a_growing_batch():
-    result = benchmark_run.run("replicas", "--model", "--model_replicas=8,16")
-    assert result.returncode == 0, result.stderr
+    result = benchmark_run.call("replicas", "--model", "--model_replicas=8,16")
     fixed, growing = (benchmark_run.cells(part) for part in result.stdout.split("\n\n")[1:])
     assert [row[:2] for row in fixed] == [["8", "2048"], ["16", "2048"]]
     assert growing[0][:2] == ["8", "128"]
