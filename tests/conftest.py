@@ -29,8 +29,8 @@ def pytest_sessionstart(session):
 
 
 # Files that take half a minute or more, the longest first: of the slow ones, and of the others.
-LONGEST = ("test_backends", "test_replicas", "test_placement", "test_pretrain")
-LONGEST += ("test_barlow_twins", "test_several_workers", "test_crashes")
+LONGEST = ("test_backends", "test_on_jax", "test_replicas", "test_pretrain")
+LONGEST += ("test_several_workers", "test_barlow_twins", "test_placement", "test_crashes")
 LONGEST += ("test_docstrings",)
 
 

@@ -59,6 +59,7 @@ class Waves:
             if self._stopping:
                 return
             print("$", shlex.join(run.command()), file=output, flush=True)
+            started = time.monotonic()
             process = subprocess.Popen(
                 run.command(),
                 stdin=subprocess.DEVNULL,
@@ -70,7 +71,6 @@ class Waves:
         if cores:
             os.sched_setaffinity(process.pid, cores)
         _say(run, f"started; see {log}")
-        started = time.monotonic()
         process.wait()
         record["seconds"] = round(record["seconds"] + time.monotonic() - started, 2)
         workdir.write_record(run.beside("json"), record)
