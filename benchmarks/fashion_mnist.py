@@ -58,12 +58,16 @@ class FashionSettings(Settings):
     alone: bool = setting(False, "Train in PyTorch in this process.")
 
 
+def passed_on(args):
+    """Returns the flags that every process gets as they are here."""
+    given = {name: getattr(args, name) for name in ("data", "seed", "few_labels", "epochs")}
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
 def flags_of(part, args):
     """Returns the flags of `trainers.ablations.run` that make or measure a part."""
-    flags = [f"--flagfile={RECIPE}", *(TINY if args.tiny else ())]
-    flags += [f"--data={args.data}", f"--seed={args.seed}", f"--few_labels={args.few_labels}"]
+    flags = [f"--flagfile={RECIPE}", *(TINY if args.tiny else ()), *passed_on(args)]
     flags += [f"--workdir={pathlib.Path(args.out) / part}"]
-    flags += [f"--epochs={args.epochs}"] if args.epochs else []
     return flags + ([f"--measure={part}"] if part in ("untrained", "pixels") else [])
 
 
@@ -185,9 +189,8 @@ def make(part, args, log):
     module, flags = "trainers.ablations.run", flags_of(part, args)
     environment = dict(os.environ)
     if part == "torch":
-        module, flags = "benchmarks.fashion_mnist", ["--alone", *["--tiny"] * args.tiny]
-        flags += [f"--{n}={getattr(args, n)}" for n in ("data", "out", "seed", "few_labels")]
-        flags += [f"--epochs={args.epochs}"] if args.epochs else []
+        module = "benchmarks.fashion_mnist"
+        flags = ["--alone", *["--tiny"] * args.tiny, f"--out={args.out}", *passed_on(args)]
         environment["KERAS_BACKEND"] = "tensorflow"
         environment.pop("LD_LIBRARY_PATH", None)  # may lead to TensorFlow's libraries
     print(f"{ROWS[part]}; see {log}", file=sys.stderr, flush=True)
