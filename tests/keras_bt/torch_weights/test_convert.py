@@ -76,7 +76,6 @@ def test_a_file_of_torchvision_gives_its_features(tmp_path, fixture_arrays, dept
         pytest.param(34, "imagenet", 2, 216, ".safetensors", marks=pytest.mark.slow),
         pytest.param(18, "imagenet", 64, 120, ".pth", marks=pytest.mark.slow),
         pytest.param(50, "imagenet", 64, 318, ".safetensors", marks=pytest.mark.slow),
-        pytest.param(101, "imagenet", 2, 624, ".safetensors", marks=pytest.mark.slow),
         pytest.param(152, "imagenet", 2, 930, ".safetensors", marks=pytest.mark.slow),
     ],
 )
