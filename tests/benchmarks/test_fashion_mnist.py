@@ -11,7 +11,6 @@ import undrawn
 from keras_bt.resnet import STAGES
 from keras_bt.workdir import Workdir
 from trainers.ablations import run
-from trainers.runs import exporting
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from benchmarks import fashion_mnist, torch_barlow_twins  # noqa: E402, which need it
@@ -45,7 +44,7 @@ def test_trains_both_measures_both_and_makes_nothing_twice(tmp_path, monkeypatch
     flags += ["--parts=keras_bt,torch", "--epochs=3"]
     loss = mock.Mock(wraps=torch_barlow_twins.published_loss)
     monkeypatch.setattr(torch_barlow_twins, "published_loss", loss)
-    with undrawn.pictures(), mock.patch.object(exporting, "export"):
+    with undrawn.runs():
         text = benchmark_run.call("fashion_mnist", *flags).stdout
     ours = Workdir(tmp_path / "keras_bt").read_settings()["redundancy_weight"]
     assert {call.args[3] for call in loss.call_args_list} == {ours}

@@ -17,7 +17,6 @@ import script
 import undrawn
 
 from keras_bt.checkpoint import RunCheckpoint
-from trainers.runs import exporting
 
 STEPS = 20  # of an epoch
 
@@ -33,13 +32,6 @@ def copied_at(step, *folders):
                 shutil.copytree(self._directory.parent, folder)
 
     return mock.patch.object(RunCheckpoint, "on_train_batch_end", copy)
-
-
-@contextlib.contextmanager
-def without_end():
-    """A context in which runs draw and export nothing: one that does both is enough."""
-    with undrawn.pictures(), mock.patch.object(exporting, "export"):
-        yield
 
 
 def refuse(folder):
@@ -62,7 +54,7 @@ def main(folder, *flags):
     script.call("knn", f"--backbone={folder / 'begun'}", "--k=1")
     flags = [*flags, "--checkpoint_minutes=0"]
     killed, left = folder / "killed", folder / "left"  # which TensorFlow ends
-    with without_end():
+    with undrawn.runs():
         with copied_at(STEPS + 7, killed, left):
             script.call("pretrain", *flags, f"--workdir={folder / 'whole'}")
         script.call("pretrain", *flags, f"--workdir={killed}")

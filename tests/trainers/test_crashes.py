@@ -20,7 +20,6 @@ from keras_bt import data
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import VARIABLES, RunCheckpoint
 from keras_bt.workdir import Workdir
-from trainers.runs import pretraining_report
 
 STEPS = 1297 // 128  # per epoch
 FLAGS = ["--projector=16-16", "--batch_size=128", "--epochs=3", "--noevaluate"]
@@ -46,8 +45,7 @@ def flags(tmp_path_factory):
     backbone = small_network.save(tmp_path_factory.mktemp("backbone") / "small.keras")
     with (
         unittest.mock.patch.object(data, "pretraining_views", remembered_views),
-        unittest.mock.patch.object(pretraining_report, "export"),
-        undrawn.pictures(),
+        undrawn.runs(),
     ):
         yield [*FLAGS, backbone]
 

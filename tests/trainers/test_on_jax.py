@@ -8,7 +8,8 @@ import script
 import small_network
 import stress_resume
 import tensorflow as tf
-from jax_runs import STEPS, copied_at, without_end
+import undrawn
+from jax_runs import STEPS, copied_at
 from places import HELPERS
 
 from keras_bt.workdir import Workdir, read_record
@@ -25,7 +26,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     flags = [*FLAGS, small_network.save(folder / "small.keras")]
     unwatched = [*flags, "--monitor_every=0"]
-    with without_end(), copied_at(STEPS + 7, folder / "begun"):
+    with undrawn.runs(), copied_at(STEPS + 7, folder / "begun"):
         whole = f"--workdir={folder / 'on tensorflow'}"
         script.call("pretrain", *unwatched, whole, "--checkpoint_minutes=0")
     command = ["-m", "trainers.pretrain", *flags, f"--workdir={folder / 'begun'}"]
@@ -35,7 +36,7 @@ def runs(tmp_path_factory):
         processes.finish(worker, timeout=900)
     program = processes.start([HELPERS / "jax_runs.py", folder, *unwatched], two)
     processes.finish(program, timeout=900)
-    with without_end():
+    with undrawn.runs():
         script.call("pretrain", *unwatched, f"--workdir={folder / 'left'}")
     return folder
 

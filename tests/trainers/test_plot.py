@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-from unittest import mock
 
 import keras
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 
 from keras_bt import data, plots, workdir
 from keras_bt.evaluation.features import extract_features
-from trainers.runs import network_pictures, opening, pretraining_report
+from trainers.runs import network_pictures, opening
 from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--projector=16-16", "--batch_size=64", "--log_every=20", "--noevaluate"]
@@ -30,7 +29,7 @@ def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
     backbone = small_network.save(folder.parent / "small.keras")
     flags = [f"--workdir={folder}", "--image_size=8", "--epochs=2", backbone, *TINY]
-    with undrawn.pictures(), mock.patch.object(pretraining_report, "export"):
+    with undrawn.runs():
         script.call("pretrain", *flags)
     return folder
 

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from unittest import mock
 
 import keras
 import numpy as np
@@ -26,7 +25,7 @@ from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import RunCheckpoint, checkpoints
 from keras_bt.objectives import BarlowTwinsObjective
 from keras_bt.workdir import Workdir
-from trainers.runs import pretraining, pretraining_report, results
+from trainers.runs import pretraining, results
 from trainers.runs.settings import PretrainingSettings
 
 TINY = ["--projector=16-16", "--batch_size=128", "--log_every=1"]
@@ -155,7 +154,7 @@ def small(tmp_path):
     """What runs in this process have in common; to draw and to export would take longer."""
     backbone = small_network.save(tmp_path / "small.keras")
     flags = ["--image_size=8", "--nodeterministic"]  # determinism would stay on
-    with undrawn.pictures(), mock.patch.object(pretraining_report, "export"):
+    with undrawn.runs():
         yield [*TINY, *small_network.PLAIN_VIEWS, backbone, *flags]
 
 

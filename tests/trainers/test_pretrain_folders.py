@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from image_files import BROKEN, ENCODED, photo
 from PIL import Image
 
 from keras_bt import data
-from trainers.runs import pretraining_report, skipped_images
+from trainers.runs import skipped_images
 
 TINY = ["--projector=16-16", "--batch_size=128", "--epochs=1", "--noevaluate"]
 TINY += ["--monitor_every=0"]
@@ -28,7 +27,7 @@ def run(workdir, folder):
     """Runs the command."""
     backbone = small_network.save(workdir.with_suffix(".keras"), side=32)
     flags = [f"--data=folder:{folder}", f"--workdir={workdir}", backbone, *TINY]
-    with undrawn.pictures(), mock.patch.object(pretraining_report, "export"):
+    with undrawn.runs():
         script.call("pretrain", *flags)
 
 

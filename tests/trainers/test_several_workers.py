@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from unittest import mock
 
 import numpy as np
 import processes
@@ -15,7 +14,7 @@ import undrawn
 
 from keras_bt.callbacks.metrics_log import read_metrics
 from keras_bt.checkpoint import checkpoints
-from trainers.runs import exporting, pretraining
+from trainers.runs import pretraining
 
 TINY = ["--projector=16-16", "--batch_size=64", "--log_every=1", "--epochs=2", "--noevaluate"]
 TINY += ["--checkpoint_minutes=0", "--monitor_every=2", "--monitor_images=100"]
@@ -90,14 +89,14 @@ def test_a_lost_worker_a_signal_and_the_rest_on_one_device(flags, tmp_path, caps
     assert f"Continuing after epoch {epoch}{within}" in outputs[0]
     assert "the first worker reports the rest" in outputs[1]
 
-    with undrawn.pictures(), mock.patch.object(exporting, "export"):  # which others look at
+    with undrawn.runs():  # which others look at
         script.call("pretrain", *flags, unwatched)
     assert "Continuing after epoch" in capsys.readouterr().out
     steps, losses = losses_of(workdir)
     assert list(steps) == list(range(1, 2 * 20 + 1))
 
     # Views and losses are those of a run that knew nothing of all this.
-    with undrawn.pictures(), mock.patch.object(exporting, "export"):
+    with undrawn.runs():
         script.call("pretrain", *shared, f"--workdir={tmp_path / 'alone'}", unwatched)
     _, alone = losses_of(tmp_path / "alone")
     np.testing.assert_allclose(losses[:3], alone[:3], rtol=1e-5)

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from keras_bt.evaluation.knn import knn_accuracy
 from keras_bt.resnet import STAGES
 from keras_bt.workdir import read_record
 from trainers.ablations import sweeps
-from trainers.runs import fast_probe, pretraining_report
+from trainers.runs import fast_probe
 from trainers.runs.labelled import labelled_halves
 from trainers.runs.pretraining import Pretraining
 from trainers.runs.settings import LinearProbeSettings
@@ -68,7 +67,7 @@ def finished(sweep_file, spec, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "ablations"
     (training,) = sweeps.read(str(sweep_file), spec, out / "runs").runs
     # In this process, which saves TensorFlow's start, what nobody looks at, and its export.
-    with undrawn.pictures(), mock.patch.object(pretraining_report, "export"):
+    with undrawn.runs():
         run(*training.command()[3:])
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         script.call("ablate", f"--sweep={sweep_file}", f"--data={spec}", f"--out={out}")
